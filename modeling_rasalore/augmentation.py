@@ -1,0 +1,84 @@
+"""Random changes of a batch of slices, vectorised, on the batch's own device."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .recipes import AugmentationRecipe
+
+
+def augment_batch(
+    pixel_values: Tensor,
+    masks: dict[str, Tensor],
+    recipe: AugmentationRecipe,
+    value_range: float = 1.0,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return changed slices (B, C, H, W) and their masks, moved alike.
+
+    Args:
+        masks: named masks (B, h, w), 0 or 1, at any resolution; nearest pixel, so they stay binary.
+        value_range: what a fully bright pixel has, which noise and contrast are relative to.
+    """
+    batch = len(pixel_values)
+    transform = random_transforms(batch, recipe, pixel_values.device)
+    pixel_values = resample(pixel_values, transform, "bilinear")
+    moved = {
+        name: resample(mask[:, None].float(), transform, "nearest")[:, 0].to(mask.dtype)
+        for name, mask in masks.items()
+    }
+    pixel_values = change_intensity(pixel_values, recipe)
+    if recipe.noise_std:
+        amount = recipe.noise_std * value_range * happens(recipe.noise_probability, pixel_values)
+        pixel_values = pixel_values + amount * torch.randn_like(pixel_values)
+    return pixel_values, moved
+
+
+def random_transforms(batch: int, recipe: AugmentationRecipe, device: torch.device) -> Tensor:
+    """Matrices (B, 2, 3) from output to input coordinates in [-1, 1], (x, y) order."""
+
+    def uniform(low: float, high: float) -> Tensor:
+        return low + (high - low) * torch.rand(batch, device=device)
+
+    def sign(probability: float) -> Tensor:
+        return torch.where(torch.rand(batch, device=device) < probability, -1.0, 1.0)
+
+    turned = torch.rand(batch, device=device) < recipe.rotation_probability
+    angle = math.radians(recipe.rotation_degrees) * uniform(-1, 1) * turned
+    side = uniform(recipe.smallest_scale, 1).sqrt()  # a share of the area, so its root
+    horizontal, vertical = sign(recipe.horizontal_flip), sign(recipe.vertical_flip)
+    rows = [
+        torch.stack([side * angle.cos() * horizontal, -side * angle.sin() * vertical], 1),
+        torch.stack([side * angle.sin() * horizontal, side * angle.cos() * vertical], 1),
+    ]
+    shift = torch.stack([(1 - side) * uniform(-1, 1) for _ in range(2)], 1)  # crop stays inside
+    return torch.cat([torch.stack(rows, 1), shift[:, :, None]], dim=2)
+
+
+def resample(images: Tensor, transform: Tensor, mode: str) -> Tensor:
+    """Images (B, C, H, W) read through a transform; what comes from outside is 0."""
+    grid = F.affine_grid(transform, list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, mode=mode, padding_mode="zeros", align_corners=False)
+
+
+def change_intensity(pixel_values: Tensor, recipe: AugmentationRecipe) -> Tensor:
+    """Random brightness (a factor) and contrast (a factor around the slice's mean)."""
+    if recipe.brightness:
+        pixel_values = pixel_values * random_factor(recipe.brightness, recipe, pixel_values)
+    if recipe.contrast:
+        mean = pixel_values.mean((1, 2, 3), keepdim=True)
+        factor = random_factor(recipe.contrast, recipe, pixel_values)
+        pixel_values = mean + (pixel_values - mean) * factor
+    return pixel_values
+
+
+def random_factor(spread: float, recipe: AugmentationRecipe, like: Tensor) -> Tensor:
+    """Factors in [1 - spread, 1 + spread], 1 where the change does not happen, (B, 1, 1, 1)."""
+    change = spread * (2 * torch.rand(len(like), 1, 1, 1, device=like.device) - 1)
+    return 1 + change * happens(recipe.intensity_probability, like)
+
+
+def happens(probability: float, like: Tensor) -> Tensor:
+    """1 with a probability per sample, else 0, (B, 1, 1, 1)."""
+    return (torch.rand(len(like), 1, 1, 1, device=like.device) < probability).float()

@@ -1,0 +1,141 @@
+"""Configuration of RASALoRE, stage 2: the segmentation network (poster, "Stage 2")."""
+
+import difflib
+from dataclasses import fields
+from typing import Any, Literal
+
+from transformers import PreTrainedConfig
+
+
+class RasaloreConfig(PreTrainedConfig):
+    """Architecture and loss of `RasaloreModel`.
+
+    The defaults are the `poster` preset. `RasaloreConfig.preset(name)` returns `poster`,
+    `released` (the authors' code, number by number) or `tiny` (two cores, minutes).
+
+    Raises:
+        ValueError: for a misspelt field or a combination that cannot be built.
+    """
+
+    model_type = "rasalore"
+
+    # --- Input and output -------------------------------------------------------------------
+    # Side of the square input slice in pixels; the score map is twice as large.
+    image_size: int = 128
+    # 1 for one MRI sequence; more when co-registered sequences are stacked as channels.
+    num_channels: int = 1
+
+    # --- Size: one dial ---------------------------------------------------------------------
+    # Width of the first encoder block. Blocks are 1, 2, 4 and 8 times as wide, and the last
+    # width is the embedding width d = 8 * base_channels.
+    base_channels: int = 32
+    # Candidate points per side: k = grid_size ** 2 points.
+    grid_size: int = 32
+    # Cells per side of the refiner's output R(X). The poster gives every candidate point its own
+    # cell (= grid_size); the released code pools to half the input (64).
+    refiner_grid: int = 32
+    num_attention_heads: int = 4
+    # Width of one head of region-aware spatial attention; None: d / heads, the standard choice.
+    # The released code gives every head the full width d.
+    attention_head_dim: int | None = None
+
+    # --- Location embeddings (LoRE) ---------------------------------------------------------
+    # "random": fixed Fourier features of the candidate points; "learned": the same start, trained;
+    # "none": zeros, for ablation.
+    location_embeddings: Literal["random", "learned", "none"] = "random"
+    location_seed: int = 0
+    # Standard deviation of the random frequencies, in cycles per half slice. The released code
+    # divides its frequencies down to integers, so that only 256 of 1024 rows are distinct; real
+    # frequencies keep every candidate point apart.
+    location_scale: float = 1.0
+
+    # --- Regularisation ---------------------------------------------------------------------
+    # Noise on the attention values. Poster: "gaussian", drawn anew in training. Released:
+    # "learned", one trained tensor added to every image.
+    value_noise: Literal["gaussian", "learned", "none"] = "gaussian"
+    value_noise_std: float = 0.1
+    dropout: float = 0.1
+
+    # --- Loss -------------------------------------------------------------------------------
+    # Form of the two foreground terms. Poster: "el_dice"; released: "el_tversky".
+    decoder_loss: Literal["el_dice", "el_tversky"] = "el_dice"
+    false_positive_weight: float = 0.6  # alpha
+    background_weight: float = 0.6  # beta
+    sam_weight: float = 1.0  # multiplies gamma = soft Dice(M_SAM, M_DDPT); 0 for ablation
+    point_activation_weight: float = 1.0
+    structural_weight: float = 1.0
+    # Blur of the foreground and background targets in pixels of a 256-pixel map.
+    foreground_sigma: float = 10.0
+    background_sigma: float = 15.0
+
+    initializer_range: float = 0.02
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        reject_misspelt_fields(self, kwargs)
+        super().__post_init__(**kwargs)
+        self.validate_architecture()
+
+    def validate_architecture(self) -> None:
+        """Check the combination of fields; raises ValueError with the offending values."""
+        if self.image_size % self.refiner_grid:
+            raise ValueError(
+                f"image_size must be a multiple of refiner_grid, got {self.image_size} and "
+                f"{self.refiner_grid}; choose for example refiner_grid={self.image_size // 4}."
+            )
+        if (2 * self.image_size) % self.grid_size:
+            raise ValueError(
+                f"the score map's side (2 * image_size = {2 * self.image_size}) must be a multiple "
+                f"of grid_size, got {self.grid_size}."
+            )
+        if self.embedding_dim % self.num_attention_heads:
+            raise ValueError(
+                f"8 * base_channels = {self.embedding_dim} must be a multiple of "
+                f"num_attention_heads, got {self.num_attention_heads}."
+            )
+
+    @property
+    def embedding_dim(self) -> int:
+        """Width d of image tokens, location embeddings and point embeddings."""
+        return 8 * self.base_channels
+
+    @property
+    def output_size(self) -> int:
+        """Side of the score map in pixels."""
+        return 2 * self.image_size
+
+    @classmethod
+    def preset(cls, name: str, **overrides: Any) -> "RasaloreConfig":
+        """Return the preset `poster`, `released` or `tiny`, with fields replaced on request."""
+        if name not in PRESETS:
+            raise ValueError(f"preset must be one of {sorted(PRESETS)}, got {name!r}.")
+        return cls(**{**PRESETS[name], **overrides})
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "poster": {},
+    "released": {
+        "refiner_grid": 64,
+        "attention_head_dim": 256,
+        "value_noise": "learned",
+        "decoder_loss": "el_tversky",
+    },
+    "tiny": {
+        "image_size": 64,
+        "base_channels": 8,
+        "grid_size": 16,
+        "refiner_grid": 16,
+    },
+}
+
+
+def reject_misspelt_fields(config: PreTrainedConfig, unknown: dict[str, Any]) -> None:
+    """Raise ValueError when an unknown keyword looks like one of the configuration's own fields.
+
+    Transformers keeps unknown keywords silently (its own bookkeeping travels that way), so that a
+    typing error would leave a default in force unnoticed.
+    """
+    own = [field.name for field in fields(config)]
+    for name in unknown:
+        nearest = difflib.get_close_matches(name, own, n=1, cutoff=0.8)
+        if nearest:
+            raise ValueError(f"unknown field {name!r}; did you mean {nearest[0]!r}?")

@@ -1,0 +1,193 @@
+"""Losses of stage 2, one function per formula (poster, "Training Loss Functions").
+
+Every function works on a whole batch on the device of its arguments and returns one value per
+sample, shape (B,); `B, ...` are maps or point sets of any shape. None returns NaN, whatever is
+empty, full or equal.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+SMOOTHING = 1e-7  # keeps the Dice of two empty maps at 1
+TVERSKY_SMOOTHING = 1e-6
+TVERSKY_DELTA = 0.3  # weight of false negatives; false positives weigh 1 - delta
+EL_EXPONENT = 0.3
+EL_MAXIMUM = 2.0
+# Below this distance from 1 the exponential-logarithmic loss continues as a straight line: the
+# derivative of (-ln x)^0.3 is infinite at x = 1.
+EL_LINEAR_BELOW = 1e-4
+
+
+def soft_dice(prediction: Tensor, target: Tensor) -> Tensor:
+    """Soft Dice coefficient of maps in [0, 1], (B, ...) -> (B,)."""
+    prediction, target = prediction.flatten(1), target.flatten(1)
+    overlap = (prediction * target).sum(1)
+    return (2 * overlap + SMOOTHING) / (prediction.sum(1) + target.sum(1) + SMOOTHING)
+
+
+def tversky(prediction: Tensor, target: Tensor) -> Tensor:
+    """Tversky index of maps in [0, 1], (B, ...) -> (B,); false positives weigh 0.7."""
+    prediction, target = prediction.flatten(1), target.flatten(1)
+    true_positive = (prediction * target).sum(1)
+    false_negative = target.sum(1) - true_positive
+    false_positive = prediction.sum(1) - true_positive
+    denominator = (
+        true_positive
+        + TVERSKY_DELTA * false_negative
+        + (1 - TVERSKY_DELTA) * false_positive
+        + TVERSKY_SMOOTHING
+    )
+    return true_positive / denominator
+
+
+def exponential_logarithmic(score: Tensor) -> Tensor:
+    """EL(x) = min((-ln x)^0.3, 2) of an overlap score in [0, 1], with a finite gradient at 1."""
+    negative_log = -torch.log(score.clamp(min=1e-30, max=1.0))
+    curved = negative_log.clamp(min=EL_LINEAR_BELOW) ** EL_EXPONENT
+    straight = negative_log * EL_LINEAR_BELOW ** (EL_EXPONENT - 1)
+    value = torch.where(negative_log < EL_LINEAR_BELOW, straight, curved)
+    return value.clamp(max=EL_MAXIMUM)
+
+
+def el_dice(prediction: Tensor, target: Tensor) -> Tensor:
+    """Exponential-logarithmic Dice loss, (B, ...) -> (B,)."""
+    return exponential_logarithmic(soft_dice(prediction, target))
+
+
+def el_tversky(prediction: Tensor, target: Tensor) -> Tensor:
+    """Exponential-logarithmic Tversky loss, (B, ...) -> (B,)."""
+    return exponential_logarithmic(tversky(prediction, target))
+
+
+OVERLAP_LOSSES = {"el_dice": el_dice, "el_tversky": el_tversky}
+
+
+def gaussian_kernel(sigma: float, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Normalised Gaussian of standard deviation `sigma` px, cut at 4 sigma, (2 r + 1,)."""
+    radius = int(4 * sigma + 0.5)
+    offsets = torch.arange(-radius, radius + 1, device=device, dtype=dtype)
+    kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
+    return kernel / kernel.sum()
+
+
+def blur_matrix(size: int, sigma: float, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Matrix (size, size) that blurs a line with a Gaussian and a reflecting border.
+
+    Reflection repeats the edge pixel (d c b a | a b c d | d c b a), as scipy.ndimage does.
+    """
+    kernel = gaussian_kernel(sigma, device, dtype)
+    radius = len(kernel) // 2
+    positions = torch.arange(size, device=device)[:, None] + torch.arange(
+        -radius, radius + 1, device=device
+    )
+    folded = positions % (2 * size)
+    source = torch.where(folded >= size, 2 * size - 1 - folded, folded)
+    matrix = torch.zeros(size, size, device=device, dtype=dtype)
+    return matrix.scatter_add_(1, source, kernel.expand(size, -1))
+
+
+_BLUR_MATRICES: dict[tuple[int, float, torch.device, torch.dtype], Tensor] = {}
+
+
+def normalised_blur(masks: Tensor, sigma: float) -> Tensor:
+    """Gaussian blur G of masks (B, 1, H, W), each divided by its own maximum.
+
+    The blur is separable and its border linear, so it is two matrix products; `sigma` is in
+    pixels. An empty mask stays empty.
+    """
+    blurred = masks
+    for dimension, size in ((-2, masks.shape[-2]), (-1, masks.shape[-1])):
+        key = (size, sigma, masks.device, masks.dtype)
+        if key not in _BLUR_MATRICES:
+            _BLUR_MATRICES[key] = blur_matrix(size, sigma, masks.device, masks.dtype)
+        matrix = _BLUR_MATRICES[key]
+        blurred = matrix @ blurred if dimension == -2 else blurred @ matrix.T
+    maximum = blurred.amax(dim=(-2, -1), keepdim=True)
+    return blurred / maximum.clamp(min=torch.finfo(masks.dtype).tiny)
+
+
+def decoder_loss(
+    scores: Tensor,
+    pseudo_mask: Tensor,
+    sam_mask: Tensor | None,
+    overlap_loss: str,
+    false_positive_weight: float,
+    background_weight: float,
+    sam_weight: float,
+    foreground_sigma: float,
+    background_sigma: float,
+) -> Tensor:
+    """Decoder loss L_Dec per sample, (B,).
+
+    Args:
+        scores: predicted probabilities P, (B, 1, H, W).
+        pseudo_mask: M_DDPT of stage 1, 0 or 1, (B, 1, H, W).
+        sam_mask: M_SAM, same shape, or None where no prompted segmenter was used.
+        overlap_loss: "el_dice" (poster) or "el_tversky" (released) for the foreground terms.
+        foreground_sigma, background_sigma: blur in pixels of these maps.
+    """
+    overlap = OVERLAP_LOSSES[overlap_loss]
+    background = 1 - pseudo_mask
+    centre = pseudo_mask * normalised_blur(pseudo_mask, foreground_sigma)
+    loss = where_not_empty(overlap(scores, centre), centre)
+    if sam_mask is not None and sam_weight:
+        border = sam_mask * (1 - normalised_blur(sam_mask, foreground_sigma))
+        agreement = sam_weight * soft_dice(sam_mask, pseudo_mask)  # gamma
+        # Two empty masks agree perfectly, but there is nothing to segment.
+        loss = loss + agreement * where_not_empty(overlap(scores, border), border)
+    loss = loss + false_positive_weight * (scores * background).flatten(1).mean(1)
+    surroundings = background * normalised_blur(background, background_sigma)
+    background_term = el_dice((1 - scores) * background, surroundings)
+    return loss + background_weight * where_not_empty(background_term, surroundings)
+
+
+def where_not_empty(loss: Tensor, target: Tensor) -> Tensor:
+    """The loss per sample, 0 where the sample's target holds nothing to overlap with, (B,)."""
+    return torch.where(target.flatten(1).amax(1) > 0, loss, torch.zeros_like(loss))
+
+
+def point_activation_loss(point_activations: Tensor, point_mask: Tensor) -> Tensor:
+    """Point activation loss L_PA: EL-Dice of activations and mask at the points, (B, k) -> (B,)."""
+    return where_not_empty(el_dice(point_activations, point_mask), point_mask)
+
+
+def structural_loss(point_embeddings: Tensor, point_mask: Tensor) -> Tensor:
+    """Structural loss L_Struct: active point embeddings towards +1, the others towards -1.
+
+    Args:
+        point_embeddings: (B, k, d).
+        point_mask: 1 where the candidate point lies on the pseudo-mask, (B, k).
+
+    Returns:
+        (B,); a sample without active (inactive) points has 0 for that half. The poster prints the
+        active set in both halves; the second one is meant for the inactive points, as its text and
+        the released code say.
+    """
+    to_active = (point_embeddings - 1).square().mean(-1)  # (B, k)
+    to_inactive = (point_embeddings + 1).square().mean(-1)
+    active, inactive = point_mask, 1 - point_mask
+    return (to_active * active).sum(1) / active.sum(1).clamp(min=1) + (to_inactive * inactive).sum(
+        1
+    ) / inactive.sum(1).clamp(min=1)
+
+
+def sample_at_points(masks: Tensor, grid_size: int) -> Tensor:
+    """Masks (B, 1, H, W) read at the grid of candidate points, (B, k), row by row.
+
+    The grid is aligned with the top left pixel: point (i, j) is pixel (i H / grid, j W / grid).
+    """
+    row_step, column_step = (math.ceil(side / grid_size) for side in masks.shape[-2:])
+    return masks[:, 0, ::row_step, ::column_step].flatten(1)
+
+
+def resize_masks(masks: Tensor, size: int) -> Tensor:
+    """Masks (B, H, W) or (B, 1, H, W) as float (B, 1, size, size), nearest pixel, never dilated."""
+    if masks.ndim == 3:
+        masks = masks[:, None]
+    masks = masks.float()
+    if masks.shape[-2:] == (size, size):
+        return masks
+    return F.interpolate(masks, (size, size), mode="nearest-exact")

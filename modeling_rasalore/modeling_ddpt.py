@@ -1,0 +1,358 @@
+"""DDPT, stage 1: prompt tuning of a CLIP on slice labels (poster, "Stage 1").
+
+Learned context for the text tower, learned tokens in every layer of the vision tower, class-aware
+prompts in its last layer, and the heatmaps that come out of the tuned attention.
+
+Letters in shapes: B batch, P patches, D width of the vision tower, J width of the joint space.
+"""
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import CLIPModel, PreTrainedModel
+from transformers import initialization as init
+from transformers.utils import ModelOutput
+
+from .configuration_ddpt import DdptConfig
+from .heatmaps_ddpt import HEATMAPS, run_layer
+
+HEALTHY, UNHEALTHY = 0, 1
+
+
+@dataclass
+class DdptOutput(ModelOutput):
+    """What `DdptModel` returns.
+
+    loss: classification_loss + eta * class_prompt_loss, batch mean; only with `labels`.
+    logits: (B, 2), healthy and unhealthy.
+    classification_loss: cross entropy of the logits, or its guided form.
+    class_prompt_loss: auxiliary cross entropy of the class-aware prompts.
+    class_prompt_logits: (B, 2 prompts, 2 classes), prompts in class order.
+    class_prompt_attention: where each prompt looks, (B, 2, 1 + P + free tokens).
+    image_embeds: (B, J), not normalised.
+    text_embeds: learned text features of the two classes, (2, J), not normalised.
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    classification_loss: Tensor | None = None
+    class_prompt_loss: Tensor | None = None
+    class_prompt_logits: Tensor | None = None
+    class_prompt_attention: Tensor | None = None
+    image_embeds: Tensor | None = None
+    text_embeds: Tensor | None = None
+
+
+class TextPrompts(nn.Module):
+    """The context vectors V_1 .. V_M that both class prompts share, and the words around them."""
+
+    def __init__(self, config: DdptConfig):
+        super().__init__()
+        self.config = config
+        width = config.clip_config.text_config.hidden_size
+        self.context = nn.Parameter(torch.empty(config.num_context_tokens, width))
+
+    def learned(self, embed: nn.Embedding) -> list[Tensor]:
+        """Embedded learned prompt of each class, (L, width): start, context, class, ".", end."""
+        config, half = self.config, self.config.num_context_tokens // 2
+        split = half if config.class_token_position == "middle" else 2 * half
+        start, stop, end = (
+            self.embed_ids(embed, [token])
+            for token in (config.start_token_id, config.full_stop_token_id, config.end_token_id)
+        )
+        return [
+            torch.cat(
+                [
+                    start,
+                    self.context[:split],
+                    self.embed_ids(embed, word),
+                    self.context[split:],
+                    stop,
+                    end,
+                ]
+            )
+            for word in config.class_token_ids
+        ]
+
+    def template(self, embed: nn.Embedding) -> list[Tensor]:
+        """Embedded fixed sentence of each class, (L, width), e.g. "a photo of a healthy brain."."""
+        config = self.config
+        before, after = config.template_token_ids
+        return [
+            self.embed_ids(
+                embed,
+                [
+                    config.start_token_id,
+                    *before,
+                    *word,
+                    *after,
+                    config.full_stop_token_id,
+                    config.end_token_id,
+                ],
+            )
+            for word in config.class_token_ids
+        ]
+
+    def embed_ids(self, embed: nn.Embedding, ids: list[int]) -> Tensor:
+        return embed(torch.tensor(ids, device=self.context.device))
+
+
+class ClassAwarePrompts(nn.Module):
+    """CAVPT: one visual prompt per class, made from the text features and the slice's tokens."""
+
+    def __init__(self, config: DdptConfig):
+        super().__init__()
+        clip = config.clip_config
+        width, inner = clip.vision_config.hidden_size, config.class_attention_dim
+        self.free_tokens = nn.Parameter(torch.empty(config.num_free_tokens, width))
+        self.query = nn.Linear(clip.projection_dim, width)
+        self.query_projection = nn.Linear(width, inner, bias=False)
+        self.key_projection = nn.Linear(width, inner, bias=False)
+        self.value_projection = nn.Linear(width, width, bias=False)
+        self.classifier_norm = nn.LayerNorm(width)
+        self.classifier = nn.Linear(width, 2, bias=False)
+        self.prompt_norm = nn.LayerNorm(width)
+
+    def forward(self, text_features: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return prompts (B, 2, D), their class logits (B, 2, 2) and attention (B, 2, n).
+
+        Args:
+            text_features: (2, J), one row per class.
+            tokens: CLS and patch tokens at the input of the last layer, (B, 1 + P, D).
+        """
+        free = self.free_tokens.expand(len(tokens), -1, -1)
+        context = torch.cat([tokens.detach(), free], dim=1)
+        query = self.query(text_features).expand(len(tokens), -1, -1)
+        queries, keys = self.query_projection(query), self.key_projection(context)
+        attention = (queries @ keys.transpose(1, 2) / keys.shape[-1] ** 0.5).softmax(-1)
+        attended = self.value_projection(attention @ context)
+        logits = self.classifier(self.classifier_norm(attended))
+        return self.prompt_norm(attended + query), logits, attention
+
+
+class DdptPreTrainedModel(PreTrainedModel):
+    """Initialisation shared by DDPT models; the backbone brings its own."""
+
+    config_class = DdptConfig
+    base_model_prefix = "ddpt"
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    _supports_sdpa = True
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        std = self.config.initializer_range
+        if isinstance(module, TextPrompts):
+            init.normal_(module.context, std=std)
+        elif isinstance(module, ClassAwarePrompts):
+            init.normal_(module.free_tokens, std=std)
+        elif isinstance(module, DdptModel):
+            init.normal_(module.visual_prompts, std=std)
+
+
+class DdptModel(DdptPreTrainedModel):
+    """Slice classifier whose attention localises the anomaly; trained on slice labels alone."""
+
+    def __init__(self, config: DdptConfig):
+        super().__init__(config)
+        vision = config.clip_config.vision_config
+        self.clip = CLIPModel._from_config(config.clip_config)
+        self.text_prompts = TextPrompts(config)
+        self.visual_prompts = nn.Parameter(
+            torch.empty(
+                vision.num_hidden_layers - 1, config.num_visual_prompts, vision.hidden_size
+            )
+        )
+        self.class_aware_prompts = ClassAwarePrompts(config)
+        if not config.save_backbone:
+            backbone_keys = [f"clip.{name}" for name in self.clip.state_dict()]
+            self._keys_to_ignore_on_save = backbone_keys
+            self._keys_to_ignore_on_load_missing = [r"^clip\."]
+        self.post_init()
+        self.freeze()
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str],
+        *args: Any,
+        clip_name_or_path: str | None = None,
+        **kwargs: Any,
+    ) -> "DdptModel":
+        """Load prompts and, unless it was saved with them, the backbone they were tuned on.
+
+        Args:
+            clip_name_or_path: repo id or folder of the backbone, in place of the configuration's.
+
+        Raises:
+            OSError: when the backbone cannot be had; prompts on a random backbone mean nothing.
+        """
+        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        if not model.config.save_backbone:
+            model.load_backbone(clip_name_or_path)
+        model.freeze()  # loading makes new parameters, which ask for gradients again
+        return loaded
+
+    @classmethod
+    def from_backbone(cls, config: DdptConfig) -> "DdptModel":
+        """Return new prompts on the backbone that the configuration names, ready to be trained."""
+        model = cls(config)
+        if config.base_model_name_or_path is not None:
+            model.load_backbone()
+        return model
+
+    def load_backbone(self, name_or_path: str | None = None) -> None:
+        """Replace the backbone's weights by those of a repo id or folder; OSError if it cannot."""
+        revision = self.config.base_model_revision if name_or_path is None else None
+        source = name_or_path or self.config.base_model_name_or_path
+        if not source:
+            raise OSError(
+                "the prompts were saved without their backbone and the configuration names none; "
+                "pass clip_name_or_path=<repo id or folder of the CLIP they were tuned on>."
+            )
+        clip = CLIPModel.from_pretrained(source, revision=revision, dtype=self.dtype)
+        self.clip.load_state_dict(clip.state_dict())
+
+    def freeze(self) -> None:
+        """Take the gradients off the backbone where the configuration freezes it."""
+        self.clip.requires_grad_(not self.config.freeze_backbone)
+
+    def train(self, mode: bool = True) -> "DdptModel":
+        super().train(mode)
+        if self.config.freeze_backbone:
+            self.clip.eval()
+        return self
+
+    # --- Text ---------------------------------------------------------------------------------
+    def encode_text(self, prompts: list[Tensor]) -> Tensor:
+        """Features (2, J) of embedded prompts (L, width), read at their end token."""
+        tower = self.clip.text_model
+        ends = torch.tensor([len(prompt) - 1 for prompt in prompts], device=prompts[0].device)
+        hidden = nn.utils.rnn.pad_sequence(prompts, batch_first=True)
+        length = hidden.shape[1]  # causal: what follows the end token cannot matter
+        hidden = hidden + tower.embeddings.position_embedding.weight[:length]
+        lowest = torch.finfo(hidden.dtype).min
+        mask = torch.full((1, 1, length, length), lowest, device=hidden.device, dtype=hidden.dtype)
+        mask = mask.triu(1)
+        for layer in tower.encoder.layers:
+            hidden = layer(hidden, mask)
+        hidden = tower.final_layer_norm(hidden)
+        return self.clip.text_projection(hidden[torch.arange(len(ends)), ends])
+
+    def learned_text_features(self) -> Tensor:
+        """Features of the two learned prompts, (2, J), not normalised."""
+        return self.encode_text(
+            self.text_prompts.learned(self.clip.text_model.embeddings.token_embedding)
+        )
+
+    @torch.no_grad()
+    def template_text_features(self) -> Tensor:
+        """Features of the two fixed sentences, (2, J), not normalised."""
+        return self.encode_text(
+            self.text_prompts.template(self.clip.text_model.embeddings.token_embedding)
+        )
+
+    # --- Image --------------------------------------------------------------------------------
+    def encode_image(
+        self, pixel_values: Tensor, text_features: Tensor, attentions: list[Tensor] | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Prompted vision tower: image features (B, J), class-prompt logits and attention.
+
+        Prompts are appended before a layer and dropped after it. Pass a list as `attentions` to
+        collect each layer's probabilities (B, heads, n, n).
+        """
+        tower = self.clip.vision_model
+        hidden = tower.pre_layrnorm(tower.embeddings(pixel_values))
+        length = hidden.shape[1]
+        *layers, last = tower.encoder.layers
+        for layer, prompts in zip(layers, self.visual_prompts, strict=True):
+            prompted = torch.cat([hidden, prompts.expand(len(hidden), -1, -1)], dim=1)
+            hidden = run_layer(layer, prompted, attentions)[:, :length]
+        prompts, prompt_logits, prompt_attention = self.class_aware_prompts(text_features, hidden)
+        hidden = run_layer(last, torch.cat([hidden, prompts], dim=1), attentions)
+        features = self.clip.visual_projection(tower.post_layernorm(hidden[:, 0]))
+        return features, prompt_logits, prompt_attention
+
+    def similarity(self, image_features: Tensor, text_features: Tensor) -> Tensor:
+        """logit_scale * cosine similarity, (B, 2)."""
+        images = F.normalize(image_features, dim=-1)
+        return self.clip.logit_scale.exp() * images @ F.normalize(text_features, dim=-1).T
+
+    def forward(
+        self, pixel_values: Tensor, labels: Tensor | None = None, guidance: bool = False
+    ) -> DdptOutput:
+        """Classify a batch of slices.
+
+        Args:
+            pixel_values: (B, C, H, W) from `RasaloreImageProcessor`.
+            labels: slice labels, 0 healthy and 1 unhealthy, (B,).
+            guidance: the released recipe's loss of its first epochs, which also pulls the learned
+                text towards the frozen image features and the prompted image features towards the
+                fixed sentences; it costs one more pass, through the frozen vision tower.
+        """
+        text_features = self.learned_text_features()
+        image_features, prompt_logits, prompt_attention = self.encode_image(
+            pixel_values, text_features
+        )
+        output = DdptOutput(
+            logits=self.similarity(image_features, text_features),
+            class_prompt_logits=prompt_logits,
+            class_prompt_attention=prompt_attention,
+            image_embeds=image_features,
+            text_embeds=text_features,
+        )
+        if labels is not None:
+            self.add_losses(output, pixel_values, labels, guidance)
+        return output
+
+    def add_losses(
+        self, output: DdptOutput, pixel_values: Tensor, labels: Tensor, guidance: bool
+    ) -> None:
+        """Fill the output's losses in place; batch means."""
+        classification = F.cross_entropy(output.logits, labels)
+        if guidance:
+            with torch.no_grad():
+                frozen = self.clip.get_image_features(pixel_values).pooler_output
+            classification = (
+                F.cross_entropy(self.similarity(frozen, output.text_embeds), labels)
+                + F.cross_entropy(
+                    self.similarity(output.image_embeds, self.template_text_features()), labels
+                )
+                + self.config.guided_logits_weight * classification
+            )
+        own_prompt = output.class_prompt_logits[torch.arange(len(labels)), labels]  # (B, 2)
+        output.classification_loss = classification
+        output.class_prompt_loss = F.cross_entropy(own_prompt, labels)
+        output.loss = classification + self.config.class_prompt_weight * output.class_prompt_loss
+
+    # --- Heatmaps -----------------------------------------------------------------------------
+    def heatmaps(self, pixel_values: Tensor, kind: str | None = None) -> Tensor:
+        """Localisation maps over the patches, (B, rows, columns), values >= 0, own scale each.
+
+        Args:
+            kind: "cls_attention" (the poster's), "attention_rollout" (Abnar and Zuidema, 2020) or
+                "relevance" (Chefer et al., 2021); None for the configuration's.
+
+        Raises:
+            ValueError: for another kind.
+        """
+        kind = kind or self.config.heatmap
+        if kind not in HEATMAPS:
+            raise ValueError(f"heatmap must be one of {sorted(HEATMAPS)}, got {kind!r}.")
+        patch = self.config.clip_config.vision_config.patch_size
+        height, width = (side // patch for side in pixel_values.shape[-2:])
+        attentions: list[Tensor] = []
+        with torch.set_grad_enabled(kind == "relevance"):
+            if kind == "relevance":  # gradients start here also where every weight is frozen
+                pixel_values = pixel_values.detach().requires_grad_(True)
+            text_features = self.learned_text_features()
+            features, _, _ = self.encode_image(pixel_values, text_features, attentions)
+            unhealthy_logit = self.similarity(features, text_features)[:, UNHEALTHY]
+            row = HEATMAPS[kind](attentions, 1 + height * width, unhealthy_logit)
+        return row[:, 1:].unflatten(1, (height, width)).detach()

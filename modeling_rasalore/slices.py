@@ -1,0 +1,350 @@
+"""Axial slices of patients as a stream, their labels, and splits by patient."""
+
+import csv
+import hashlib
+import json
+import logging
+import random
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import IterableDataset
+
+from .layouts import LABELS_FILE, MODALITIES, Patient, some
+from .volumes import count_slices, read_mask, read_volume
+
+# The paper counts "more than 200 px" on 1 mm pixels; as an area it means the same on every scan.
+UNHEALTHY_AREA = 200.0  # mm2
+UNHEALTHY, HEALTHY, UNKNOWN = 1, 0, -1
+LABEL_NAMES = {UNHEALTHY: "unhealthy", HEALTHY: "healthy"}
+SPLITS = ("train", "validation", "test")
+
+logger = logging.getLogger(__name__)
+
+
+def slice_dataset(
+    patients: Sequence[Patient],
+    modality: str,
+    *,
+    with_mask: bool = False,
+    skip: int = 15,
+    labels: Collection[int] | None = None,
+) -> IterableDataset:
+    """Return a stream of the slices of `patients`, as `read_slices` describes them.
+
+    One shard per patient, so workers and processes share the patients out; each volume is decoded
+    once per pass, and the order is the same in every pass.
+
+    Args:
+        patients: whose slices, in this order.
+        modality: "t1", "t1ce", "t2" or "flair".
+        with_mask: also read the true masks, for scoring.
+        skip: how many of the first and of the last axial slices are left out.
+        labels: keep only slices with these labels, such as {0, 1} to train; None keeps all.
+
+    Raises:
+        ValueError: no patients, or patients without that modality.
+    """
+    if not patients:
+        raise ValueError("slices are streamed from at least one patient, got an empty list.")
+    _require(patients, modality)
+    settings = {
+        "patients": list(patients),  # the only list here: `datasets` makes one shard per entry
+        "modality": modality,
+        "with_mask": with_mask,
+        "skip": skip,
+        "labels": None if labels is None else tuple(sorted(labels)),
+    }
+    return IterableDataset.from_generator(_stream, gen_kwargs=settings)
+
+
+def read_slices(
+    patient: Patient,
+    modality: str,
+    with_mask: bool = False,
+    skip: int = 15,
+    labels: Collection[int] | None = None,
+) -> Iterator[dict[str, Any]]:
+    """Yield one dict per axial slice that shows brain, inferior to superior.
+
+    `image` (H, W) float32, 0 in the background and >= 0 elsewhere; `label` 1 unhealthy, 0 healthy,
+    -1 neither; `mask` (H, W) uint8, 1 in the lesion, or None; `patient_id`; `slice_index`;
+    `spacing` (row, column) in mm; `source`. Arguments as in `slice_dataset`.
+
+    Raises:
+        ValueError: no such modality, fewer than 2 * skip + 1 slices, or a labelled slice beyond
+            the scan; VolumeError, one of these, for a file that cannot be read.
+    """
+    _require([patient], modality)
+    volume = read_volume(patient.images[modality], patient.channels.get(modality))
+    if volume.replaced_voxels:
+        replaced = f"{volume.replaced_voxels} NaN or infinite voxels were set to 0"
+        _say_once(logging.WARNING, f"{volume.path}: {replaced}")
+    brain = None if patient.brain_mask is None else read_mask(patient.brain_mask, volume) > 0
+    images = zero_background(volume.slices, brain)
+    lesion = None
+    if patient.mask is not None and (with_mask or patient.slice_labels is None):
+        lesion = read_mask(patient.mask, volume) > 0
+    truth = lesion.astype(np.uint8) if with_mask and lesion is not None else None
+    spacing = volume.spacing[1:]
+    slice_labels = _all_labels(patient, len(images), lesion, spacing)
+    used = _used(patient, len(images), skip)
+    with_brain = [index for index in used if images[index].any()]
+    if blank := len(used) - len(with_brain):
+        _say_once(logging.INFO, f"{volume.path}: {blank} slices without brain are skipped")
+    for index in with_brain:
+        if labels is None or slice_labels[index] in labels:
+            yield {
+                "image": images[index].copy(),  # a view would keep the whole volume in memory
+                "label": slice_labels[index],
+                "mask": None if truth is None else truth[index].copy(),
+                "patient_id": patient.patient_id,
+                "slice_index": index,
+                "spacing": spacing,
+                "source": patient.source,
+            }
+
+
+def zero_background(slices: np.ndarray, brain: np.ndarray | None = None) -> np.ndarray:
+    """Return slices (S, H, W) float32 whose background is 0 and whose brain starts at 0.
+
+    With `brain` (S, H, W) bool, the least value inside it becomes 0 and all outside is 0. Without,
+    only slices with values below 0 change: the corner voxel's value is the background then, and
+    all else is brain. So z-scored scans and scans with interpolation overshoot are usable.
+    """
+    if brain is None:
+        if slices.min() >= 0:
+            return slices
+        brain = slices != slices[0, 0, 0]
+    if not brain.any():
+        return np.zeros_like(slices)
+    return np.where(brain, slices - slices[brain].min(), np.float32(0))
+
+
+def label_slices(lesion: np.ndarray, spacing: tuple[float, float]) -> list[int]:
+    """Return one label per slice of a lesion mask (S, H, W) bool, `spacing` (row, column) in mm.
+
+    1 unhealthy with more than 200 mm2 of lesion, 0 healthy without any, -1 in between: such slices
+    are scored but not trained on.
+    """
+    areas = np.count_nonzero(lesion, axis=(1, 2)) * (spacing[0] * spacing[1])
+    # rounded, because a spacing stored in float32 would make 200 px of 1 mm slightly more
+    unhealthy = np.round(areas, 2) > UNHEALTHY_AREA
+    return np.where(unhealthy, UNHEALTHY, np.where(areas > 0, UNKNOWN, HEALTHY)).tolist()
+
+
+def check_labels(patients: Sequence[Patient], skip: int = 15) -> dict[str, Counter[int]]:
+    """Return patient_id -> how many slices have each label (1, 0, -1), reading no scan.
+
+    Slices that a labels file does not name are counted in one logged warning.
+
+    Raises:
+        ValueError: no slice is healthy, or none is unhealthy, so nothing could be learned.
+    """
+    counts = {patient.patient_id: _count_labels(patient, skip) for patient in patients}
+    healthy, unhealthy = (sum(c[label] for c in counts.values()) for label in (HEALTHY, UNHEALTHY))
+    if not healthy or not unhealthy:
+        raise ValueError(
+            f"training needs healthy and unhealthy slices, got {healthy} and {unhealthy} in "
+            f"{len(counts)} patients; add patients or correct {LABELS_FILE}."
+        )
+    unnamed = sum(counts[p.patient_id][UNKNOWN] for p in patients if p.slice_labels is not None)
+    if unnamed:
+        logger.warning("%d slices are not named in %s and have no label", unnamed, LABELS_FILE)
+    return counts
+
+
+def write_slice_labels(patients: Sequence[Patient], path: str | Path) -> Path:
+    """Return `path` after writing the slice labels that the masks give, as a slice_labels.csv.
+
+    Beside the scans it replaces the masks: training then needs no mask file at all. Slices with
+    1 to 200 mm2 of lesion are left out, and so stay without a label.
+
+    Raises:
+        ValueError: a patient without a mask.
+    """
+    rows = [
+        (patient.patient_id, index, LABEL_NAMES[label])
+        for patient in patients
+        for index, label in enumerate(_labels_without_scan(replace(patient, slice_labels=None)))
+        if label != UNKNOWN
+    ]
+    with Path(path).open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("volume", "slice_index", "label"), *rows])
+    return Path(path)
+
+
+def split_patients(
+    patients: Sequence[Patient], seed: int, validation: int | float = 0.1, test: int | float = 0.2
+) -> dict[str, list[Patient]]:
+    """Return {"train": ..., "validation": ..., "test": ...}, no person in two of them.
+
+    The same patients and seed give the same split, whatever order they are listed in.
+
+    Args:
+        patients: all patients, each once.
+        seed: of the shuffle.
+        validation: how many persons (int), or which fraction (float below 1, at least one person).
+        test: likewise.
+
+    Raises:
+        ValueError: too few persons for a non-empty training set beside what is asked for.
+    """
+    persons = sorted({patient.person for patient in patients})
+    random.Random(seed).shuffle(persons)
+    tests = _share(test, len(persons), "test")
+    held_out = tests + _share(validation, len(persons), "validation")
+    if held_out >= len(persons):
+        raise ValueError(
+            f"a split needs at least one training patient, but {held_out} of {len(persons)} are "
+            "asked for validation and test; ask for fewer or add patients."
+        )
+    split_of = dict.fromkeys(persons, "train")
+    split_of.update(dict.fromkeys(persons[:held_out], "validation"))
+    split_of.update(dict.fromkeys(persons[:tests], "test"))
+    ordered = sorted(patients, key=lambda patient: patient.patient_id)
+    return {name: [p for p in ordered if split_of[p.person] == name] for name in SPLITS}
+
+
+def split_hash(split: Mapping[str, Sequence[Patient]]) -> str:
+    """Return the SHA-256 (hex) of which patient_id is in which split."""
+    return _hash_of(_ids(split))
+
+
+def write_split(split: Mapping[str, Sequence[Patient]], path: str | Path) -> Path:
+    """Return `path` after writing the split as JSON: the patient_ids by name, and their hash."""
+    content = {**_ids(split), "sha256": split_hash(split)}
+    Path(path).write_text(json.dumps(content, indent=1) + "\n")
+    return Path(path)
+
+
+def read_split(path: str | Path, patients: Sequence[Patient]) -> dict[str, list[Patient]]:
+    """Return the split stored at `path`, filled with `patients`; those it does not name are unused.
+
+    Raises:
+        ValueError: not such a file, changed since it was written, one person in two splits, or a
+            patient that is not among `patients`.
+    """
+    try:
+        content = json.loads(Path(path).read_text())
+        ids = {name: [str(patient_id) for patient_id in content[name]] for name in SPLITS}
+        stored_hash = content["sha256"]
+    except (ValueError, KeyError, TypeError) as error:
+        keys = ", ".join((*SPLITS, "sha256"))
+        raise ValueError(f"{path}: a split file is JSON with the keys {keys}.") from error
+    if stored_hash != _hash_of(ids):
+        raise ValueError(
+            f"{path}: the patients do not match the file's sha256, so it was edited; split anew."
+        )
+    known = {patient.patient_id: patient for patient in patients}
+    unknown = [patient_id for name in SPLITS for patient_id in ids[name] if patient_id not in known]
+    if unknown:
+        raise ValueError(f"{path}: {some(unknown)} not found among the {len(known)} patients here.")
+    split = {name: [known[patient_id] for patient_id in ids[name]] for name in SPLITS}
+    _refuse_overlap(split, path)
+    return split
+
+
+def _stream(
+    patients: list[Patient],
+    modality: str,
+    with_mask: bool,
+    skip: int,
+    labels: tuple[int, ...] | None,
+) -> Iterator[dict[str, Any]]:
+    for patient in patients:
+        yield from read_slices(patient, modality, with_mask, skip, labels)
+
+
+@cache
+def _say_once(level: int, message: str) -> None:
+    logger.log(level, message)
+
+
+def _require(patients: Sequence[Patient], modality: str) -> None:
+    if modality not in MODALITIES:
+        raise ValueError(f"modality must be one of {', '.join(MODALITIES)}, got {modality!r}.")
+    lacking = [patient for patient in patients if modality not in patient.images]
+    if lacking:
+        there = ", ".join(lacking[0].images) or "no scan"
+        raise ValueError(
+            f"every patient needs a {modality} scan, but {some([p.patient_id for p in lacking])} "
+            f"have none ({lacking[0].patient_id} has {there})."
+        )
+
+
+def _used(patient: Patient, count: int, skip: int) -> range:
+    if skip < 0 or 2 * skip >= count:
+        raise ValueError(
+            f"skip must leave slices between the first and the last ones, but skip={skip} leaves "
+            f"none of the {count} slices of {patient.patient_id}."
+        )
+    return range(skip, count - skip)
+
+
+def _all_labels(
+    patient: Patient, count: int, lesion: np.ndarray | None, spacing: tuple[float, float]
+) -> list[int]:
+    """Return the label of each of the `count` slices: from the labels file, else from the mask."""
+    named = patient.slice_labels
+    if named is None:
+        return [UNKNOWN] * count if lesion is None else label_slices(lesion, spacing)
+    if named and max(named) >= count:
+        raise ValueError(
+            f"{LABELS_FILE} names slice {max(named)} of {patient.patient_id}, whose scan has "
+            f"slices 0 to {count - 1}; 0 is the most inferior one."
+        )
+    return [named.get(index, UNKNOWN) for index in range(count)]
+
+
+def _labels_without_scan(patient: Patient) -> list[int]:
+    """Return the label of every slice, from the mask file or from the labels and one header."""
+    if patient.slice_labels is not None:
+        scan = next(iter(patient.images.values()))
+        return _all_labels(patient, count_slices(scan), None, (1.0, 1.0))
+    if patient.mask is None:
+        raise ValueError(f"slice labels need a mask, but {patient.patient_id} has none.")
+    mask = read_volume(patient.mask)
+    return label_slices(mask.slices > 0, mask.spacing[1:])
+
+
+def _count_labels(patient: Patient, skip: int) -> Counter[int]:
+    slice_labels = _labels_without_scan(patient)
+    return Counter(slice_labels[index] for index in _used(patient, len(slice_labels), skip))
+
+
+def _share(asked: int | float, total: int, name: str) -> int:
+    """Return how many of `total` persons a count or a fraction stands for."""
+    if asked < 0 or (isinstance(asked, float) and asked >= 1):
+        raise ValueError(
+            f"{name} must be a number of patients or a fraction from 0 to below 1, got {asked}."
+        )
+    if isinstance(asked, float):
+        return max(1, round(asked * total)) if asked > 0 else 0
+    return asked
+
+
+def _ids(split: Mapping[str, Sequence[Patient]]) -> dict[str, list[str]]:
+    return {name: [patient.patient_id for patient in split[name]] for name in SPLITS}
+
+
+def _hash_of(ids: Mapping[str, Sequence[str]]) -> str:
+    content = {name: sorted(ids[name]) for name in SPLITS}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _refuse_overlap(split: Mapping[str, Sequence[Patient]], path: str | Path) -> None:
+    split_of: dict[str, str] = {}
+    for name in SPLITS:
+        for person in {patient.person for patient in split[name]}:
+            if person in split_of:
+                raise ValueError(
+                    f"{path}: {person} is in {split_of[person]} and in {name}; a patient may be in "
+                    "one split only, so make a new split."
+                )
+            split_of[person] = name

@@ -1,0 +1,1 @@
+"""Every system of the benchmark behind one interface, one file per system."""

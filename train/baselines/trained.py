@@ -1,0 +1,65 @@
+"""The project's own models as systems: stage 1's heatmap, and any stage-2 network.
+
+Native. Both are folders that train/stage1.py and train/stage2.py wrote.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from modeling_rasalore import DdptModel, RasaloreImageProcessor, RasaloreModel
+from modeling_rasalore.prediction import predict_slices
+from modeling_rasalore.pseudo_masks import SCALING, scale_heatmap
+
+from .interface import Image
+
+
+class Stage1Heatmap:
+    """DDPT alone: the heatmap scaled to [0, 1] as for its pseudo-masks."""
+
+    weights = "trained"
+
+    def __init__(self, folder: Path):
+        self.model = DdptModel.from_pretrained(folder).eval()
+        self.processor = RasaloreImageProcessor.from_pretrained(folder)
+        self.seconds, self.peak_mib = training_cost(folder)
+
+    def score(self, slices: Sequence[Image]) -> list[Image]:
+        maps = []
+        for start in range(0, len(slices), 32):
+            batch = slices[start : start + 32]
+            heatmaps = self.model.heatmaps(**self.processor(batch, return_tensors="pt"))
+            maps += self.processor.post_process_maps(heatmaps, batch)
+        scaling = SCALING[self.model.config.heatmap]
+        return [
+            scale_heatmap(heatmap, image > 0, scaling)
+            for heatmap, image in zip(maps, slices, strict=True)
+        ]
+
+
+class Stage2Network:
+    """RASALoRE, or the same network trained on other masks."""
+
+    weights = "trained"
+
+    def __init__(self, folder: Path):
+        self.model = RasaloreModel.from_pretrained(folder).eval()
+        self.processor = RasaloreImageProcessor.from_pretrained(folder)
+        self.seconds, self.peak_mib = training_cost(folder)
+
+    def score(self, slices: Sequence[Image]) -> list[Image]:
+        with torch.inference_mode():
+            maps = predict_slices(self.model, self.processor, slices, batch_size=16)
+        return [
+            np.where(image > 0, scores, 0).astype(np.float32)
+            for image, scores in zip(slices, maps, strict=True)
+        ]
+
+
+def training_cost(folder: Path) -> tuple[float | None, float | None]:
+    """Seconds and peak MiB of the run that wrote a folder, as its run.json states them."""
+    summary = json.loads((folder / "run.json").read_text())
+    return summary.get("seconds"), summary.get("peak_mib")

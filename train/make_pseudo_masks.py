@@ -1,0 +1,161 @@
+"""Pseudo-masks of all unhealthy training and validation slices, from stage 1's heatmaps.
+
+    python train/make_pseudo_masks.py stage1=runs/stage1 data.root=scans out=runs/pseudo_masks
+With MedSAM refinement (a GPU is advisable):
+    python train/make_pseudo_masks.py stage1=runs/stage1 data.root=scans out=runs/pseudo_masks \
+        segmenter=flaviagiammarino/medsam-vit-base prompt=box
+
+Start it again after an interruption: patients that are done are kept. `source=truth` writes the
+true masks instead, for the ceiling row of the benchmark and nothing else.
+"""
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import MISSING
+from tqdm import tqdm
+
+from modeling_rasalore import DdptModel, RasaloreImageProcessor
+from modeling_rasalore.layouts import Patient, find_patients
+from modeling_rasalore.mask_table import SliceMasks, table_path, write_masks
+from modeling_rasalore.pseudo_masks import SCALING, PromptedSegmenter, scale_heatmap
+from modeling_rasalore.recipes import DataRecipe, load_recipe
+from modeling_rasalore.slices import UNHEALTHY, read_slices, read_split, write_split
+from modeling_rasalore.training import provenance, write_json
+
+
+@dataclass
+class PseudoMaskRecipe:
+    """What the masks are made from."""
+
+    stage1: str = MISSING  # folder of train/stage1.py; its split.json decides who is in
+    out: str = MISSING
+    data: DataRecipe = field(default_factory=DataRecipe)
+    source: str = "ddpt"  # "ddpt", or "truth" for the ceiling
+    threshold: float = 0.5  # of the scaled heatmap
+    segmenter: str = ""  # repo id or folder of a SamModel; empty: no M_SAM
+    segmenter_revision: str | None = None
+    prompt: str = "box"  # or "points"
+    seed: int = 0  # of the points
+    batch_size: int = 32
+
+
+def main(words: list[str]) -> None:
+    recipe = load_recipe(PseudoMaskRecipe, words)
+    if recipe.source not in ("ddpt", "truth"):
+        raise ValueError(f"source must be 'ddpt' or 'truth', got {recipe.source!r}.")
+    out = Path(recipe.out)
+    out.mkdir(parents=True, exist_ok=True)
+    split = read_split(Path(recipe.stage1) / "split.json", find_patients(recipe.data.root))
+    claim(out, recipe)
+    write_split(split, out / "split.json")
+    make = TruthMaker(recipe) if recipe.source == "truth" else HeatmapMaker(recipe)
+
+    patients = [*split["train"], *split["validation"]]
+    count = 0
+    for patient in tqdm(patients, desc=out.name, unit="patient"):
+        if not table_path(out, patient.patient_id).exists():
+            masks = list(make(patient))
+            count += len(masks)
+            write_masks(out, patient.patient_id, masks)
+    write_json(
+        out / "run.json",
+        {**provenance(), **make.facts, "source": recipe.source, "threshold": recipe.threshold},
+    )
+    print(f"done: pseudo-masks of {count} slices of {len(patients)} patients in {out}")
+
+
+def claim(out: Path, recipe: PseudoMaskRecipe) -> None:
+    """Refuse to mix masks of two recipes in one folder."""
+    settings = {k: v for k, v in vars(recipe).items() if k not in ("out", "batch_size", "data")}
+    settings |= {"modality": recipe.data.modality, "skip_slices": recipe.data.skip_slices}
+    path = out / "settings.json"
+    if path.exists() and json.loads(path.read_text()) != settings:
+        raise ValueError(
+            f"{out} holds masks made with other settings (see settings.json there); give "
+            "out=<another folder> or delete it."
+        )
+    write_json(path, settings)
+
+
+class HeatmapMaker:
+    """Pseudo-masks M_DDPT, and M_SAM where a segmenter is given."""
+
+    def __init__(self, recipe: PseudoMaskRecipe):
+        self.recipe = recipe
+        self.model = DdptModel.from_pretrained(recipe.stage1).eval()
+        self.model.to("cuda" if torch.cuda.is_available() else "cpu")
+        self.processor = RasaloreImageProcessor.from_pretrained(recipe.stage1)
+        self.segmenter = None
+        if recipe.segmenter:
+            self.segmenter = PromptedSegmenter.from_pretrained(
+                recipe.segmenter, recipe.prompt, recipe.seed, recipe.segmenter_revision
+            )
+            self.segmenter.model.to(self.model.device)
+        self.facts = {"heatmap": self.model.config.heatmap, "segmenter": recipe.segmenter or None}
+
+    def __call__(self, patient: Patient) -> Iterator[SliceMasks]:
+        data = self.recipe.data
+        slices = list(
+            read_slices(patient, data.modality, skip=data.skip_slices, labels={UNHEALTHY})
+        )
+        for start in range(0, len(slices), self.recipe.batch_size):
+            batch = slices[start : start + self.recipe.batch_size]
+            heatmaps = self.heatmaps([example["image"] for example in batch])
+            for example, heatmap in zip(batch, heatmaps, strict=True):
+                yield self.masks(example, heatmap)
+
+    def heatmaps(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Heatmaps in the slices' own frames, own scale each."""
+        inputs = self.processor(images, return_tensors="pt").to(self.model.device)
+        return self.processor.post_process_maps(self.model.heatmaps(**inputs), images)
+
+    def masks(self, example: dict[str, Any], heatmap: np.ndarray) -> SliceMasks:
+        image = example["image"]
+        scaled = scale_heatmap(heatmap, image > 0, SCALING[self.model.config.heatmap])
+        pseudo_mask = (scaled > self.recipe.threshold).astype(np.uint8)
+        sam_mask = self.segmenter.segment(image, pseudo_mask) if self.segmenter else None
+        return slice_masks(example, pseudo_mask, sam_mask)
+
+
+class TruthMaker:
+    """True masks in place of pseudo-masks: an oracle, for the ceiling row only."""
+
+    facts: dict[str, Any] = {"oracle": True}  # noqa: RUF012 - constant
+
+    def __init__(self, recipe: PseudoMaskRecipe):
+        self.data = recipe.data
+
+    def __call__(self, patient: Patient) -> Iterator[SliceMasks]:
+        if patient.mask is None:
+            raise ValueError(f"source=truth needs a mask of every patient; {patient} has none.")
+        for example in read_slices(
+            patient,
+            self.data.modality,
+            with_mask=True,
+            skip=self.data.skip_slices,
+            labels={UNHEALTHY},
+        ):
+            yield slice_masks(example, example["mask"], None)
+
+
+def slice_masks(
+    example: dict[str, Any], pseudo_mask: np.ndarray, sam_mask: np.ndarray | None
+) -> SliceMasks:
+    """A slice's masks with their area."""
+    row_mm, column_mm = example["spacing"]
+    area = float(pseudo_mask.sum() * row_mm * column_mm)
+    return SliceMasks(example["patient_id"], example["slice_index"], pseudo_mask, area, sam_mask)
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except ValueError as error:
+        sys.exit(f"error: {error}")

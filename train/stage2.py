@@ -1,0 +1,235 @@
+"""Stage 2, RASALoRE: learn to segment from stage 1's pseudo-masks.
+
+Two cores, minutes:
+    accelerate launch --cpu train/stage2.py hub_configs/rasalore-tiny/training.yaml \
+        data.root=phantoms pseudo_masks=runs/pseudo_masks out=runs/stage2
+The poster's setting, on a GPU:
+    accelerate launch train/stage2.py hub_configs/rasalore/training.yaml \
+        data.root=scans pseudo_masks=runs/pseudo_masks out=runs/stage2
+
+Supervision is the table of pseudo-masks; the weights that are kept agree best with the pseudo-masks
+of validation patients.
+"""
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import MISSING
+from torch.utils.data import DataLoader
+
+from modeling_rasalore import RasaloreConfig, RasaloreImageProcessor, RasaloreModel
+from modeling_rasalore.augmentation import augment_batch
+from modeling_rasalore.layouts import Patient, find_patients
+from modeling_rasalore.loss_rasalore import soft_dice
+from modeling_rasalore.mask_table import MaskTable
+from modeling_rasalore.recipes import (
+    AugmentationRecipe,
+    BaseRecipe,
+    OptimizerRecipe,
+    load_recipe,
+)
+from modeling_rasalore.slices import (
+    HEALTHY,
+    UNHEALTHY,
+    check_labels,
+    read_split,
+    slice_dataset,
+    split_hash,
+    write_split,
+)
+from modeling_rasalore.training import (
+    TrainingRun,
+    build_optimizer,
+    count_steps,
+    mean_over_batches,
+    set_learning_rates,
+)
+
+
+@dataclass
+class Stage2Recipe(BaseRecipe):
+    """Stage 2's recipe; see training.yaml in hub_configs/rasalore*."""
+
+    pseudo_masks: str = MISSING  # folder of train/make_pseudo_masks.py
+    minimum_area: float = 200.0  # mm2 of pseudo-mask that a training slice has at least
+    # Also show healthy slices, whose pseudo-mask is empty. Poster and released: no.
+    healthy_slices: bool = False
+    optimizer: OptimizerRecipe = field(default_factory=OptimizerRecipe)
+    augmentation: AugmentationRecipe = field(default_factory=AugmentationRecipe)
+
+
+def main(words: list[str]) -> None:
+    recipe = load_recipe(Stage2Recipe, words)
+
+    # --- Data: the split of stage 1, and its pseudo-masks -------------------------------------
+    folder = Path(recipe.pseudo_masks)
+    split = read_split(folder / "split.json", find_patients(recipe.data.root))
+    processor = RasaloreImageProcessor.from_pretrained(recipe.model)
+    config = RasaloreConfig.from_pretrained(recipe.model)
+    tables = {
+        name: open_table(folder, split[name], recipe.minimum_area)
+        for name in ("train", "validation")
+    }
+    samples = len(tables["train"])
+    if recipe.healthy_slices:
+        counts = check_labels(split["train"], recipe.data.skip_slices)
+        samples += sum(count[HEALTHY] for count in counts.values())
+    steps_per_epoch = count_steps(samples, recipe.loop)
+
+    run = TrainingRun(recipe, steps_per_epoch)
+    run.accelerator.print(f"training slices: {samples}, with a pseudo-mask: {len(tables['train'])}")
+    if run.accelerator.is_main_process:
+        write_split(split, run.folder / "split.json")
+    prepare = sample_maker(processor, config.output_size)
+    labels = {HEALTHY, UNHEALTHY} if recipe.healthy_slices else {UNHEALTHY}
+    stream = masked_stream(split["train"], recipe, labels, tables["train"], prepare)
+    stream = stream.shuffle(seed=recipe.loop.seed, buffer_size=recipe.data.shuffle_buffer)
+    loader = make_loader(stream, recipe)
+    held_out = make_loader(
+        masked_stream(split["validation"], recipe, {UNHEALTHY}, tables["validation"], prepare),
+        recipe,
+    )
+
+    # --- Model and optimizer ----------------------------------------------------------------
+    model = RasaloreModel(config)
+    optimizer = build_optimizer(recipe.optimizer, [{"params": list(model.parameters())}])
+    model, optimizer, loader, held_out = run.accelerator.prepare(
+        model, optimizer, loader, held_out
+    )
+    run.resume()
+
+    # --- Loop -------------------------------------------------------------------------------
+    for epoch in run.epochs():
+        stream.set_epoch(epoch)
+        model.train()
+        for batch in run.batches(loader):
+            position = epoch + run.batch / steps_per_epoch
+            set_learning_rates(optimizer, recipe.optimizer, position, recipe.loop.epochs)
+            pixel_values = batch.pop("pixel_values")
+            pixel_values, masks = augment_batch(
+                pixel_values, batch, recipe.augmentation, processor.rescale_factor
+            )
+            output = model(pixel_values, **masks)
+            run.backward(output.loss, model, optimizer)
+            run.after_step(
+                {
+                    "loss": output.loss,
+                    "decoder_loss": output.decoder_loss,
+                    "point_activation_loss": output.point_activation_loss,
+                    "structural_loss": output.structural_loss,
+                }
+            )
+        if run.validation_due():
+            model.eval()
+            score = mean_over_batches(run, held_out, lambda batch: agreement(model, batch))
+            run.after_validation(score, "validation_agreement", model)
+
+    # --- Save -------------------------------------------------------------------------------
+    run.load_best(model)
+    if run.accelerator.is_main_process:
+        run.accelerator.unwrap_model(model).save_pretrained(run.folder)
+        processor.save_pretrained(run.folder)
+    run.write_summary(
+        stage="rasalore",
+        criterion="mean soft Dice with the pseudo-masks of validation patients",
+        training_slices=samples,
+        split_sha256=split_hash(split),
+        pseudo_masks=json.loads((folder / "run.json").read_text()),
+    )
+
+
+def open_table(folder: Path, patients: list[Patient], minimum_area: float) -> MaskTable:
+    """Pseudo-masks of these patients; ValueError where none is large enough to learn from."""
+    table = MaskTable(folder, [patient.patient_id for patient in patients])
+    total = len(table)
+    dropped = table.drop_small(minimum_area)
+    if not len(table):
+        raise ValueError(
+            f"no pseudo-mask of {len(patients)} patients reaches {minimum_area:g} mm2 "
+            f"({total} slices looked at); lower minimum_area or the threshold of the masks."
+        )
+    if dropped:
+        print(f"{dropped} of {total} slices left out: pseudo-mask below {minimum_area:g} mm2")
+    return table
+
+
+def sample_maker(
+    processor: RasaloreImageProcessor, size: int
+) -> Callable[[dict[str, Any], MaskTable], dict[str, Any]]:
+    """Function from a slice and the table to {"pixel_values", "labels", maybe "sam_masks"}."""
+
+    def prepare(example: dict[str, Any], table: MaskTable) -> dict[str, Any]:
+        images = [example["image"]]
+        sample = {"pixel_values": processor(images)["pixel_values"][0]}
+        key = (example["patient_id"], example["slice_index"])
+        if key not in table.rows:  # a healthy slice: nothing on it
+            return {**sample, "labels": np.zeros((size, size), np.uint8)}
+        masks = table[key]
+        sample["labels"] = processor.crop_masks([masks.pseudo_mask], images, size)[0].numpy()
+        if masks.sam_mask is not None:
+            sample["sam_masks"] = processor.crop_masks([masks.sam_mask], images, size)[0].numpy()
+        return sample
+
+    return prepare
+
+
+def masked_stream(
+    patients: list[Patient],
+    recipe: Stage2Recipe,
+    labels: set[int],
+    table: MaskTable,
+    prepare: Callable[[dict[str, Any], MaskTable], dict[str, Any]],
+) -> Any:
+    """Stream of prepared samples: slices of the table, and healthy ones where asked for."""
+    stream = slice_dataset(
+        patients, recipe.data.modality, skip=recipe.data.skip_slices, labels=labels
+    )
+
+    def wanted(example: dict[str, Any]) -> bool:
+        in_table = (example["patient_id"], example["slice_index"]) in table.rows
+        return in_table or example["label"] == HEALTHY
+
+    return stream.filter(wanted).map(lambda example: prepare(example, table))
+
+
+def make_loader(stream: Any, recipe: Stage2Recipe) -> DataLoader:
+    """Batches of tensors; a healthy slice has an empty SAM mask where others have one."""
+
+    def collate(examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        batch = {
+            name: torch.stack([torch.as_tensor(example[name]) for example in examples])
+            for name in ("pixel_values", "labels")
+        }
+        if any(example.get("sam_masks") is not None for example in examples):
+            blank = np.zeros_like(examples[0]["labels"])
+            batch["sam_masks"] = torch.stack(
+                [torch.as_tensor(example.get("sam_masks", blank)) for example in examples]
+            )
+        return batch
+
+    return DataLoader(
+        stream,
+        batch_size=recipe.loop.batch_size,
+        collate_fn=collate,
+        num_workers=recipe.loop.workers,
+    )
+
+
+@torch.inference_mode()
+def agreement(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Soft Dice of scores and pseudo-mask of each slice, (B,)."""
+    scores = model(batch["pixel_values"]).logits.sigmoid()
+    return soft_dice(scores, batch["labels"][:, None].float())
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except ValueError as error:
+        sys.exit(f"error: {error}")
