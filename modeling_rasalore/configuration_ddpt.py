@@ -105,7 +105,9 @@ class DdptConfig(PreTrainedConfig):
         return cls(**{**PRESETS[name], **overrides})
 
     @classmethod
-    def from_clip(cls, name_or_path: str, revision: str | None = None, **fields: Any) -> "DdptConfig":
+    def from_clip(
+        cls, name_or_path: str, revision: str | None = None, **fields: Any
+    ) -> "DdptConfig":
         """Return a configuration for any `CLIPModel` repo id or folder."""
         clip_config = CLIPConfig.from_pretrained(name_or_path, revision=revision)
         return cls(

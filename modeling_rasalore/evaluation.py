@@ -69,7 +69,6 @@ class PatientScores:
         truth: (S, H, W) bool, never resized: an interpolated mask is not boolean and is refused.
         brain: (S, H, W) bool.
         spacing: mm between slices, rows and columns.
-        patient_id: unique within a test set.
 
     Raises TypeError for other data types, ValueError for other shapes or scores.
     """
@@ -103,7 +102,8 @@ class PatientScores:
     @cached_property
     def lesion_areas(self) -> np.ndarray:
         """Lesion area of each slice in mm2, (S,)."""
-        return np.count_nonzero(self.truth, axis=(1, 2)) * (self.spacing[1] * self.spacing[2])
+        areas = np.count_nonzero(self.truth, axis=(1, 2)) * (self.spacing[1] * self.spacing[2])
+        return np.round(areas, 2)  # a float32 spacing makes 200 mm2 slightly more or less
 
     @cached_property
     def in_paper_view(self) -> np.ndarray:
@@ -113,7 +113,7 @@ class PatientScores:
     @cached_property
     def healthy(self) -> np.ndarray:
         """Slices that show brain and no lesion, (S,) bool."""
-        return self.brain.any(axis=(1, 2)) & (self.lesion_areas == 0)
+        return np.any(self.brain, axis=(1, 2)) & ~np.any(self.truth, axis=(1, 2))
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,9 +147,9 @@ def evaluate_system(
 
     Args:
         patients: the test set, one patient in memory at a time. It is read twice, the second time
-            at the oracle threshold: a generator is kept whole, an object whose `__iter__` reads
-            stored maps is not.
-        seconds, peak_mib: what making the maps cost.
+            at the oracle threshold, and must give the same maps again: a generator is kept whole,
+            an object whose `__iter__` reads stored maps is not.
+        seconds, peak_mib: what the system cost, as the caller measured it.
         weights: "trained", "stand-in" or a repo id.
         seed: of the bootstrap over patients.
     """
@@ -200,10 +200,7 @@ def compare_rows(row: Row, reference: Row, seed: int = 0) -> Row:
 
 
 def check_disjoint(split: Mapping[str, Iterable[str]]) -> None:
-    """Raises ValueError when a patient is in two parts of a split, or twice in one.
-
-    A split holds patient ids by part: "train", "validation" and "test".
-    """
+    """Raises ValueError when a patient id is in two parts ("train", "test") or twice in one."""
     places = defaultdict(list)
     for part, patient_ids in split.items():
         for patient_id in patient_ids:
@@ -219,7 +216,7 @@ def check_disjoint(split: Mapping[str, Iterable[str]]) -> None:
 def image_fingerprint(slices: np.ndarray) -> str:
     """Hexadecimal hash of what a scan shows, slices (S, H, W): the same for copies of one image.
 
-    Data type, a factor on the intensities and empty margins change nothing.
+    Data type, a factor on the intensities and margins without signal (0 or below) change nothing.
     """
     shown = np.asarray(slices, np.float64).clip(min=0)
     sides = [np.flatnonzero(shown.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
@@ -349,21 +346,22 @@ def _by_lesion_size(tallies: list[_Tally], dices: list[np.ndarray], seed: int) -
     for tally, values in zip(tallies, dices, strict=True):
         quartile = np.searchsorted(edges, tally.areas)
         patients.append({f"dice_quartile_{q + 1}": values[quartile == q] for q in range(4)})
-    known = {"lesion_area_quartiles_mm2": edges.tolist() if areas.size else None}
-    return known | _means(patients, seed)
+    shown_edges = edges.tolist() if areas.size else None
+    return {"lesion_area_quartiles_mm2": shown_edges} | _means(patients, seed)
 
 
 def _threshold_free(tallies: list[_Tally], seed: int) -> dict[str, Row]:
     """Rankings by view, and the calibration of the pooled voxels."""
     paper = _means([tally.rankings for tally in tallies], seed)
     histograms = np.stack([tally.histograms for tally in tallies])
+    occupied = np.flatnonzero(histograms.any(axis=(0, 1, 2)))
+    histograms = histograms[..., occupied]  # empty bins would only cost time
     volume: Row = {}
     for region, ending in enumerate(("", "_brain")):
         counts = histograms[:, region]
         volume |= _pooled(f"average_precision{ending}", counts, pooled_average_precision, seed)
         volume |= _pooled(f"auroc{ending}", counts, pooled_auroc, seed)
-    if np.flatnonzero(histograms.sum((0, 1, 2))).tolist() == [0, BINS - 1]:
-        # Every score is 0 or 1: no average precision of masks.
+    if occupied.tolist() == [0, BINS - 1]:  # scores 0 and 1: masks have no average precision
         paper, volume = dict.fromkeys(paper), dict.fromkeys(volume)
     tables = np.stack([tally.calibration for tally in tallies])
     volume |= _pooled("expected_calibration_error", tables, expected_calibration_error, seed)

@@ -75,7 +75,9 @@ class RasaloreImageProcessor(BaseImageProcessor):
     def crop_and_resize(self, image: FloatImage) -> FloatImage:
         """Unit-range slice (C, H, W) -> gamma-corrected brain crop (C, size, size)."""
         top, left, bottom, right = self.box(image)
-        crop = torch.from_numpy(image[:, top:bottom, left:right] ** self.gamma * self.rescale_factor)
+        crop = torch.from_numpy(
+            image[:, top:bottom, left:right] ** self.gamma * self.rescale_factor
+        )
         return resize_bilinear(crop, self.size, self.size).numpy()
 
     def normalise(self, image: FloatImage) -> FloatImage:
@@ -89,7 +91,9 @@ class RasaloreImageProcessor(BaseImageProcessor):
             )
         if self.image_mean is None or self.image_std is None:
             return image.astype(np.float32)
-        mean, std = (np.array(v, np.float32)[:, None, None] for v in (self.image_mean, self.image_std))
+        mean, std = (
+            np.array(v, np.float32)[:, None, None] for v in (self.image_mean, self.image_std)
+        )
         return ((image - mean) / std).astype(np.float32)
 
     def box(self, unit_image: FloatImage) -> Box:
@@ -141,7 +145,7 @@ class RasaloreImageProcessor(BaseImageProcessor):
 
 def as_slices(images: Any) -> list[FloatImage]:
     """One slice or several as a list of float32 arrays (C, H, W); ValueError for other shapes."""
-    if hasattr(images, "ndim") and images.ndim == 2 or hasattr(images, "getpixel"):
+    if (hasattr(images, "ndim") and images.ndim == 2) or hasattr(images, "getpixel"):
         images = [images]
     slices = []
     for image in images:

@@ -321,7 +321,8 @@ def _exact_histogram(scores: np.ndarray, truth: np.ndarray) -> np.ndarray:
     ends = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], [True] * (ranked.size > 0)))
     positives = np.diff(hits.cumsum()[ends], prepend=0)
     negatives = np.diff(ends, prepend=-1) - positives
-    return np.array([[values.size - ranked.size, *negatives], [0, *positives]])
+    below = values.size - ranked.size
+    return np.stack([np.insert(negatives, 0, below), np.insert(positives, 0, 0)])
 
 
 def _score_bins(scores: np.ndarray) -> np.ndarray:
@@ -338,7 +339,7 @@ def _box(mask: np.ndarray) -> tuple[slice, ...]:
     """Bounding box of a mask (S, H, W), with room for the dilation."""
     sides = [np.flatnonzero(mask.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
     return tuple(
-        _grown(slice(*side[[0, -1]] + [0, 1])) if side.size else slice(0) for side in sides
+        _grown(slice(*side[[0, -1]] + [0, 1])) if side.size else slice(1) for side in sides
     )
 
 
@@ -348,15 +349,21 @@ def _grown(side: slice) -> slice:
 
 def _true_lesions(truth: np.ndarray) -> list[tuple[tuple[slice, ...], np.ndarray]]:
     """Each true lesion: its box, with room for the dilation, and its own voxels in that box."""
-    merged = ndimage.binary_dilation(truth, _NEIGHBOURS_18, MERGE_VOXELS)
-    labels = np.where(truth, ndimage.label(merged, _NEIGHBOURS_26)[0], 0)
+    around = _box(truth)  # predictions may lie far from it
+    merged = ndimage.binary_dilation(truth[around], _NEIGHBOURS_18, MERGE_VOXELS)
+    labels = np.zeros(truth.shape, np.int32)
+    labels[around] = ndimage.label(merged, _NEIGHBOURS_26)[0] * truth[around]
     boxes = [tuple(_grown(side) for side in box) for box in ndimage.find_objects(labels)]
     return [(box, labels[box] == index) for index, box in enumerate(boxes, start=1)]
 
 
 def _surface(mask: np.ndarray) -> np.ndarray:
     """Voxels of a mask with a face outside it; beyond the array is outside."""
-    return mask & ~ndimage.binary_erosion(mask)
+    padded = np.pad(mask, 1)
+    inside = padded[:-2, 1:-1, 1:-1] & padded[2:, 1:-1, 1:-1]
+    inside &= padded[1:-1, :-2, 1:-1] & padded[1:-1, 2:, 1:-1]
+    inside &= padded[1:-1, 1:-1, :-2] & padded[1:-1, 1:-1, 2:]
+    return mask & ~inside
 
 
 def _hd95(first: np.ndarray, second: np.ndarray) -> float:

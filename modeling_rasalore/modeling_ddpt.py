@@ -164,9 +164,7 @@ class DdptModel(DdptPreTrainedModel):
         self.clip = CLIPModel._from_config(config.clip_config)
         self.text_prompts = TextPrompts(config)
         self.visual_prompts = nn.Parameter(
-            torch.empty(
-                vision.num_hidden_layers - 1, config.num_visual_prompts, vision.hidden_size
-            )
+            torch.empty(vision.num_hidden_layers - 1, config.num_visual_prompts, vision.hidden_size)
         )
         self.class_aware_prompts = ClassAwarePrompts(config)
         if not config.save_backbone:

@@ -341,9 +341,7 @@ class RasaloreModel(RasalorePreTrainedModel):
             output.point_activation_loss = point_activation_loss(
                 output.point_activations.float(), points
             ).mean()
-            output.structural_loss = structural_loss(
-                output.point_embeddings.float(), points
-            ).mean()
+            output.structural_loss = structural_loss(output.point_embeddings.float(), points).mean()
         output.loss = (
             output.decoder_loss
             + config.point_activation_weight * output.point_activation_loss

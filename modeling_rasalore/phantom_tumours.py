@@ -148,6 +148,32 @@ def draw_tumour(
     return tumour
 
 
+def place_tumours(
+    rng: np.random.Generator,
+    seeds: np.ndarray,
+    places: np.ndarray,
+    inside: np.ndarray,
+    axes: tuple[np.ndarray, ...],
+) -> list[Tumour]:
+    """Return one random tumour, sometimes two.
+
+    Args:
+        rng: source of their number, places and properties.
+        seeds: (N, 3), where in an atlas tumours may start; all are equally likely.
+        places: (3, X, Y, Z), where each voxel lies in that atlas.
+        inside: (X, Y, Z) bool, the brain.
+        axes: per axis, the voxel centres in mm from the centre of the volume.
+    """
+    tumours = []
+    for _ in range(1 + (rng.random() < 0.12)):
+        seed = seeds[rng.integers(len(seeds))]
+        offsets = places[:, inside] - seed[:, None]
+        nearest = np.argwhere(inside)[(offsets**2).sum(axis=0).argmin()]
+        centre = np.array([float(axis[i]) for axis, i in zip(axes, nearest, strict=True)])
+        tumours.append(draw_tumour(rng, centre))
+    return tumours
+
+
 def push_away(tumour: Tumour, axes: tuple[np.ndarray, ...]) -> np.ndarray:
     """Return (3, X, Y, Z) float32 mm: how far outwards the tumour displaces each point.
 
@@ -171,7 +197,7 @@ def grow_tumour(
     axes: tuple[np.ndarray, ...],
     white: np.ndarray,
     fluid: np.ndarray,
-    barrier: np.ndarray,
+    side: np.ndarray,
 ) -> Growth:
     """Return the tumour grown in a brain given by its tissue maps.
 
@@ -181,7 +207,7 @@ def grow_tumour(
         axes: per axis, the voxel centres in mm from the centre of the volume.
         white: (X, Y, Z), share of white matter per voxel in [0, 1].
         fluid: (X, Y, Z), share of CSF per voxel in [0, 1]; 1 outside the brain.
-        barrier: (X, Y, Z), factor >= 1 on the cost of reaching a voxel, such as across the falx.
+        side: (X, Y, Z), mm from the plane between the hemispheres, negative in one of them.
     """
     reach = 1.2 * tumour.diameter + 6
     ends = [
@@ -191,12 +217,15 @@ def grow_tumour(
     axes = tuple(axis[part] for axis, part in zip(axes, box, strict=True))
     voxel = [float(axis[1] - axis[0]) for axis in axes]
     white = ndimage.gaussian_filter(white[box], [2.0 / step for step in voxel])
-    fluid, barrier = fluid[box], barrier[box]
+    fluid, side = fluid[box], side[box]
     grid = _grid(axes, tumour.centre)
+    middle = tuple(int(np.abs(offset).argmin()) for offset in grid)
+    across = np.clip(-side * np.sign(side[middle]) / 4, 0, 1)  # 1 from 4 mm beyond the midline
     ball = [sum(f * g for f, g in zip(row, grid, strict=True)) for row in tumour.to_ball]
     outline = smooth_field(rng, axes, max(0.35 * tumour.diameter, 6.0))
     detail, mottle = smooth_field(rng, axes, 6.0), smooth_field(rng, axes, 7.0)
-    shape = np.sqrt(sum(b**2 for b in ball)) * np.exp(0.22 * outline + 0.1 * detail) * barrier
+    shape = np.sqrt(sum(b**2 for b in ball)) * np.exp(0.22 * outline + 0.1 * detail)
+    shape *= 1 + 1.5 * across
     solid = np.where(fluid < 0.9, shape, np.inf)
     spread = np.where(fluid < 0.5, shape / (0.4 + 0.6 * white), np.inf)
     voxels = float(np.pi / 6 * tumour.diameter**3 / np.prod(voxel))

@@ -112,7 +112,7 @@ def choose_slices(images: NDArray[np.floating], marked: NDArray[np.bool_], count
         chosen[np.abs(chosen - areas.argmax()).argmin()] = areas.argmax()
         return sorted(set(chosen.tolist()))
     brain = (images > 0).sum((1, 2))
-    others = np.flatnonzero((areas == 0) & (brain > brain.max() / 4))
+    others = np.flatnonzero((areas == 0) & (brain >= brain.max() / 4))
     return sorted([*found.tolist(), *_evenly(others, count - len(found)).tolist()])
 
 
@@ -158,7 +158,7 @@ def results_figure(rows: Sequence[Row], path: str | Path) -> Path:
             _draw_bars(axes, shown, systems, measure)
             axes.set(title=f"{view} view", xlabel=label, xlim=(0, 100))
             axes.set_yticks(range(len(systems)), systems)
-        panels[0][0].invert_yaxis()  # shared by all panels: the first system on top
+    panels[0][0].invert_yaxis()  # shared by all panels: the first system on top
     handles, labels = panels[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
     path = Path(path)
@@ -254,12 +254,12 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 
 def _system(row: Row) -> str:
-    name = SYSTEM_NAMES.get(row["system"], row["system"])
+    name = SYSTEM_NAMES.get(row["system"], str(row["system"]))
     return f"{name} (stand-in weights)" if row.get("weights") == "stand-in" else name
 
 
 def _threshold(row: Row) -> str:
-    return THRESHOLD_NAMES.get(row["threshold"], row["threshold"])
+    return THRESHOLD_NAMES.get(row["threshold"], str(row["threshold"]))
 
 
 def _percent(row: Row, name: str) -> str:

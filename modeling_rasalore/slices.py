@@ -16,7 +16,7 @@ import numpy as np
 from datasets import IterableDataset
 
 from .layouts import LABELS_FILE, MODALITIES, Patient, some
-from .volumes import count_slices, read_mask, read_volume
+from .volumes import count_slices, read_mask, read_volume, zero_background
 
 # The paper counts "more than 200 px" on 1 mm pixels; as an area it means the same on every scan.
 UNHEALTHY_AREA = 200.0  # mm2
@@ -74,7 +74,7 @@ def read_slices(
 
     `image` (H, W) float32, 0 in the background and >= 0 elsewhere; `label` 1 unhealthy, 0 healthy,
     -1 neither; `mask` (H, W) uint8, 1 in the lesion, or None; `patient_id`; `slice_index`;
-    `spacing` (row, column) in mm; `source`. Arguments as in `slice_dataset`.
+    `spacing` (slice, row, column) in mm; `source`. Arguments as in `slice_dataset`.
 
     Raises:
         ValueError: no such modality, fewer than 2 * skip + 1 slices, or a labelled slice beyond
@@ -91,8 +91,7 @@ def read_slices(
     if patient.mask is not None and (with_mask or patient.slice_labels is None):
         lesion = read_mask(patient.mask, volume) > 0
     truth = lesion.astype(np.uint8) if with_mask and lesion is not None else None
-    spacing = volume.spacing[1:]
-    slice_labels = _all_labels(patient, len(images), lesion, spacing)
+    slice_labels = _all_labels(patient, len(images), lesion, volume.spacing[1:])
     used = _used(patient, len(images), skip)
     with_brain = [index for index in used if images[index].any()]
     if blank := len(used) - len(with_brain):
@@ -105,25 +104,9 @@ def read_slices(
                 "mask": None if truth is None else truth[index].copy(),
                 "patient_id": patient.patient_id,
                 "slice_index": index,
-                "spacing": spacing,
+                "spacing": volume.spacing,
                 "source": patient.source,
             }
-
-
-def zero_background(slices: np.ndarray, brain: np.ndarray | None = None) -> np.ndarray:
-    """Return slices (S, H, W) float32 whose background is 0 and whose brain starts at 0.
-
-    With `brain` (S, H, W) bool, the least value inside it becomes 0 and all outside is 0. Without,
-    only slices with values below 0 change: the corner voxel's value is the background then, and
-    all else is brain. So z-scored scans and scans with interpolation overshoot are usable.
-    """
-    if brain is None:
-        if slices.min() >= 0:
-            return slices
-        brain = slices != slices[0, 0, 0]
-    if not brain.any():
-        return np.zeros_like(slices)
-    return np.where(brain, slices - slices[brain].min(), np.float32(0))
 
 
 def label_slices(lesion: np.ndarray, spacing: tuple[float, float]) -> list[int]:

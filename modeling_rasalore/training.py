@@ -221,7 +221,9 @@ def write_json(path: Path, content: Any) -> None:
     os.replace(draft, path)
 
 
-def build_optimizer(recipe: OptimizerRecipe, groups: Iterable[dict[str, Any]]) -> torch.optim.Optimizer:
+def build_optimizer(
+    recipe: OptimizerRecipe, groups: Iterable[dict[str, Any]]
+) -> torch.optim.Optimizer:
     """SGD or AdamW over parameter groups; each group keeps its peak rate as `peak`.
 
     Raises:
@@ -273,8 +275,5 @@ def mean_over_batches(
     run: TrainingRun, loader: Any, score: Callable[[dict[str, Tensor]], Tensor]
 ) -> float:
     """Mean of a per-sample score (B,) over a loader, on all processes."""
-    values = [
-        run.accelerator.gather_for_metrics(score(batch)).float().cpu()
-        for batch in loader
-    ]
+    values = [run.accelerator.gather_for_metrics(score(batch)).float().cpu() for batch in loader]
     return float(torch.cat(values).mean()) if values else float("nan")

@@ -153,6 +153,22 @@ def read_mask(path: str | Path, like: Volume) -> np.ndarray:
     return labels
 
 
+def zero_background(slices: np.ndarray, brain: np.ndarray | None = None) -> np.ndarray:
+    """Return slices (S, H, W) float32 whose background is 0 and whose brain starts at 0.
+
+    With `brain` (S, H, W) bool, the least value inside it becomes 0 and all outside is 0. Without,
+    only slices with values below 0 change: the corner voxel's value is the background then, and
+    all else is brain. So z-scored scans and scans with interpolation overshoot are usable.
+    """
+    if brain is None:
+        if slices.min() >= 0:
+            return slices
+        brain = slices != slices[0, 0, 0]
+    if not brain.any():
+        return np.zeros_like(slices)
+    return np.where(brain, slices - slices[brain].min(), np.float32(0))
+
+
 def write_volume(path: str | Path, slices: np.ndarray, like: Volume, dtype: DTypeLike) -> Path:
     """Return `path` after writing `slices` on the voxel grid of the scan `like`.
 

@@ -22,9 +22,8 @@ from modeling_rasalore.slices import (
     split_patients,
     write_slice_labels,
     write_split,
-    zero_background,
 )
-from modeling_rasalore.volumes import VolumeError, write_nifti
+from modeling_rasalore.volumes import VolumeError, write_nifti, zero_background
 
 REAL = Path(__file__).parents[2] / "shared" / "data"
 TWO_MM = np.diag([-2.0, -2, 2, 1])  # LPS

@@ -149,7 +149,7 @@ def slice_masks(
     example: dict[str, Any], pseudo_mask: np.ndarray, sam_mask: np.ndarray | None
 ) -> SliceMasks:
     """A slice's masks with their area."""
-    row_mm, column_mm = example["spacing"]
+    _, row_mm, column_mm = example["spacing"]
     area = float(pseudo_mask.sum() * row_mm * column_mm)
     return SliceMasks(example["patient_id"], example["slice_index"], pseudo_mask, area, sam_mask)
 

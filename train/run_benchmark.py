@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from baselines.interface import System
@@ -23,6 +24,7 @@ from tqdm import tqdm
 from modeling_rasalore.evaluation import (
     PatientScores,
     Thresholds,
+    check_disjoint,
     compare_rows,
     evaluate_system,
     write_results,
@@ -57,19 +59,21 @@ def main(words: list[str]) -> None:
             f"scoring needs a mask of every test patient, but {', '.join(unscored)} have none; "
             "everything else works without: see train/demo.sh."
         )
+    check_disjoint({name: [p.patient_id for p in part] for name, part in split.items()})
     rows = []
     for name, build in systems(recipe).items():
         system = build()
-        rows += evaluate_system(
-            name,
-            ScoredPatients(system, split["test"], recipe.data, name),
-            label_free(system, split["validation"], recipe),
-            recipe.data.modality,
-            seconds=system.seconds,
-            peak_mib=system.peak_mib,
-            weights=system.weights,
-            seed=recipe.seed,
-        )
+        with TemporaryDirectory() as folder:
+            rows += evaluate_system(
+                name,
+                ScoredPatients(system, split["test"], recipe.data, name, Path(folder)),
+                label_free(system, split["validation"], recipe),
+                recipe.data.modality,
+                seconds=system.seconds,
+                peak_mib=system.peak_mib,
+                weights=system.weights,
+                seed=recipe.seed,
+            )
     reference = {(r["view"], r["threshold"]): r for r in rows if r["system"] == "threshold"}
     comparisons = [
         compare_rows(row, reference[row["view"], row["threshold"]], recipe.seed)
@@ -93,27 +97,34 @@ def systems(recipe: BenchmarkRecipe) -> dict[str, Callable[[], System]]:
 
 
 class ScoredPatients:
-    """Test patients with one system's scores, decoded and scored anew in each pass."""
+    """Test patients with one system's scores, scored once; scores wait on disk between passes."""
 
-    def __init__(self, system: System, patients: list[Patient], data: DataRecipe, name: str):
-        self.system, self.patients, self.data, self.name = system, patients, data, name
+    def __init__(
+        self, system: System, patients: list[Patient], data: DataRecipe, name: str, folder: Path
+    ):
+        self.system, self.patients, self.data = system, patients, data
+        self.name, self.folder = name, folder
 
     def __iter__(self) -> Iterator[PatientScores]:
         for patient in tqdm(self.patients, desc=self.name, unit="patient"):
             slices = list(
-                read_slices(
-                    patient, self.data.modality, with_mask=True, skip=self.data.skip_slices
-                )
+                read_slices(patient, self.data.modality, with_mask=True, skip=self.data.skip_slices)
             )
             images = [example["image"] for example in slices]
-            row_mm, column_mm = slices[0]["spacing"]
             yield PatientScores(
                 patient_id=patient.patient_id,
-                scores=np.stack(self.system.score(images)),
+                scores=self.scores(patient.patient_id, images),
                 truth=np.stack([example["mask"] for example in slices]) > 0,
                 brain=np.stack(images) > 0,
-                spacing=(slices[0]["slice_spacing"], row_mm, column_mm),
+                spacing=slices[0]["spacing"],
             )
+
+    def scores(self, patient_id: str, images: list[np.ndarray]) -> np.ndarray:
+        """Scores (S, H, W) of one patient, computed in the first pass."""
+        path = self.folder / f"{self.name}-{patient_id}.npy"
+        if not path.exists():
+            np.save(path, np.stack(self.system.score(images)))
+        return np.load(path)
 
 
 def label_free(system: System, patients: list[Patient], recipe: BenchmarkRecipe) -> Thresholds:

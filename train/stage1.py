@@ -78,9 +78,7 @@ def main(words: list[str]) -> None:
     # --- Model and optimizer ----------------------------------------------------------------
     model = DdptModel.from_backbone(DdptConfig.from_pretrained(recipe.model))
     optimizer = build_optimizer(recipe.optimizer, parameter_groups(model, recipe))
-    model, optimizer, loader, held_out = run.accelerator.prepare(
-        model, optimizer, loader, held_out
-    )
+    model, optimizer, loader, held_out = run.accelerator.prepare(model, optimizer, loader, held_out)
     run.resume()
 
     # --- Loop -------------------------------------------------------------------------------

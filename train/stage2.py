@@ -99,9 +99,7 @@ def main(words: list[str]) -> None:
     # --- Model and optimizer ----------------------------------------------------------------
     model = RasaloreModel(config)
     optimizer = build_optimizer(recipe.optimizer, [{"params": list(model.parameters())}])
-    model, optimizer, loader, held_out = run.accelerator.prepare(
-        model, optimizer, loader, held_out
-    )
+    model, optimizer, loader, held_out = run.accelerator.prepare(model, optimizer, loader, held_out)
     run.resume()
 
     # --- Loop -------------------------------------------------------------------------------

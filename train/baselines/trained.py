@@ -7,9 +7,6 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-import torch
-
 from modeling_rasalore import DdptModel, RasaloreImageProcessor, RasaloreModel
 from modeling_rasalore.prediction import predict_slices
 from modeling_rasalore.pseudo_masks import SCALING, scale_heatmap
@@ -51,12 +48,7 @@ class Stage2Network:
         self.seconds, self.peak_mib = training_cost(folder)
 
     def score(self, slices: Sequence[Image]) -> list[Image]:
-        with torch.inference_mode():
-            maps = predict_slices(self.model, self.processor, slices, batch_size=16)
-        return [
-            np.where(image > 0, scores, 0).astype(np.float32)
-            for image, scores in zip(slices, maps, strict=True)
-        ]
+        return predict_slices(self.model, self.processor, slices, batch_size=16)
 
 
 def training_cost(folder: Path) -> tuple[float | None, float | None]:

@@ -1,0 +1,246 @@
+"""From a scan to its anomaly map, mask and volume, and to files beside it."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from tqdm.auto import tqdm
+
+from .reports import DISCLAIMER, overlay_montage
+from .volumes import Volume, write_volume, zero_background
+
+FloatImage = NDArray[np.float32]
+
+PACKAGES = ("rasalore", "torch", "transformers", "numpy", "nibabel")
+# Share of the voxels of a scan. Around an extracted brain it is 0.5 to 0.9, with skull and noise
+# near 0.
+SMALLEST_BACKGROUND = 0.2
+
+
+@dataclass(frozen=True, eq=False)
+class VolumePrediction:
+    """What a model says about one scan, on the scan's own voxels in the slice frame.
+
+    Attributes:
+        scores: (S, H, W) float32 in [0, 1], 0 outside the brain.
+        mask: (S, H, W) uint8, 1 where the score is strictly above `threshold`.
+        threshold: in [0, 1].
+        spacing: mm between slices, rows and columns.
+        model: the model's name, revision and the SHA-256 of its weights.
+    """
+
+    scores: FloatImage
+    mask: NDArray[np.uint8]
+    threshold: float
+    spacing: tuple[float, float, float]
+    model: dict[str, str | None]
+
+    @property
+    def voxel_mm3(self) -> float:
+        """Volume of one voxel in mm3."""
+        return float(np.prod(self.spacing))
+
+    @property
+    def millilitres(self) -> float:
+        """Volume of the mask in mL."""
+        return int(np.count_nonzero(self.mask)) * self.voxel_mm3 / 1000
+
+    @property
+    def slices_with_anomaly(self) -> list[int]:
+        """Indices of the slices that the mask touches, ascending."""
+        return np.flatnonzero(self.mask.any((1, 2))).tolist()
+
+    @property
+    def largest_slice(self) -> int | None:
+        """Index of the slice with the largest mask, the lowest one of equals; None without."""
+        areas = np.count_nonzero(self.mask, axis=(1, 2))
+        return int(areas.argmax()) if areas.any() else None
+
+
+def predict_volume(
+    model: Any, processor: Any, volume: Volume, *, batch_size: int = 8, threshold: float = 0.5
+) -> VolumePrediction:
+    """Return scores and mask of a scan; nothing of the scan or the model is changed.
+
+    Args:
+        model: `RasaloreModel`, on any device, in any float type, in training mode or not.
+        processor: the model's `RasaloreImageProcessor`.
+        volume: from `read_volume`.
+        batch_size: slices per forward pass.
+        threshold: in [0, 1]; a voxel is anomalous when its score is above it.
+
+    Raises:
+        ValueError: a threshold outside [0, 1] or a batch size below 1.
+    """
+    if not 0 <= threshold <= 1:
+        raise ValueError(f"threshold must lie in [0, 1], got {threshold}; 0.5 is the usual choice.")
+    images = zero_background(volume.slices)
+    scores = np.stack(predict_slices(model, processor, list(images), batch_size))
+    return VolumePrediction(
+        scores=scores,
+        mask=(scores > threshold).astype(np.uint8),
+        threshold=threshold,
+        spacing=volume.spacing,
+        model=describe_model(model),
+    )
+
+
+def predict_slices(
+    model: Any, processor: Any, images: Sequence[FloatImage], batch_size: int = 8
+) -> list[FloatImage]:
+    """Return one score map (H, W) float32 in [0, 1] per slice, in the slice's own frame.
+
+    Slices without brain are not sent through the model: their maps are 0, as is the background of
+    all others.
+
+    Args:
+        model, processor: as for `predict_volume`.
+        images: (H, W) each, 0 in the background and above 0 in the brain.
+        batch_size: slices per forward pass.
+
+    Raises:
+        ValueError: a batch size below 1.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
+    maps = [np.zeros(image.shape, np.float32) for image in images]
+    with_brain = [index for index, image in enumerate(images) if (image > 0).any()]
+    weight = next(model.parameters())
+    batches = range(0, len(with_brain), batch_size)
+    with evaluating(model), torch.inference_mode():
+        for start in tqdm(batches, desc="slices", leave=False, disable=None):
+            indices = with_brain[start : start + batch_size]
+            batch = [images[index] for index in indices]
+            pixel_values = processor(batch, return_tensors="pt")["pixel_values"]
+            logits = model(pixel_values=pixel_values.to(weight.device, weight.dtype)).logits
+            scores = processor.post_process_maps(logits.float().sigmoid(), batch)
+            for index, score in zip(indices, scores, strict=True):
+                maps[index] = np.where(images[index] > 0, score, np.float32(0))
+    return maps
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put a model into evaluation mode, and back into the mode it came in."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
+def describe_model(model: Any) -> dict[str, str | None]:
+    """Return name (repo id or folder name), Hub revision if any, and the weights' SHA-256.
+
+    The hash covers names and values of all tensors, in the order of their names.
+    """
+    name = str(getattr(model, "name_or_path", "") or type(model).__name__)
+    digest = hashlib.sha256()
+    for key, tensor in sorted(model.state_dict().items()):
+        digest.update(key.encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return {
+        "name": Path(name).name if Path(name).exists() else name,
+        "revision": getattr(getattr(model, "config", None), "_commit_hash", None),
+        "weights_sha256": digest.hexdigest(),
+    }
+
+
+def write_prediction(
+    prediction: VolumePrediction, volume: Volume, out_dir: str | Path, name: str
+) -> dict[str, Path]:
+    """Return the paths of the four files written for one scan, each complete or absent.
+
+    `mask`: uint8 NIfTI, and `scores`: float32 NIfTI, both on the scan's own grid; `overlay`: PNG of
+    the most telling slices; `summary`: JSON with volume, threshold, model and input, written last.
+
+    Args:
+        prediction: of `volume`.
+        volume: the scan it was made from.
+        out_dir: made where it does not exist.
+        name: start of the file names.
+    """
+    out_dir = Path(out_dir)
+    out_dir.mkdir(parents=True, exist_ok=True)
+    mask = write_volume(out_dir / f"{name}_mask.nii.gz", prediction.mask, volume, np.uint8)
+    scores = write_volume(out_dir / f"{name}_scores.nii.gz", prediction.scores, volume, np.float32)
+    picture = overlay_montage(
+        zero_background(volume.slices),
+        prediction.scores,
+        prediction.mask,
+        spacing=prediction.spacing[1:],
+        title=f"{volume.path.name}: {describe(prediction)}",
+    )
+    text = json.dumps(summarise(prediction, volume), indent=2) + "\n"
+    return {
+        "mask": mask,
+        "scores": scores,
+        "overlay": replace_file(out_dir / f"{name}_overlay.png", picture.save),
+        "summary": replace_file(out_dir / f"{name}.json", lambda path: path.write_text(text)),
+    }
+
+
+def describe(prediction: VolumePrediction) -> str:
+    """One line for people, such as `43.1 mL of anomaly in 57 of 155 slices`."""
+    found, count = len(prediction.slices_with_anomaly), len(prediction.mask)
+    if not found:
+        return f"no anomaly found in {count} slices"
+    return f"{prediction.millilitres:.1f} mL of anomaly in {found} of {count} slices"
+
+
+def find_warnings(volume: Volume) -> list[str]:
+    """Sentences about what may make the result of a scan worth less."""
+    found = []
+    if volume.replaced_voxels:
+        found.append(f"{volume.replaced_voxels} NaN or infinite voxels were set to 0.")
+    background = float(np.mean(volume.slices == volume.slices[0, 0, 0]))
+    if background < SMALLEST_BACKGROUND:
+        found.append(
+            f"only {background:.0%} of the voxels have the background's value; models expect scans "
+            "with everything but the brain removed."
+        )
+    return found
+
+
+def summarise(prediction: VolumePrediction, volume: Volume) -> dict[str, Any]:
+    """Everything about a prediction that is not an image, as JSON can hold it."""
+    found = prediction.slices_with_anomaly
+    return {
+        "disclaimer": DISCLAIMER,
+        "input": volume.path.name,
+        "input_sha256": hashlib.sha256(volume.path.read_bytes()).hexdigest(),
+        "input_voxel_order": volume.axis_codes,
+        "warnings": find_warnings(volume),
+        "model": prediction.model,
+        "threshold": prediction.threshold,
+        "millilitres": prediction.millilitres,
+        "voxel_mm3": prediction.voxel_mm3,
+        "slices": len(prediction.mask),
+        "slices_with_anomaly": len(found),
+        "lowest_slice": min(found, default=None),
+        "highest_slice": max(found, default=None),
+        "largest_slice": prediction.largest_slice,
+        "versions": {package: version(package) for package in PACKAGES},
+    }
+
+
+def replace_file(path: Path, write: Callable[[Path], Any]) -> Path:
+    """Return `path` after `write` filled a file beside it that then took its place."""
+    draft = path.with_name(f".{os.getpid()}-{path.name}")
+    try:
+        write(draft)
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+    return path
