@@ -17,7 +17,7 @@ demo: $(STAMP)
 	PYTHON=$(PYTHON) sh train/demo.sh
 
 test: $(STAMP)
-	$(PYTHON) -m pytest -q -n auto --maxprocesses 8
+	$(PYTHON) -m pytest -q -n auto --maxprocesses 8 --dist loadfile
 
 lint: $(STAMP)
 	$(PYTHON) -m ruff check .

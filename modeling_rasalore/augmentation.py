@@ -19,16 +19,20 @@ def augment_batch(
 
     Args:
         masks: named masks (B, h, w), 0 or 1, at any resolution; nearest pixel, so they stay binary.
-        value_range: what a fully bright pixel has, which noise and contrast are relative to.
+        value_range: difference between the brightest and the darkest pixel, which the noise is
+            relative to.
     """
     batch = len(pixel_values)
     transform = random_transforms(batch, recipe, pixel_values.device)
-    pixel_values = resample(pixel_values, transform, "bilinear")
+    # Black is not 0 where mean and standard deviation were applied; what comes from outside must
+    # be black and brightness must leave black alone.
+    black = pixel_values.amin((2, 3), keepdim=True)
+    pixel_values = resample(pixel_values - black, transform, "bilinear")
     moved = {
         name: resample(mask[:, None].float(), transform, "nearest")[:, 0].to(mask.dtype)
         for name, mask in masks.items()
     }
-    pixel_values = change_intensity(pixel_values, recipe)
+    pixel_values = change_intensity(pixel_values, recipe) + black
     if recipe.noise_std:
         amount = recipe.noise_std * value_range * happens(recipe.noise_probability, pixel_values)
         pixel_values = pixel_values + amount * torch.randn_like(pixel_values)

@@ -2,7 +2,7 @@
 
 import difflib
 from dataclasses import fields
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin
 
 from transformers import PreTrainedConfig
 
@@ -77,6 +77,14 @@ class RasaloreConfig(PreTrainedConfig):
 
     def validate_architecture(self) -> None:
         """Check the combination of fields; raises ValueError with the offending values."""
+        reject_unknown_choices(self)
+        for name in ("image_size", "num_channels", "base_channels", "grid_size", "refiner_grid"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if self.image_size % 2:
+            raise ValueError(
+                f"image_size must be even, as the encoder halves it once, got {self.image_size}."
+            )
         if self.image_size % self.refiner_grid:
             raise ValueError(
                 f"image_size must be a multiple of refiner_grid, got {self.image_size} and "
@@ -87,7 +95,7 @@ class RasaloreConfig(PreTrainedConfig):
                 f"the score map's side (2 * image_size = {2 * self.image_size}) must be a multiple "
                 f"of grid_size, got {self.grid_size}."
             )
-        if self.embedding_dim % self.num_attention_heads:
+        if self.num_attention_heads < 1 or self.embedding_dim % self.num_attention_heads:
             raise ValueError(
                 f"8 * base_channels = {self.embedding_dim} must be a multiple of "
                 f"num_attention_heads, got {self.num_attention_heads}."
@@ -120,10 +128,10 @@ PRESETS: dict[str, dict[str, Any]] = {
         "decoder_loss": "el_tversky",
     },
     "tiny": {
-        "image_size": 64,
+        "image_size": 48,
         "base_channels": 8,
-        "grid_size": 16,
-        "refiner_grid": 16,
+        "grid_size": 12,
+        "refiner_grid": 12,
     },
 }
 
@@ -139,3 +147,11 @@ def reject_misspelt_fields(config: PreTrainedConfig, unknown: dict[str, Any]) ->
         nearest = difflib.get_close_matches(name, own, n=1, cutoff=0.8)
         if nearest:
             raise ValueError(f"unknown field {name!r}; did you mean {nearest[0]!r}?")
+
+
+def reject_unknown_choices(config: PreTrainedConfig) -> None:
+    """Raise ValueError when a field that takes one of a few names holds another."""
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if get_origin(field.type) is Literal and value not in get_args(field.type):
+            raise ValueError(f"{field.name} must be one of {get_args(field.type)}, got {value!r}.")

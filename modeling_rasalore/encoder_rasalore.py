@@ -58,7 +58,7 @@ class Refiner(nn.Module):
         stride = config.image_size // config.refiner_grid
         # Released (S = 128, grid 64): windows of 4 px every 2 px, zeros beyond the border counted.
         # Poster: one cell per candidate point, windows side by side.
-        kernel = max(stride, 4) if config.refiner_grid < config.image_size else 1
+        kernel = 4 if stride == 2 else stride
         self.pool = nn.AvgPool2d(kernel, stride, padding=(kernel - stride) // 2)
 
     def forward(self, first: Tensor) -> Tensor:

@@ -4,11 +4,14 @@ Each heatmap is a row of (B, 1 + P): how much the CLS token draws from itself an
 patches. `length` = 1 + P leaves out the prompts, which stand behind the patches.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 
-def run_layer(layer: nn.Module, hidden: Tensor, attentions: list[Tensor] | None) -> Tensor:
+def run_layer(layer: Any, hidden: Tensor, attentions: list[Tensor] | None) -> Tensor:
     """One CLIP layer; when `attentions` is a list, also collect its probabilities there.
 
     Fused attention never shows its probabilities, so they are computed in the open when asked for.
@@ -62,3 +65,23 @@ HEATMAPS = {
     "attention_rollout": attention_rollout,
     "relevance": relevance,
 }
+
+
+def mean_over_views(heatmaps_of: Callable[[Tensor], Tensor], pixel_values: Tensor) -> Tensor:
+    """Geometric mean of heatmaps over the eight flips and quarter turns of square slices.
+
+    A place counts where every view finds it: a lesion stays one however the head lies, while a
+    token that a transformer uses as scratch memory does not. Needs no mask and no training.
+
+    Args:
+        heatmaps_of: (B, C, S, S) -> (B, h, h).
+        pixel_values: (B, C, S, S).
+    """
+    logarithms = []
+    for flipped in (False, True):
+        for turns in range(4):
+            view = torch.rot90(pixel_values.flip(-1) if flipped else pixel_values, turns, (2, 3))
+            heatmaps = torch.rot90(heatmaps_of(view), -turns, (1, 2))
+            heatmaps = heatmaps.flip(-1) if flipped else heatmaps
+            logarithms.append(heatmaps.clamp(min=1e-8).log())
+    return torch.stack(logarithms).mean(0).exp()

@@ -72,6 +72,11 @@ class RasaloreImageProcessor(BaseImageProcessor):
             tensor_type=return_tensors,
         )
 
+    @property
+    def value_range(self) -> float:
+        """Difference in `pixel_values` between the darkest and the brightest pixel."""
+        return self.rescale_factor / (max(self.image_std) if self.image_std else 1.0)
+
     def crop_and_resize(self, image: FloatImage) -> FloatImage:
         """Unit-range slice (C, H, W) -> gamma-corrected brain crop (C, size, size)."""
         top, left, bottom, right = self.box(image)
@@ -159,6 +164,8 @@ def as_slices(images: Any) -> list[FloatImage]:
         if not np.isfinite(array).all():
             raise ValueError("a slice must be finite, got NaN or Inf; replace them, e.g. by 0.")
         slices.append(array)
+    if not slices:
+        raise ValueError("at least one slice is needed, got an empty list.")
     return slices
 
 

@@ -18,7 +18,7 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from .configuration_ddpt import DdptConfig
-from .heatmaps_ddpt import HEATMAPS, run_layer
+from .heatmaps_ddpt import HEATMAPS, mean_over_views, run_layer
 
 HEALTHY, UNHEALTHY = 0, 1
 
@@ -38,13 +38,13 @@ class DdptOutput(ModelOutput):
     """
 
     loss: Tensor | None = None
-    logits: Tensor | None = None
+    logits: Tensor = None  # type: ignore[assignment]
     classification_loss: Tensor | None = None
     class_prompt_loss: Tensor | None = None
-    class_prompt_logits: Tensor | None = None
-    class_prompt_attention: Tensor | None = None
-    image_embeds: Tensor | None = None
-    text_embeds: Tensor | None = None
+    class_prompt_logits: Tensor = None  # type: ignore[assignment]
+    class_prompt_attention: Tensor = None  # type: ignore[assignment]
+    image_embeds: Tensor = None  # type: ignore[assignment]
+    text_embeds: Tensor = None  # type: ignore[assignment]
 
 
 class TextPrompts(nn.Module):
@@ -140,7 +140,7 @@ class DdptPreTrainedModel(PreTrainedModel):
     config_class = DdptConfig
     base_model_prefix = "ddpt"
     main_input_name = "pixel_values"
-    input_modalities = ("image",)
+    input_modalities = "image"
     _supports_sdpa = True
 
     @torch.no_grad()
@@ -175,7 +175,7 @@ class DdptModel(DdptPreTrainedModel):
         self.freeze()
 
     @classmethod
-    def from_pretrained(
+    def from_pretrained(  # type: ignore[override]
         cls,
         pretrained_model_name_or_path: str | os.PathLike[str],
         *args: Any,
@@ -214,7 +214,13 @@ class DdptModel(DdptPreTrainedModel):
                 "the prompts were saved without their backbone and the configuration names none; "
                 "pass clip_name_or_path=<repo id or folder of the CLIP they were tuned on>."
             )
-        clip = CLIPModel.from_pretrained(source, revision=revision, dtype=self.dtype)
+        try:
+            clip = CLIPModel.from_pretrained(source, revision=revision or "main", dtype=self.dtype)
+        except OSError as error:
+            raise OSError(
+                f"the backbone {source!r} cannot be loaded; where there is no network, pass "
+                "clip_name_or_path=<folder with a copy of it>."
+            ) from error
         self.clip.load_state_dict(clip.state_dict())
 
     def freeze(self) -> None:
@@ -265,7 +271,13 @@ class DdptModel(DdptPreTrainedModel):
         Prompts are appended before a layer and dropped after it. Pass a list as `attentions` to
         collect each layer's probabilities (B, heads, n, n).
         """
-        tower = self.clip.vision_model
+        tower, vision = self.clip.vision_model, self.config.clip_config.vision_config
+        expected = (vision.num_channels, vision.image_size, vision.image_size)
+        if pixel_values.shape[1:] != expected:
+            raise ValueError(
+                f"pixel_values must be (batch, {', '.join(map(str, expected))}), got "
+                f"{tuple(pixel_values.shape)}; prepare slices with RasaloreImageProcessor."
+            )
         hidden = tower.pre_layrnorm(tower.embeddings(pixel_values))
         length = hidden.shape[1]
         *layers, last = tower.encoder.layers
@@ -343,6 +355,12 @@ class DdptModel(DdptPreTrainedModel):
         kind = kind or self.config.heatmap
         if kind not in HEATMAPS:
             raise ValueError(f"heatmap must be one of {sorted(HEATMAPS)}, got {kind!r}.")
+        if self.config.heatmap_views == 1:
+            return self.heatmaps_of_view(pixel_values, kind)
+        return mean_over_views(lambda view: self.heatmaps_of_view(view, kind), pixel_values)
+
+    def heatmaps_of_view(self, pixel_values: Tensor, kind: str) -> Tensor:
+        """Localisation maps of slices as they are, (B, rows, columns)."""
         patch = self.config.clip_config.vision_config.patch_size
         height, width = (side // patch for side in pixel_values.shape[-2:])
         attentions: list[Tensor] = []

@@ -40,9 +40,9 @@ class RasaloreOutput(ModelOutput):
     """
 
     loss: Tensor | None = None
-    logits: Tensor | None = None
-    point_activations: Tensor | None = None
-    point_embeddings: Tensor | None = None
+    logits: Tensor = None  # type: ignore[assignment]
+    point_activations: Tensor = None  # type: ignore[assignment]
+    point_embeddings: Tensor = None  # type: ignore[assignment]
     decoder_loss: Tensor | None = None
     point_activation_loss: Tensor | None = None
     structural_loss: Tensor | None = None
@@ -131,7 +131,9 @@ class RegionAwareSpatialAttention(nn.Module):
         value_weight = self.value.weight.unflatten(0, (self.heads, self.head_dim))
         output_weight = self.output.weight.unflatten(1, (self.heads, self.head_dim))
         joined = torch.einsum("ohe,hed->hdo", output_weight, value_weight)  # (heads, d, d)
-        bias = self.output(self.value.bias)
+        # The keys' bias enters with weight 0: it changes nothing, and training in several processes
+        # wants a gradient for every parameter.
+        bias = self.output(self.value.bias) + 0 * self.key.bias.sum()
         width = attended.shape[-1]
         return attended.transpose(1, 2).flatten(2) @ joined.reshape(-1, width) + bias
 
@@ -233,7 +235,7 @@ class MaskDecoder(nn.Module):
         gain, bias = self.similarity_norm.weight, self.similarity_norm.bias
         folded = (centred * gain[:, None]).transpose(1, 2) @ weight  # (B, d, wide * 16)
         patches = scaled @ folded + bias @ weight  # (B, N, wide * 16)
-        return fold_patches(patches, rows, columns) + self.up1.bias[:, None, None]
+        return fold_patches(patches, rows, columns) + self.up1.bias[:, None, None]  # type: ignore[index]
 
 
 def fold_patches(patches: Tensor, rows: int, columns: int) -> Tensor:
@@ -252,7 +254,7 @@ class RasalorePreTrainedModel(PreTrainedModel):
     config_class = RasaloreConfig
     base_model_prefix = "rasalore"
     main_input_name = "pixel_values"
-    input_modalities = ("image",)
+    input_modalities = "image"
     _supports_sdpa = True
 
     @torch.no_grad()

@@ -12,8 +12,10 @@ import os
 import shutil
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +167,7 @@ def write_phantoms(
     healthy_patients: int = 0,
     shape: Sequence[int] = (96, 112, 96),
     voxel_size: float | Sequence[float] = 2.0,
+    processes: int | None = None,
 ) -> list[Path]:
     """Return the folders of `patients` phantoms, written in the BraTS 2021 layout.
 
@@ -172,6 +175,9 @@ def write_phantoms(
     .nii.gz files. The first `healthy_patients` of them have no tumour. Patient i depends on `seed`
     and i alone. A run can be interrupted and repeated: patients made with the same arguments stay,
     others are replaced.
+
+    Args:
+        processes: how many patients are made at once; None for one per core.
 
     Raises:
         ValueError: numbers that do not fit, or a patient's folder that holds something else.
@@ -185,12 +191,14 @@ def write_phantoms(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     grid = {"shape": list(size), "voxel_size": list(voxel)}
-    written = []
-    for index in tqdm(range(patients), desc="phantoms", unit="patient"):
+    folders, settings = [], []
+    for index in range(patients):
         state = np.random.SeedSequence([seed, index]).generate_state(1, np.uint64)
-        settings = {"seed": int(state[0]), **grid, "tumour": index >= healthy_patients}
-        written.append(_write_patient(folder / f"BraTS2021_phantom{index + 1:03d}", settings))
-    return written
+        folders.append(folder / f"BraTS2021_phantom{index + 1:03d}")
+        settings.append({"seed": int(state[0]), **grid, "tumour": index >= healthy_patients})
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        made = pool.map(_write_patient, folders, settings)
+        return list(tqdm(made, total=patients, desc="phantoms", unit="patient"))
 
 
 def _check_grid(

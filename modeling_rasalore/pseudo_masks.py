@@ -18,7 +18,7 @@ Box = tuple[float, float, float, float]  # x of left, y of top, x of right, y of
 
 # How a heatmap is scaled before its threshold. The poster divides by the maximum; rollout and
 # relevance have no zero of their own, so their range inside the brain is used.
-SCALING = {"cls_attention": "maximum", "attention_rollout": "range", "relevance": "range"}
+SCALING = {"cls_attention": "maximum", "attention_rollout": "geometric", "relevance": "range"}
 DELETED_SHARES = (0.02, 0.05, 0.1, 0.2, 0.4)
 
 
@@ -29,11 +29,22 @@ def scale_heatmap(
 
     Args:
         brain: True where the slice shows brain, (H, W).
-        scaling: "maximum" (divide by it) or "range" (minimum to maximum inside the brain).
+        scaling: "maximum" (divide by it), "range" (minimum to maximum inside the brain) or
+            "geometric" (range of the logarithm: rollout multiplies attention through the layers,
+            so its scale is multiplicative).
+
+    Raises:
+        ValueError: for another scaling.
     """
+    if scaling not in ("maximum", "range", "geometric"):
+        raise ValueError(f"scaling must be 'maximum', 'range' or 'geometric', got {scaling!r}.")
     if not brain.any():
         return np.zeros_like(heatmap)
-    low = heatmap[brain].min() if scaling == "range" else np.float32(0)
+    if scaling == "geometric":
+        # Brain just outside the processor's box has heat 0: it counts as the coldest inside.
+        positive = heatmap[brain & (heatmap > 0)]
+        heatmap = np.log(np.maximum(heatmap, positive.min() if len(positive) else 1))
+    low = np.float32(0) if scaling == "maximum" else heatmap[brain].min()
     spread = heatmap[brain].max() - low
     scaled = (heatmap - low) / spread if spread > 0 else np.zeros_like(heatmap)
     return np.where(brain, scaled, 0).astype(np.float32)
@@ -150,8 +161,8 @@ class PromptedSegmenter:
         from transformers import SamImageProcessorPil, SamModel
 
         return cls(
-            SamModel.from_pretrained(name_or_path, revision=revision),
-            SamImageProcessorPil.from_pretrained(name_or_path, revision=revision),
+            SamModel.from_pretrained(name_or_path, revision=revision or "main"),
+            SamImageProcessorPil.from_pretrained(name_or_path, revision=revision or "main"),
             prompt,
             seed,
         )

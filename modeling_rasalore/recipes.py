@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 Recipe = TypeVar("Recipe")
 
@@ -76,14 +77,14 @@ class OptimizerRecipe:
 class LoopRecipe:
     """How long a run is, what it keeps, and how it computes."""
 
-    epochs: int = 1
-    max_steps: int = 0  # ends the run early; 0: after the epochs
+    epochs: int = 0  # one of the two must be given; the shorter one ends the run
+    max_steps: int = 0
     batch_size: int = 16
     seed: int = 0
     workers: int = 0  # decoding processes
     mixed_precision: str = "no"  # no | bf16
     gradient_clip: float = 0.0  # largest gradient norm; 0: unclipped
-    evaluate_every: int = 1  # epochs between validations
+    evaluate_every: int = 200  # steps between validations
     checkpoint_every: int = 200  # steps between checkpoints
     tensorboard: bool = True
 
@@ -119,9 +120,16 @@ def load_recipe(schema: type[Recipe], words: Sequence[str], needs_file: bool = F
     for name in files:
         if not Path(name).is_file():
             raise ValueError(f"there is no recipe file {name!r}.")
-    layers = [*(OmegaConf.load(name) for name in files), OmegaConf.from_dotlist(overrides)]
+    try:
+        layers = [*(OmegaConf.load(name) for name in files), OmegaConf.from_dotlist(overrides)]
+    except YAMLError as error:
+        raise ValueError(
+            f"a recipe must be valid YAML, got {' '.join(str(error).split())}."
+        ) from error
     known = list_keys(schema)
     for layer in layers:
+        if not OmegaConf.is_dict(layer):
+            raise ValueError(f"a recipe file must hold `key: value` lines, got {layer}.")
         reject_unknown_keys(flatten(OmegaConf.to_container(layer)), known)
     try:
         merged = OmegaConf.merge(OmegaConf.structured(schema), *layers)
@@ -133,7 +141,10 @@ def load_recipe(schema: type[Recipe], words: Sequence[str], needs_file: bool = F
             )
         return OmegaConf.to_object(merged)  # type: ignore[return-value]
     except OmegaConfBaseException as error:
-        raise ValueError(f"the recipe is not valid: {str(error).splitlines()[0]}") from error
+        raise ValueError(
+            f"the recipe is not valid at {error.full_key or 'a section'}: "
+            f"{str(error).splitlines()[0]}"
+        ) from error
 
 
 def save_recipe(recipe: Any, path: Path) -> None:

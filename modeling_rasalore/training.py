@@ -4,6 +4,7 @@ import json
 import math
 import os
 import platform
+import resource
 import shutil
 import subprocess
 import time
@@ -35,6 +36,8 @@ class TrainingRun:
 
     def __init__(self, recipe: BaseRecipe, steps_per_epoch: int):
         self.recipe, self.loop = recipe, recipe.loop
+        if not self.loop.epochs and not self.loop.max_steps:
+            raise ValueError("a run needs loop.epochs or loop.max_steps above 0, got 0 and 0.")
         self.folder = Path(recipe.out)
         self.steps_per_epoch = steps_per_epoch
         self.epoch, self.batch, self.step = 0, 0, 0
@@ -61,8 +64,13 @@ class TrainingRun:
     @property
     def total_steps(self) -> int:
         """Steps of the whole run."""
-        steps = self.loop.epochs * self.steps_per_epoch
-        return min(steps, self.loop.max_steps) if self.loop.max_steps else steps
+        lengths = [self.loop.epochs * self.steps_per_epoch, self.loop.max_steps]
+        return min(length for length in lengths if length)
+
+    @property
+    def progress(self) -> tuple[float, float]:
+        """Where the run stands and where it ends, in epochs."""
+        return self.step / self.steps_per_epoch, self.total_steps / self.steps_per_epoch
 
     @property
     def finished(self) -> bool:
@@ -98,18 +106,27 @@ class TrainingRun:
         self.accelerator.print(f"going on from step {self.step} of {self.total_steps}")
 
     def epochs(self) -> Iterator[int]:
-        """Epochs still to run."""
-        while self.epoch < self.loop.epochs and not self.finished:
+        """Epochs still to run; ValueError for one that gives no batch, which would never end."""
+        while not self.finished:
+            before = self.step - self.batch
             yield self.epoch
+            if self.step == before:
+                raise ValueError("the stream of training slices is empty; check data.root.")
             self.epoch, self.batch = self.epoch + 1, 0
 
     def batches(self, loader: Any) -> Iterator[dict[str, Tensor]]:
-        """Batches still to run in this epoch, whatever was done before an interruption."""
+        """Batches still to run in this epoch, whatever was done before an interruption.
+
+        Every step starts from a random state of its own, so what a step draws does not depend on
+        when the run was started, interrupted or validated.
+        """
         if self.batch:
             loader = self.accelerator.skip_first_batches(loader, self.batch)
+        processes, rank = self.accelerator.num_processes, self.accelerator.process_index
         for batch in loader:
             if self.finished:
                 return
+            torch.manual_seed((self.loop.seed * 1_000_003 + self.step) * processes + rank)
             yield batch
 
     def backward(self, loss: Tensor, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
@@ -126,20 +143,23 @@ class TrainingRun:
         optimizer.zero_grad(set_to_none=True)
 
     def after_step(self, parts: dict[str, Tensor | None]) -> None:
-        """Count the step, log the loss and its parts, write a checkpoint when one is due."""
+        """Count the step and log the loss and its parts."""
         self.step, self.batch = self.step + 1, self.batch + 1
         self.bar.update()
         if self.step % 10 == 0 or self.step == 1:
-            values = {name: float(part) for name, part in parts.items() if part is not None}
+            values = {name: part.item() for name, part in parts.items() if part is not None}
             self.accelerator.log(values, step=self.step)
             self.bar.set_postfix_str(f"loss {values['loss']:.3f}")
+
+    @property
+    def validation_due(self) -> bool:
+        """True every `evaluate_every` steps and at the end of the run."""
+        return self.finished or self.step % self.loop.evaluate_every == 0
+
+    def checkpoint_if_due(self) -> None:
+        """Write a checkpoint every `checkpoint_every` steps."""
         if self.step % self.loop.checkpoint_every == 0 and not self.finished:
             self.save_checkpoint()
-
-    def validation_due(self) -> bool:
-        """True at the end of every n-th epoch and of the run."""
-        last = self.finished or self.epoch + 1 == self.loop.epochs
-        return last or (self.epoch + 1) % self.loop.evaluate_every == 0
 
     def after_validation(self, score: float, criterion: str, model: nn.Module) -> None:
         """Keep the weights if the score is the highest so far; the score saw no pixel label."""
@@ -188,6 +208,7 @@ class TrainingRun:
                 "steps": self.step,
                 "processes": self.accelerator.num_processes,
                 "seconds": round(time.monotonic() - self.started, 1),
+                "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
                 "best_score": self.best_score,
                 **facts,
             }

@@ -1,7 +1,8 @@
 #!/bin/sh
 # The whole story on two cores: scans and slice labels -> stage 1 -> pseudo-masks -> stage 2 ->
-# scores of held-out patients -> one segmented volume. `make demo` calls this.
-#   DATA=<folder>   real scans instead of synthetic ones
+# scores of held-out patients -> one segmented volume. `make demo` calls this; start it again after
+# an interruption and it goes on where it was.
+#   DATA=<folder>   real scans instead of synthetic ones; two patients are held out for testing
 #   MODALITY=t2     t1, t1ce, t2 or flair
 #   OUT=runs/demo   where everything goes
 #   SEED=0          of everything
@@ -10,21 +11,36 @@ PYTHON=${PYTHON:-.venv/bin/python}
 MODALITY=${MODALITY:-t2}
 SEED=${SEED:-0}
 OUT=${OUT:-runs/demo}
-RUN="$PYTHON -m accelerate.commands.launch --cpu --num_processes 1 --num_machines 1 \
+LAUNCH="$PYTHON -m accelerate.commands.launch --cpu --num_processes 1 --num_machines 1
   --mixed_precision no --dynamo_backend no"
-common="data.modality=$MODALITY loop.seed=$SEED"
 
-if [ -z "${DATA:-}" ]; then
-  DATA=$OUT/phantoms
-  "$PYTHON" -m modeling_rasalore.cli phantoms "$DATA" --patients 32 --healthy 8 --seed "$SEED"
-  split="split.validation=4 split.test=8 split.seed=$SEED"
+if [ -n "${DATA:-}" ]; then
+  split="split.validation=1 split.test=2 split.seed=$SEED"
 else
-  split="split.validation=1 split.test=${TEST_PATIENTS:-2} split.seed=$SEED"
+  DATA=$OUT/phantoms
+  split="split.validation=6 split.test=10 split.seed=$SEED"
+  "$PYTHON" -m modeling_rasalore.cli phantoms "$DATA" --patients 60 --healthy 12 --seed "$SEED"
 fi
+data="data.root=$DATA data.modality=$MODALITY"
 
-$RUN train/stage1.py hub_configs/ddpt-tiny/training.yaml \
-  data.root="$DATA" out="$OUT/stage1" $common $split
-"$PYTHON" train/make_pseudo_masks.py stage1="$OUT/stage1" \
-  data.root="$DATA" data.modality="$MODALITY" out="$OUT/pseudo_masks"
-$RUN train/stage2.py hub_configs/rasalore-tiny/training.yaml \
-  data.root="$DATA" pseudo_masks="$OUT/pseudo_masks" out="$OUT/stage2" $common
+$LAUNCH train/stage1.py hub_configs/ddpt-tiny/training.yaml $data $split \
+  out="$OUT/stage1" loop.seed="$SEED"
+"$PYTHON" train/make_pseudo_masks.py $data stage1="$OUT/stage1" out="$OUT/pseudo_masks"
+$LAUNCH train/stage2.py hub_configs/rasalore-tiny/training.yaml $data \
+  pseudo_masks="$OUT/pseudo_masks" out="$OUT/stage2" loop.seed="$SEED"
+# The ceiling: the same network on the true masks of the same slices.
+"$PYTHON" train/make_pseudo_masks.py $data stage1="$OUT/stage1" out="$OUT/true_masks" source=truth
+$LAUNCH train/stage2.py hub_configs/rasalore-tiny/training.yaml $data \
+  pseudo_masks="$OUT/true_masks" out="$OUT/ceiling" loop.seed="$SEED"
+"$PYTHON" train/run_benchmark.py $data stage1="$OUT/stage1" stage2="$OUT/stage2" \
+  ceiling="$OUT/ceiling" out="$OUT" seed="$SEED"
+
+scan=$("$PYTHON" - <<END
+import json
+from modeling_rasalore.layouts import find_patients
+test = json.load(open("$OUT/stage1/split.json"))["test"]
+print([p.images["$MODALITY"] for p in find_patients("$DATA") if p.patient_id in test][-1])
+END
+)
+"$PYTHON" -m modeling_rasalore.cli predict "$scan" --model "$OUT/stage2" --out "$OUT/prediction"
+echo "Everything is in $OUT: results.md, results.json, results.png, prediction/"

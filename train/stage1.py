@@ -86,9 +86,10 @@ def main(words: list[str]) -> None:
         stream.set_epoch(epoch)
         model.train()
         for batch in run.batches(loader):
-            position = epoch + run.batch / steps_per_epoch
-            set_learning_rates(optimizer, recipe.optimizer, position, recipe.loop.epochs)
-            pixel_values, _ = augment_batch(batch["pixel_values"], {}, recipe.augmentation)
+            set_learning_rates(optimizer, recipe.optimizer, *run.progress)
+            pixel_values, _ = augment_batch(
+                batch["pixel_values"], {}, recipe.augmentation, processor.value_range
+            )
             output = model(
                 pixel_values, labels=batch["labels"], guidance=epoch < recipe.guidance_epochs
             )
@@ -100,10 +101,12 @@ def main(words: list[str]) -> None:
                     "class_prompt_loss": output.class_prompt_loss,
                 }
             )
-        if run.validation_due():
-            model.eval()
-            score = mean_over_batches(run, held_out, lambda batch: log_likelihood(model, batch))
-            run.after_validation(score, "validation_log_likelihood", model)
+            if run.validation_due:
+                model.eval()
+                score = mean_over_batches(run, held_out, lambda batch: log_likelihood(model, batch))
+                run.after_validation(score, "validation_log_likelihood", model)
+                model.train()
+            run.checkpoint_if_due()
 
     # --- Choose the heatmap, save -----------------------------------------------------------
     run.load_best(model)

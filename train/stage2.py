@@ -107,11 +107,10 @@ def main(words: list[str]) -> None:
         stream.set_epoch(epoch)
         model.train()
         for batch in run.batches(loader):
-            position = epoch + run.batch / steps_per_epoch
-            set_learning_rates(optimizer, recipe.optimizer, position, recipe.loop.epochs)
+            set_learning_rates(optimizer, recipe.optimizer, *run.progress)
             pixel_values = batch.pop("pixel_values")
             pixel_values, masks = augment_batch(
-                pixel_values, batch, recipe.augmentation, processor.rescale_factor
+                pixel_values, batch, recipe.augmentation, processor.value_range
             )
             output = model(pixel_values, **masks)
             run.backward(output.loss, model, optimizer)
@@ -123,10 +122,12 @@ def main(words: list[str]) -> None:
                     "structural_loss": output.structural_loss,
                 }
             )
-        if run.validation_due():
-            model.eval()
-            score = mean_over_batches(run, held_out, lambda batch: agreement(model, batch))
-            run.after_validation(score, "validation_agreement", model)
+            if run.validation_due:
+                model.eval()
+                score = mean_over_batches(run, held_out, lambda batch: agreement(model, batch))
+                run.after_validation(score, "validation_agreement", model)
+                model.train()
+            run.checkpoint_if_due()
 
     # --- Save -------------------------------------------------------------------------------
     run.load_best(model)

@@ -1,0 +1,168 @@
+"""A saved folder stands on its own: it loads where the package is not installed."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from modeling_rasalore import (
+    DdptConfig,
+    DdptModel,
+    RasaloreConfig,
+    RasaloreImageProcessor,
+    RasaloreModel,
+)
+
+# What someone without the package runs; arguments: number of threads, then the folders.
+PROGRAM = """
+import sys
+
+class Hide:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "modeling_rasalore":
+            raise ModuleNotFoundError(f"{name} is hidden")
+
+sys.meta_path.insert(0, Hide())
+try:
+    import modeling_rasalore
+    sys.exit("the package is not hidden")
+except ModuleNotFoundError:
+    import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoImageProcessor, AutoModel
+
+torch.set_num_threads(int(sys.argv[1]))
+for folder in sys.argv[2:]:
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=True)
+    processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=True)
+    model = AutoModel.from_pretrained(folder, trust_remote_code=True)
+    assert model.config.model_type == config.model_type
+    image = load_file(f"{folder}/slices.safetensors")["slices"]
+    inputs = processor(list(image.numpy()), return_tensors="pt")
+    with torch.no_grad():
+        result = {"pixel_values": inputs.pixel_values, "logits": model(**inputs).logits}
+    if config.model_type == "rasalore":
+        result["stored_locations"] = model.location_embeddings.table
+        result["seeded_locations"] = model.location_embeddings.make_table()
+    else:
+        result["heatmaps"] = model.heatmaps(**inputs)
+    save_file(result, f"{folder}/result.safetensors")
+assert "modeling_rasalore" not in sys.modules
+assert "torchvision" not in sys.modules
+"""
+SLICES = np.random.default_rng(0).random((2, 70, 60), dtype=np.float32)
+Result = dict[str, Tensor]
+
+
+def save(model: PreTrainedModel, processor: RasaloreImageProcessor, folder: Path) -> Path:
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    save_file({"slices": torch.from_numpy(SLICES)}, folder / "slices.safetensors")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def stage2() -> tuple[RasaloreModel, RasaloreImageProcessor]:
+    config = RasaloreConfig.preset("tiny")
+    processor = RasaloreImageProcessor(config.image_size, config.num_channels)
+    return RasaloreModel(config).eval(), processor
+
+
+@pytest.fixture(scope="module")
+def stage1() -> tuple[DdptModel, RasaloreImageProcessor]:
+    config = DdptConfig.preset("tiny")
+    vision = config.clip_config.vision_config
+    channels = vision.num_channels
+    processor = RasaloreImageProcessor(
+        vision.image_size,
+        channels,
+        gamma=1,
+        image_mean=[0.3] * channels,
+        image_std=[0.2] * channels,
+    )
+    return DdptModel(config).eval(), processor
+
+
+@pytest.fixture(scope="module")
+def elsewhere(
+    stage1: tuple[DdptModel, RasaloreImageProcessor],
+    stage2: tuple[RasaloreModel, RasaloreImageProcessor],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> dict[str, Path]:
+    """Folders of both saved models, after a process without the package has used them."""
+    root = tmp_path_factory.mktemp("saved")
+    folders = {"stage1": save(*stage1, root / "ddpt"), "stage2": save(*stage2, root / "rasalore")}
+    arguments = [str(torch.get_num_threads()), *map(str, folders.values())]
+    (root / "empty").mkdir()
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", PROGRAM, *arguments],
+        cwd=root / "empty",
+        env={**os.environ, "HF_HOME": str(root / "cache"), "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return folders
+
+
+def results(folder: Path) -> Result:
+    return load_file(folder / "result.safetensors")
+
+
+@torch.no_grad()
+def test_stage_2_gives_the_same_logits_without_the_package(
+    stage2: tuple[RasaloreModel, RasaloreImageProcessor], elsewhere: dict[str, Path]
+) -> None:
+    model, processor = stage2
+    theirs, inputs = results(elsewhere["stage2"]), processor(list(SLICES), return_tensors="pt")
+    assert torch.equal(theirs["pixel_values"], inputs.pixel_values)
+    assert torch.equal(theirs["logits"], model(**inputs).logits)
+
+
+def test_another_process_makes_and_reads_the_same_location_embeddings(
+    stage2: tuple[RasaloreModel, RasaloreImageProcessor], elsewhere: dict[str, Path]
+) -> None:
+    theirs, table = results(elsewhere["stage2"]), stage2[0].location_embeddings.table
+    assert torch.equal(theirs["stored_locations"], table)
+    assert torch.equal(theirs["seeded_locations"], table)
+
+
+@torch.no_grad()
+def test_stage_1_gives_the_same_logits_and_heatmaps_without_the_package(
+    stage1: tuple[DdptModel, RasaloreImageProcessor], elsewhere: dict[str, Path]
+) -> None:
+    model, processor = stage1
+    theirs, inputs = results(elsewhere["stage1"]), processor(list(SLICES), return_tensors="pt")
+    assert torch.equal(theirs["pixel_values"], inputs.pixel_values)
+    assert torch.equal(theirs["logits"], model(**inputs).logits)
+    assert torch.equal(theirs["heatmaps"], model.heatmaps(**inputs))
+
+
+def test_a_saved_folder_holds_the_code_of_its_own_model_only(elsewhere: dict[str, Path]) -> None:
+    code = {name: {p.stem for p in folder.glob("*.py")} for name, folder in elsewhere.items()}
+    processor = {"image_processing_rasalore"}
+    assert code["stage2"] == processor | {
+        "configuration_rasalore",
+        "encoder_rasalore",
+        "loss_rasalore",
+        "modeling_rasalore",
+    }
+    assert code["stage1"] == processor | {
+        "configuration_ddpt",
+        "configuration_rasalore",
+        "heatmaps_ddpt",
+        "modeling_ddpt",
+    }
+
+
+@pytest.mark.parametrize("stage", ["stage1", "stage2"])
+def test_weights_are_one_safetensors_file(stage: str, elsewhere: dict[str, Path]) -> None:
+    names = {path.name for path in elsewhere[stage].glob("*model*") if path.suffix != ".py"}
+    assert names == {"model.safetensors"}

@@ -1,0 +1,214 @@
+"""The scripts, run as a user runs them: phantoms to scores, killed and resumed, on bad input."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.torch import load_file
+
+from modeling_rasalore.layouts import find_patients
+from modeling_rasalore.mask_table import MaskTable
+from modeling_rasalore.phantoms import write_phantoms
+from modeling_rasalore.slices import write_slice_labels
+from modeling_rasalore.volumes import read_volume
+
+ROOT = Path(__file__).parents[1]
+STAGE1 = "hub_configs/ddpt-tiny/training.yaml"
+STAGE2 = "hub_configs/rasalore-tiny/training.yaml"
+SMALL = ["data.skip_slices=8", "data.shuffle_buffer=50", "loop.batch_size=8"]
+SPLIT = ["split.validation=1", "split.test=2"]
+LAUNCH = "-m accelerate.commands.launch --cpu --num_processes 1 --num_machines 1".split()
+LAUNCH += "--mixed_precision no --dynamo_backend no".split()
+
+
+def command(script: str, *words: object) -> list[str]:
+    launcher = LAUNCH if script in ("stage1", "stage2") else []
+    return [sys.executable, *launcher, f"train/{script}.py", *map(str, words)]
+
+
+def run(script: str, *words: object) -> str:
+    done = subprocess.run(
+        command(script, *words), cwd=ROOT, capture_output=True, text=True, timeout=500
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def error_of(script: str, *words: object) -> str:
+    done = subprocess.run([sys.executable, f"train/{script}.py", *map(str, words)],
+                          cwd=ROOT, capture_output=True, text=True, timeout=120)  # fmt: skip
+    assert done.returncode != 0, done.stdout
+    return done.stderr.strip().splitlines()[-1]
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("scans")
+    write_phantoms(folder, 7, seed=3, healthy_patients=1, shape=(44, 54, 44), voxel_size=4.0)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def story(scans: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every stage once, a few steps each; the order of `train/demo.sh`."""
+    out = tmp_path_factory.mktemp("story")
+    data = f"data.root={scans}"
+    run("stage1", STAGE1, data, f"out={out}/stage1", *SPLIT, *SMALL, "loop.max_steps=6")
+    masks = ["stage1=" + str(out / "stage1"), data, "data.skip_slices=8"]
+    run("make_pseudo_masks", *masks, f"out={out}/masks")
+    run("make_pseudo_masks", *masks, f"out={out}/truth", "source=truth")
+    for name, table in (("stage2", "masks"), ("ceiling", "truth")):
+        run("stage2", STAGE2, data, f"pseudo_masks={out}/{table}", f"out={out}/{name}", *SMALL,
+            "minimum_area=1", "loop.max_steps=6")  # fmt: skip
+    run("run_benchmark", data, "data.skip_slices=8", f"out={out}/benchmark",
+        *(f"{name}={out}/{name}" for name in ("stage1", "stage2", "ceiling")))  # fmt: skip
+    return out
+
+
+@pytest.mark.slow
+def test_the_whole_story_ends_in_a_table_of_all_rows(story: Path) -> None:
+    results = json.loads((story / "benchmark" / "results.json").read_text())
+    systems = {row["system"] for row in results["rows"]}
+    assert systems == {"chance", "threshold", "ddpt", "rasalore_without_sam", "ceiling"}
+    assert {(row["view"], row["threshold"]) for row in results["rows"]} == {
+        (view, column) for view in ("paper", "volume") for column in ("0.5", "label_free", "oracle")
+    }
+    assert (story / "benchmark" / "results.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_no_patient_is_in_two_splits_and_every_stage_uses_one_split(story: Path) -> None:
+    split = json.loads((story / "stage1" / "split.json").read_text())
+    parts = [set(split[name]) for name in ("train", "validation", "test")]
+    assert [len(part) for part in parts] == [4, 1, 2]
+    assert len(set.union(*parts)) == 7
+    for folder in ("masks", "truth", "stage2", "ceiling"):
+        assert json.loads((story / folder / "split.json").read_text()) == split
+    written = {path.stem for path in (story / "masks" / "masks").iterdir()}
+    assert written == parts[0] | parts[1]
+
+
+@pytest.mark.slow
+def test_runs_say_how_they_were_made(story: Path) -> None:
+    stage1 = json.loads((story / "stage1" / "run.json").read_text())
+    assert set(stage1["deletion_scores"]) == {"cls_attention", "attention_rollout", "relevance"}
+    best = max(stage1["deletion_scores"], key=stage1["deletion_scores"].get)
+    assert stage1["heatmap"] == best
+    ceiling = json.loads((story / "ceiling" / "run.json").read_text())
+    assert ceiling["pseudo_masks"]["oracle"] is True
+    assert ceiling["versions"]["torch"]
+
+
+@pytest.mark.slow
+def test_true_masks_reach_the_ceiling_table_unchanged(story: Path, scans: Path) -> None:
+    patient_id = next(p.stem for p in sorted((story / "truth" / "masks").iterdir()))
+    table = MaskTable(story / "truth", [patient_id])
+    truth = read_volume(scans / patient_id / f"{patient_id}_seg.nii.gz").slices > 0
+    for key in table:
+        assert np.array_equal(table[key].pseudo_mask, truth[key[1]])
+
+
+@pytest.mark.slow
+def test_predict_writes_mask_and_scores_on_the_scan_s_own_grid(
+    story: Path, scans: Path, tmp_path: Path
+) -> None:
+    scan = next(iter(sorted(scans.glob("*/*_t2.nii.gz"))))
+    words = ["predict", scan, "--model", story / "stage2", "--out", tmp_path]
+    program = [sys.executable, "-m", "modeling_rasalore.cli", *map(str, words)]
+    subprocess.run(program, cwd=tmp_path, check=True, timeout=200)
+    original = read_volume(scan)
+    for path in tmp_path.rglob("*_scores.nii.gz"):
+        written = read_volume(path)
+        assert np.array_equal(written.affine, original.affine)
+        assert written.slices.shape == original.slices.shape
+    assert len(list(tmp_path.rglob("*.nii.gz"))) == 2
+    assert len(list(tmp_path.rglob("*_overlay.png"))) == 1
+
+
+@pytest.mark.slow
+def test_a_killed_run_ends_with_the_weights_of_an_uninterrupted_one(
+    story: Path, scans: Path, tmp_path: Path
+) -> None:
+    words = [STAGE2, f"data.root={scans}", f"pseudo_masks={story}/masks", *SMALL,
+             "minimum_area=1", "loop.max_steps=14", "loop.checkpoint_every=3"]  # fmt: skip
+    run("stage2", *words, f"out={tmp_path}/whole")
+    killed = tmp_path / "killed"
+    process = subprocess.Popen(
+        command("stage2", *words, f"out={killed}"), cwd=ROOT, start_new_session=True
+    )
+    until = time.monotonic() + 300
+    while not list(killed.glob("checkpoints/step-*[0-9]")) and time.monotonic() < until:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (killed / "run.json").exists(), "the run ended before it could be killed"
+    assert "going on from step" in run("stage2", *words, f"out={killed}")
+    whole, resumed = (load_file(tmp_path / n / "model.safetensors") for n in ("whole", "killed"))
+    assert whole.keys() == resumed.keys()
+    assert all((whole[name] == resumed[name]).all() for name in whole)
+
+
+@pytest.mark.slow
+def test_masks_already_made_are_kept_and_other_settings_are_refused(
+    story: Path, scans: Path
+) -> None:
+    words = [f"stage1={story}/stage1", f"data.root={scans}", f"out={story}/masks"]
+    before = {p: p.stat().st_mtime_ns for p in (story / "masks" / "masks").iterdir()}
+    run("make_pseudo_masks", *words, "data.skip_slices=8")
+    assert before == {p: p.stat().st_mtime_ns for p in (story / "masks" / "masks").iterdir()}
+    message = error_of("make_pseudo_masks", *words, "data.skip_slices=8", "threshold=0.7")
+    assert "other settings" in message
+
+
+@pytest.mark.slow
+def test_slice_labels_alone_give_the_weights_that_masks_give(
+    story: Path, scans: Path, tmp_path: Path
+) -> None:
+    bare = tmp_path / "bare"
+    for patient in find_patients(scans):
+        (bare / patient.patient_id).mkdir(parents=True)
+        for path in patient.images.values():
+            (bare / patient.patient_id / path.name).symlink_to(path)
+    write_slice_labels(find_patients(scans), bare / "slice_labels.csv")
+    run("stage1", STAGE1, f"data.root={bare}", f"out={tmp_path}/stage1", *SPLIT, *SMALL,
+        "loop.max_steps=6")  # fmt: skip
+    ours, theirs = (load_file(p / "stage1" / "model.safetensors") for p in (tmp_path, story))
+    assert all((ours[name] == theirs[name]).all() for name in theirs)
+
+
+def test_a_folder_without_scans_is_one_clear_error(tmp_path: Path) -> None:
+    message = error_of("stage1", STAGE1, f"data.root={tmp_path}", f"out={tmp_path}/out")
+    assert message.startswith("error: ")
+    assert "BraTS" in message
+
+
+def test_an_unknown_recipe_key_names_the_nearest(tmp_path: Path) -> None:
+    message = error_of("stage2", STAGE2, "loop.epoch=3", f"out={tmp_path}/out")
+    assert message == "error: unknown recipe key 'loop.epoch'; the nearest is 'loop.epochs'."
+
+
+def test_a_labels_file_that_names_an_unknown_volume_is_refused(
+    scans: Path, tmp_path: Path
+) -> None:
+    for patient in find_patients(scans)[:3]:
+        (tmp_path / patient.patient_id).symlink_to(scans / patient.patient_id)
+    (tmp_path / "slice_labels.csv").write_text("volume,slice_index,label\nnobody,3,healthy\n")
+    message = error_of("stage1", STAGE1, f"data.root={tmp_path}", f"out={tmp_path}/out")
+    assert "nobody" in message
+
+
+def test_patients_without_any_healthy_slice_are_refused(scans: Path, tmp_path: Path) -> None:
+    rows = ["volume,slice_index,label"]
+    for patient in find_patients(scans):
+        (tmp_path / patient.patient_id).symlink_to(scans / patient.patient_id)
+        rows += [f"{patient.patient_id},{index},unhealthy" for index in range(10, 30)]
+    (tmp_path / "slice_labels.csv").write_text("\n".join(rows) + "\n")
+    message = error_of("stage1", STAGE1, f"data.root={tmp_path}", f"out={tmp_path}/out", *SPLIT,
+                       "data.skip_slices=8")  # fmt: skip
+    assert "0 healthy" in message
