@@ -192,7 +192,7 @@ def test_a_hot_spot_returns_to_its_pixel_in_a_slice_that_is_not_square() -> None
     spot[17, 31] = 1
     processor = RasaloreImageProcessor(size=128)
     (restored,) = processor.post_process_maps(processor.crop_masks([spot], [image], 128), [image])
-    assert np.unravel_index(restored.argmax(), restored.shape) == (17, 31)
+    assert restored[17, 31] == restored.max() > 0.5 and (restored == restored.max()).sum() == 1
 
 
 def test_nothing_is_predicted_outside_the_brain_box() -> None:

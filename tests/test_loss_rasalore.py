@@ -225,9 +225,8 @@ def test_decoder_loss_is_its_formula(overlap_loss: str) -> None:
     pseudo, sam = square().double(), square(5, 12).double()
     scores = make_scores("random", pseudo)
     loss = decoder_loss(scores, pseudo, sam, **{**WEIGHTS, "overlap_loss": overlap_loss})
-    expected = obvious_decoder_loss(
-        *(m[0, 0].numpy() for m in (scores, pseudo, sam)), overlap_loss=overlap_loss
-    )
+    arrays = [tensor[0, 0].numpy() for tensor in (scores, pseudo, sam)]
+    expected = obvious_decoder_loss(arrays[0], arrays[1], arrays[2], overlap_loss)
     assert loss.item() == pytest.approx(expected, rel=1e-5)
 
 
@@ -291,9 +290,9 @@ def test_samples_of_a_batch_do_not_see_each_other() -> None:
 
 
 def test_losses_leave_their_inputs_alone() -> None:
-    inputs = [make_scores("random", square()), square(), square(5, 12)]
+    inputs = make_scores("random", square()), square(), square(5, 12)
     copies = [tensor.clone() for tensor in inputs]
-    decoder_loss(*inputs, **WEIGHTS)
+    decoder_loss(inputs[0], inputs[1], inputs[2], **WEIGHTS)
     assert all(torch.equal(a, b) for a, b in zip(inputs, copies, strict=True))
 
 

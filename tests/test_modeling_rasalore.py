@@ -108,11 +108,12 @@ def test_presets_equal_the_plain_formulation_in_single_precision(
     name: str, smaller: dict[str, int]
 ) -> None:
     config = RasaloreConfig.preset(name, **smaller)
+    torch.manual_seed(0)
     model = RasaloreModel(config).eval()
     pixel_values = make_input(config, batch=1)
     output = model(pixel_values)
     for key, expected in plain_forward(model, pixel_values).items():
-        torch.testing.assert_close(output[key], expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(output[key], expected, rtol=0, atol=5e-5)
 
 
 def test_the_released_preset_has_the_released_number_of_parameters() -> None:
