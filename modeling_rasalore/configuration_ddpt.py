@@ -63,8 +63,8 @@ class DdptConfig(PreTrainedConfig):
     # Weight of the cross entropy of the logits in epochs with guidance (released recipe).
     guided_logits_weight: float = 0.1
     heatmap: Literal["cls_attention", "attention_rollout", "relevance"] = "cls_attention"
-    # 1, or 8 for the geometric mean over all flips and quarter turns of a slice (ours: it halves the
-    # noise of small backbones; the poster and the released code look once).
+    # 1, or 8 for the geometric mean over all flips and quarter turns of a slice. The poster and the
+    # released code look once; small backbones localise better when eight looks must agree.
     heatmap_views: Literal[1, 8] = 1
     initializer_range: float = 0.02
 
@@ -138,6 +138,7 @@ class DdptConfig(PreTrainedConfig):
         self.full_stop_token_id = ids(".")[0]
         self.start_token_id = tokenizer.bos_token_id
         self.end_token_id = tokenizer.eos_token_id
+        self.validate_architecture()
 
 
 def tiny_clip_config() -> dict[str, Any]:

@@ -264,6 +264,10 @@ class RasalorePreTrainedModel(PreTrainedModel):
             init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             if module.bias is not None:
                 init.zeros_(module.bias)
+        elif isinstance(module, MaskDecoder):
+            # Kaiming's fan-out rule would give the one-channel head a standard deviation of 1.4 and
+            # start the scores saturated; from small logits training starts at once.
+            init.normal_(module.head.weight, std=self.config.initializer_range)
         elif isinstance(module, LocationEmbeddings):
             init.copy_(module.table, module.make_table())
         elif isinstance(module, ValueNoise) and module.kind == "learned":

@@ -5,7 +5,7 @@ coordinate is ever passed between frames of different size.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,8 +30,8 @@ def scale_heatmap(
     Args:
         brain: True where the slice shows brain, (H, W).
         scaling: "maximum" (divide by it), "range" (minimum to maximum inside the brain) or
-            "geometric" (range of the logarithm: rollout multiplies attention through the layers,
-            so its scale is multiplicative).
+            "geometric" (median to maximum of the logarithm, 0 below: rollout multiplies attention
+            through the layers, so its scale is multiplicative, and half of a brain is healthy).
 
     Raises:
         ValueError: for another scaling.
@@ -44,10 +44,12 @@ def scale_heatmap(
         # Brain just outside the processor's box has heat 0: it counts as the coldest inside.
         positive = heatmap[brain & (heatmap > 0)]
         heatmap = np.log(np.maximum(heatmap, positive.min() if len(positive) else 1))
-    low = np.float32(0) if scaling == "maximum" else heatmap[brain].min()
+    low = {"maximum": 0.0, "range": heatmap[brain].min(), "geometric": np.median(heatmap[brain])}[
+        scaling
+    ]
     spread = heatmap[brain].max() - low
     scaled = (heatmap - low) / spread if spread > 0 else np.zeros_like(heatmap)
-    return np.where(brain, scaled, 0).astype(np.float32)
+    return np.where(brain, scaled.clip(min=0), 0).astype(np.float32)
 
 
 def deletion_scores(
@@ -141,7 +143,7 @@ class PromptedSegmenter:
         self,
         model: nn.Module,
         processor: Any,
-        prompt: Literal["box", "points"] = "box",
+        prompt: str = "box",
         seed: int = 0,
     ):
         if prompt not in ("box", "points"):
@@ -153,7 +155,7 @@ class PromptedSegmenter:
     def from_pretrained(
         cls,
         name_or_path: str,
-        prompt: Literal["box", "points"] = "box",
+        prompt: str = "box",
         seed: int = 0,
         revision: str | None = None,
     ) -> "PromptedSegmenter":
@@ -169,7 +171,15 @@ class PromptedSegmenter:
 
     @torch.inference_mode()
     def segment(self, image: NDArray[np.float32], pseudo_mask: Mask) -> Mask:
-        """Mask (H, W) of one slice (H, W), from a prompt made of its pseudo-mask."""
+        """Mask (H, W) of one slice (H, W), from a prompt made of its pseudo-mask.
+
+        Raises:
+            ValueError: for a pseudo-mask of another shape than the slice.
+        """
+        if pseudo_mask.shape != image.shape:
+            raise ValueError(
+                f"a pseudo-mask must have its slice's shape {image.shape}, got {pseudo_mask.shape}."
+            )
         if not pseudo_mask.any():
             return np.zeros_like(pseudo_mask, dtype=np.uint8)
         inputs = self.processor(to_rgb(image), return_tensors="pt")

@@ -100,7 +100,7 @@ class BaseRecipe:
 
 
 def load_recipe(schema: type[Recipe], words: Sequence[str], needs_file: bool = False) -> Recipe:
-    """Return the recipe that YAML files and `key=value` words describe; later words win.
+    """Return the recipe that YAML files and `key=value` words describe; words win.
 
     Args:
         schema: dataclass whose fields are the keys.

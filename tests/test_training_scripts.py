@@ -23,8 +23,8 @@ STAGE1 = "hub_configs/ddpt-tiny/training.yaml"
 STAGE2 = "hub_configs/rasalore-tiny/training.yaml"
 SMALL = ["data.skip_slices=8", "data.shuffle_buffer=50", "loop.batch_size=8"]
 SPLIT = ["split.validation=1", "split.test=2"]
-LAUNCH = "-m accelerate.commands.launch --cpu --num_processes 1 --num_machines 1".split()
-LAUNCH += "--mixed_precision no --dynamo_backend no".split()
+LAUNCH = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1"]
+LAUNCH += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
 
 
 def command(script: str, *words: object) -> list[str]:
@@ -193,9 +193,7 @@ def test_an_unknown_recipe_key_names_the_nearest(tmp_path: Path) -> None:
     assert message == "error: unknown recipe key 'loop.epoch'; the nearest is 'loop.epochs'."
 
 
-def test_a_labels_file_that_names_an_unknown_volume_is_refused(
-    scans: Path, tmp_path: Path
-) -> None:
+def test_a_labels_file_that_names_an_unknown_volume_is_refused(scans: Path, tmp_path: Path) -> None:
     for patient in find_patients(scans)[:3]:
         (tmp_path / patient.patient_id).symlink_to(scans / patient.patient_id)
     (tmp_path / "slice_labels.csv").write_text("volume,slice_index,label\nnobody,3,healthy\n")

@@ -11,7 +11,7 @@ true masks instead, for the ceiling row of the benchmark and nothing else.
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -111,7 +111,7 @@ class HeatmapMaker:
             for example, heatmap in zip(batch, heatmaps, strict=True):
                 yield self.masks(example, heatmap)
 
-    def heatmaps(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
+    def heatmaps(self, images: list[np.ndarray]) -> list[np.ndarray]:
         """Heatmaps in the slices' own frames, own scale each."""
         inputs = self.processor(images, return_tensors="pt").to(self.model.device)
         return self.processor.post_process_maps(self.model.heatmaps(**inputs), images)

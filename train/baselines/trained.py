@@ -27,7 +27,7 @@ class Stage1Heatmap:
     def score(self, slices: Sequence[Image]) -> list[Image]:
         maps = []
         for start in range(0, len(slices), 32):
-            batch = slices[start : start + 32]
+            batch = list(slices[start : start + 32])
             heatmaps = self.model.heatmaps(**self.processor(batch, return_tensors="pt"))
             maps += self.processor.post_process_maps(heatmaps, batch)
         scaling = SCALING[self.model.config.heatmap]
