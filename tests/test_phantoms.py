@@ -187,7 +187,7 @@ def test_healthy_patient_has_an_empty_mask() -> None:
 def test_tumour_sizes_differ_more_than_tenfold() -> None:
     volumes = [lesion_ml(phantom(seed)) for seed in SEEDS]
     assert max(volumes) > 10 * min(volumes)
-    ball = np.pi / 6 * np.array([12.0, 65.0]) ** 3 / 1000
+    ball = np.pi / 6 * np.array([16.0, 70.0]) ** 3 / 1000
     assert min(volumes) > 0.5 * ball[0] and max(volumes) < 2 * ball[1]  # two tumours at most
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -129,6 +130,20 @@ def test_predict_writes_mask_and_scores_on_the_scan_s_own_grid(
         assert written.slices.shape == original.slices.shape
     assert len(list(tmp_path.rglob("*.nii.gz"))) == 2
     assert len(list(tmp_path.rglob("*_overlay.png"))) == 1
+
+
+@pytest.mark.slow
+def test_the_python_example_of_the_readme_runs(story: Path, scans: Path) -> None:
+    (block,) = re.findall(r"```python\n(.+?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    scan = sorted(scans.glob("*/*_t2.nii.gz"))[-1]
+    for path, ours in (
+        (r"runs/demo/phantoms/[^\"]+", scan),
+        ("runs/demo/stage2", story / "stage2"),
+    ):
+        block = re.sub(path, str(ours), block)
+    done = subprocess.run([sys.executable, "-c", block], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout.splitlines()[-1]) >= 0
 
 
 @pytest.mark.slow

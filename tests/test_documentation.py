@@ -1,0 +1,65 @@
+"""What the documents say exists, exists: scripts, recipes, make targets, recipe keys."""
+
+import re
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from modeling_rasalore.recipes import load_recipe
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+COMMANDS = re.findall(r"^(?:accelerate launch|python) (.+)$", README, re.MULTILINE)
+SCHEMAS = {"stage1": "Stage1Recipe", "stage2": "Stage2Recipe"}
+SCHEMAS |= {"make_pseudo_masks": "PseudoMaskRecipe", "run_benchmark": "BenchmarkRecipe"}
+
+
+def script(name: str) -> ModuleType:
+    """A training script as a module, without running it."""
+    spec = spec_from_file_location(f"script_{name}", ROOT / "train" / f"{name}.py")
+    assert spec and spec.loader
+    module = module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    sys.path.insert(0, str(ROOT / "train"))
+    spec.loader.exec_module(module)
+    sys.path.pop(0)
+    return module
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_training_command_of_the_readme_is_a_valid_recipe(
+    command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    path, *words = command.split()
+    name = Path(path).stem
+    load_recipe(getattr(script(name), SCHEMAS[name]), words)
+
+
+def test_the_readme_shows_a_command_for_every_stage() -> None:
+    assert {Path(command.split()[0]).stem for command in COMMANDS} == set(SCHEMAS)
+
+
+@pytest.mark.parametrize("recipe", sorted((ROOT / "hub_configs").glob("*/training.yaml")))
+def test_every_published_recipe_fits_its_script(recipe: Path) -> None:
+    name = "stage1" if recipe.parent.name.startswith("ddpt") else "stage2"
+    words = [str(recipe), "data.root=x", "out=y", *(["pseudo_masks=z"] if name == "stage2" else [])]
+    loaded = load_recipe(getattr(script(name), SCHEMAS[name]), words)
+    assert loaded.model == f"hub_configs/{recipe.parent.name}"
+
+
+def test_make_targets_in_the_documents_exist() -> None:
+    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for document in ROOT.glob("*.md"):
+        named = set(re.findall(r"make (\w+)(?=[`\s])", document.read_text()))
+        assert named & {"demo", "test", "lint", "clean"} <= targets
+
+
+def test_the_first_command_stands_in_the_first_forty_lines() -> None:
+    head = "\n".join(README.splitlines()[:40])
+    assert "make demo" in head
+    assert "AutoModel.from_pretrained" in head
+    assert "rasalore predict" in head
