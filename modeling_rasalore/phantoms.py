@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ from .phantom_tumours import (
 )
 from .volumes import write_nifti
 
-RECIPE = 2  # raised whenever a seed gives other voxels than before: written patients are remade
+RECIPE = 1  # raised whenever a seed gives other voxels than before: written patients are remade
 SEQUENCES = ("t1", "t1ce", "t2", "flair")
 RECORD = "phantom.json"
 
@@ -196,9 +196,11 @@ def write_phantoms(
         state = np.random.SeedSequence([seed, index]).generate_state(1, np.uint64)
         folders.append(folder / f"BraTS2021_phantom{index + 1:03d}")
         settings.append({"seed": int(state[0]), **grid, "tumour": index >= healthy_patients})
+    progress = partial(tqdm, total=patients, desc="phantoms", unit="patient")
+    if processes == 1:
+        return list(progress(map(_write_patient, folders, settings)))
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        made = pool.map(_write_patient, folders, settings)
-        return list(tqdm(made, total=patients, desc="phantoms", unit="patient"))
+        return list(progress(pool.map(_write_patient, folders, settings)))
 
 
 def _check_grid(

@@ -122,6 +122,8 @@ class TrainingRun:
         """
         if self.batch:
             loader = self.accelerator.skip_first_batches(loader, self.batch)
+        # Accelerate counts epochs from 0 in every process it is started in and tells the stream so.
+        loader.set_epoch(self.epoch)
         processes, rank = self.accelerator.num_processes, self.accelerator.process_index
         for batch in loader:
             if self.finished:

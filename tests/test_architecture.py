@@ -255,7 +255,7 @@ def test_versions_agree() -> None:
         ("modeling_ddpt", "def f():\n    import scipy", "everyone who loads"),
         ("prediction", "import nibabel", "only volumes"),
         ("reports", "import matplotlib", "inference dependency"),
-        ("prediction", "from .slices import read_slices", "train extra"),
+        ("cli", "from .slices import read_slices", "train extra"),
         ("reports", "def f():\n    from .cli import main", "must not import"),
         ("volumes", "import torchvision.io", "torch"),
         ("newcomer", "", "table of modules"),

@@ -93,7 +93,7 @@ def test_slices_carry_labels_masks_and_where_they_come_from(tmp_path):
     assert [row["mask"].sum() for row in rows] == list(LESION_PIXELS)
     assert np.array_equal(rows[3]["image"], brain()[:, :, 3].T)
     assert rows[3]["image"].dtype == np.float32
-    assert (rows[3]["slice_index"], rows[3]["spacing"]) == (3, (2.0, 2.0))
+    assert (rows[3]["slice_index"], rows[3]["spacing"]) == (3, (2.0, 2.0, 2.0))
     assert (rows[3]["patient_id"], rows[3]["source"]) == ("BraTS2021_00001", "BraTS21")
 
 

@@ -83,7 +83,6 @@ def main(words: list[str]) -> None:
 
     # --- Loop -------------------------------------------------------------------------------
     for epoch in run.epochs():
-        stream.set_epoch(epoch)
         model.train()
         for batch in run.batches(loader):
             set_learning_rates(optimizer, recipe.optimizer, *run.progress)

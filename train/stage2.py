@@ -103,8 +103,7 @@ def main(words: list[str]) -> None:
     run.resume()
 
     # --- Loop -------------------------------------------------------------------------------
-    for epoch in run.epochs():
-        stream.set_epoch(epoch)
+    for _ in run.epochs():
         model.train()
         for batch in run.batches(loader):
             set_learning_rates(optimizer, recipe.optimizer, *run.progress)
