@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from transformers import SamConfig, SamImageProcessorPil, SamModel
+from transformers import SamImageProcessorPil
 
 from modeling_rasalore.heatmaps_ddpt import HEATMAPS
 from modeling_rasalore.pseudo_masks import (
@@ -231,38 +231,6 @@ def test_a_slice_becomes_grey_with_eight_bits_over_its_range() -> None:
 
 
 # --- Prompted segmentation --------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def sam_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A saved SAM of 40 thousand random parameters that looks at 64 x 64 pixels."""
-    torch.manual_seed(0)
-    side = {"image_size": 64, "patch_size": 8}
-    small = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
-    vision: dict[str, Any] = {
-        **small,
-        **side,
-        "hidden_size": 32,
-        "output_channels": 16,
-        "mlp_dim": 64,
-    }
-    vision |= {"window_size": 4, "global_attn_indexes": [1], "num_pos_feats": 8}
-    config = SamConfig(
-        vision_config=vision,
-        prompt_encoder_config={"hidden_size": 16, **side, "mask_input_channels": 4},
-        mask_decoder_config={**small, "mlp_dim": 32, "iou_head_hidden_dim": 16},
-    )
-    processor = SamImageProcessorPil(
-        size={"longest_edge": 64},
-        pad_size={"height": 64, "width": 64},
-        mask_size={"longest_edge": 16},
-        mask_pad_size={"height": 16, "width": 16},
-    )
-    setattr(processor, "target_size", 64)  # noqa: B010 - not a declared attribute
-    folder = tmp_path_factory.mktemp("sam")
-    SamModel(config).save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return folder
 
 
 class ObedientSam(nn.Module):

@@ -183,6 +183,22 @@ def test_masks_already_made_are_kept_and_other_settings_are_refused(
 
 
 @pytest.mark.slow
+def test_a_prompted_segmenter_s_masks_reach_stage_2(
+    story: Path, scans: Path, sam_folder: Path, tmp_path: Path
+) -> None:
+    data = f"data.root={scans}"
+    run("make_pseudo_masks", f"stage1={story}/stage1", data, "data.skip_slices=8",
+        f"out={tmp_path}/masks", f"segmenter={sam_folder}", "prompt=points")  # fmt: skip
+    split = json.loads((tmp_path / "masks" / "split.json").read_text())
+    table = MaskTable(tmp_path / "masks", split["train"])
+    assert all(table[key].sam_mask is not None for key in table)
+    run("stage2", STAGE2, data, f"pseudo_masks={tmp_path}/masks", f"out={tmp_path}/stage2",
+        *SMALL, "minimum_area=1", "loop.max_steps=3")  # fmt: skip
+    summary = json.loads((tmp_path / "stage2" / "run.json").read_text())
+    assert summary["pseudo_masks"]["segmenter"] == str(sam_folder)
+
+
+@pytest.mark.slow
 def test_slice_labels_alone_give_the_weights_that_masks_give(
     story: Path, scans: Path, tmp_path: Path
 ) -> None:

@@ -2,7 +2,7 @@
 # The whole story on two cores: scans and slice labels -> stage 1 -> pseudo-masks -> stage 2 ->
 # scores of held-out patients -> one segmented volume. `make demo` calls this; start it again after
 # an interruption and it goes on where it was.
-#   DATA=<folder>   real scans instead of synthetic ones; two patients are held out for testing
+#   DATA=<folder>   real scans instead of synthetic ones; a quarter of the patients is held out
 #   MODALITY=t2     t1, t1ce, t2 or flair
 #   OUT=runs/demo   where everything goes
 #   SEED=0          of everything
@@ -15,7 +15,7 @@ LAUNCH="$PYTHON -m accelerate.commands.launch --cpu --num_processes 1 --num_mach
   --mixed_precision no --dynamo_backend no"
 
 if [ -n "${DATA:-}" ]; then
-  split="split.validation=1 split.test=2 split.seed=$SEED"
+  split="split.validation=1 split.test=0.25 split.seed=$SEED"
 else
   DATA=$OUT/phantoms
   split="split.validation=6 split.test=10 split.seed=$SEED"
