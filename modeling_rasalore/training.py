@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from accelerate.utils import DataLoaderConfiguration, set_seed
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
+from transformers.utils import ModelOutput
 
 from .recipes import BaseRecipe, LoopRecipe, OptimizerRecipe, save_recipe
 
@@ -93,6 +95,41 @@ class TrainingRun:
         self.accelerator.wait_for_everyone()
 
     # --- The loop ---------------------------------------------------------------------------
+    def train(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        loaders: tuple[Any, Any],
+        schedule: OptimizerRecipe,
+        losses: Callable[[nn.Module, dict[str, Tensor], int], dict[str, Tensor]],
+        score: Callable[[nn.Module, dict[str, Tensor]], Tensor],
+        criterion: str,
+    ) -> None:
+        """Train `model` to the end of the run and leave it with its best weights.
+
+        Args:
+            loaders: batches of training and of validation patients.
+            losses: model, batch and epoch -> "loss" and its parts.
+            score: model and validation batch -> score of each sample, (B,); no pixel label.
+            criterion: name of that score in the log.
+        """
+        model, optimizer, loader, held_out = self.accelerator.prepare(model, optimizer, *loaders)
+        self.resume()
+        for epoch in self.epochs():
+            model.train()
+            for batch in self.batches(loader):
+                set_learning_rates(optimizer, schedule, *self.progress)
+                parts = losses(model, batch, epoch)
+                self.backward(parts["loss"], model, optimizer)
+                self.after_step(parts)
+                if self.validation_due:
+                    model.eval()
+                    mean = mean_over_batches(self, held_out, partial(score, model))
+                    self.after_validation(mean, criterion, model)
+                    model.train()
+                self.checkpoint_if_due()
+        self.load_best(model)
+
     def resume(self) -> None:
         """Load the newest checkpoint, if there is one."""
         checkpoints = sorted((self.folder / "checkpoints").glob("step-*[0-9]"))
@@ -144,12 +181,12 @@ class TrainingRun:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
-    def after_step(self, parts: dict[str, Tensor | None]) -> None:
+    def after_step(self, parts: dict[str, Tensor]) -> None:
         """Count the step and log the loss and its parts."""
         self.step, self.batch = self.step + 1, self.batch + 1
         self.bar.update()
         if self.step % 10 == 0 or self.step == 1:
-            values = {name: part.item() for name, part in parts.items() if part is not None}
+            values = {name: part.item() for name, part in parts.items()}
             self.accelerator.log(values, step=self.step)
             self.bar.set_postfix_str(f"loss {values['loss']:.3f}")
 
@@ -300,3 +337,8 @@ def mean_over_batches(
     """Mean of a per-sample score (B,) over a loader, on all processes."""
     values = [run.accelerator.gather_for_metrics(score(batch)).float().cpu() for batch in loader]
     return float(torch.cat(values).mean()) if values else float("nan")
+
+
+def loss_parts(output: ModelOutput) -> dict[str, Tensor]:
+    """The loss of a model's output and its named parts."""
+    return {name: value for name, value in output.items() if name.endswith("loss")}

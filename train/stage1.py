@@ -36,8 +36,7 @@ from modeling_rasalore.training import (
     TrainingRun,
     build_optimizer,
     count_steps,
-    mean_over_batches,
-    set_learning_rates,
+    loss_parts,
 )
 
 
@@ -78,51 +77,41 @@ def main(words: list[str]) -> None:
     # --- Model and optimizer ----------------------------------------------------------------
     model = DdptModel.from_backbone(DdptConfig.from_pretrained(recipe.model))
     optimizer = build_optimizer(recipe.optimizer, parameter_groups(model, recipe))
-    model, optimizer, loader, held_out = run.accelerator.prepare(model, optimizer, loader, held_out)
-    run.resume()
 
-    # --- Loop -------------------------------------------------------------------------------
-    for epoch in run.epochs():
-        model.train()
-        for batch in run.batches(loader):
-            set_learning_rates(optimizer, recipe.optimizer, *run.progress)
-            pixel_values, _ = augment_batch(
-                batch["pixel_values"], {}, recipe.augmentation, processor.value_range
-            )
-            output = model(
-                pixel_values, labels=batch["labels"], guidance=epoch < recipe.guidance_epochs
-            )
-            run.backward(output.loss, model, optimizer)
-            run.after_step(
-                {
-                    "loss": output.loss,
-                    "classification_loss": output.classification_loss,
-                    "class_prompt_loss": output.class_prompt_loss,
-                }
-            )
-            if run.validation_due:
-                model.eval()
-                score = mean_over_batches(run, held_out, lambda batch: log_likelihood(model, batch))
-                run.after_validation(score, "validation_log_likelihood", model)
-                model.train()
-            run.checkpoint_if_due()
+    def losses(
+        model: torch.nn.Module, batch: dict[str, torch.Tensor], epoch: int
+    ) -> dict[str, torch.Tensor]:
+        pixel_values, _ = augment_batch(
+            batch["pixel_values"], {}, recipe.augmentation, processor.value_range
+        )
+        guidance = epoch < recipe.guidance_epochs
+        return loss_parts(model(pixel_values, labels=batch["labels"], guidance=guidance))
+
+    run.train(
+        model,
+        optimizer,
+        (loader, held_out),
+        recipe.optimizer,
+        losses,
+        log_likelihood,
+        "validation_log_likelihood",
+    )
 
     # --- Choose the heatmap, save -----------------------------------------------------------
-    run.load_best(model)
-    tuned = run.accelerator.unwrap_model(model).eval()
+    model.eval()
     unhealthy = labelled_stream(split["train"], recipe, processor, labels={1})
     unhealthy = unhealthy.shuffle(seed=recipe.loop.seed, buffer_size=recipe.data.shuffle_buffer)
-    scores = score_heatmaps(tuned, make_loader(unhealthy.take(recipe.heatmap_slices), recipe))
-    tuned.config.heatmap = choose_heatmap(scores) if recipe.heatmap == "auto" else recipe.heatmap
+    scores = score_heatmaps(model, make_loader(unhealthy.take(recipe.heatmap_slices), recipe))
+    model.config.heatmap = choose_heatmap(scores) if recipe.heatmap == "auto" else recipe.heatmap
     if run.accelerator.is_main_process:
-        tuned.save_pretrained(run.folder)
+        model.save_pretrained(run.folder)
         processor.save_pretrained(run.folder)
     run.write_summary(
         stage="ddpt",
         criterion="mean log likelihood of the slice labels of validation patients",
         label_counts={str(label): count for label, count in sorted(counts.items())},
         deletion_scores=scores,
-        heatmap=tuned.config.heatmap,
+        heatmap=model.config.heatmap,
     )
 
 

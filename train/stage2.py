@@ -47,8 +47,7 @@ from modeling_rasalore.training import (
     TrainingRun,
     build_optimizer,
     count_steps,
-    mean_over_batches,
-    set_learning_rates,
+    loss_parts,
 )
 
 
@@ -99,39 +98,29 @@ def main(words: list[str]) -> None:
     # --- Model and optimizer ----------------------------------------------------------------
     model = RasaloreModel(config)
     optimizer = build_optimizer(recipe.optimizer, [{"params": list(model.parameters())}])
-    model, optimizer, loader, held_out = run.accelerator.prepare(model, optimizer, loader, held_out)
-    run.resume()
 
-    # --- Loop -------------------------------------------------------------------------------
-    for _ in run.epochs():
-        model.train()
-        for batch in run.batches(loader):
-            set_learning_rates(optimizer, recipe.optimizer, *run.progress)
-            pixel_values = batch.pop("pixel_values")
-            pixel_values, masks = augment_batch(
-                pixel_values, batch, recipe.augmentation, processor.value_range
-            )
-            output = model(pixel_values, **masks)
-            run.backward(output.loss, model, optimizer)
-            run.after_step(
-                {
-                    "loss": output.loss,
-                    "decoder_loss": output.decoder_loss,
-                    "point_activation_loss": output.point_activation_loss,
-                    "structural_loss": output.structural_loss,
-                }
-            )
-            if run.validation_due:
-                model.eval()
-                score = mean_over_batches(run, held_out, lambda batch: agreement(model, batch))
-                run.after_validation(score, "validation_agreement", model)
-                model.train()
-            run.checkpoint_if_due()
+    def losses(
+        model: torch.nn.Module, batch: dict[str, torch.Tensor], epoch: int
+    ) -> dict[str, torch.Tensor]:
+        pixel_values = batch.pop("pixel_values")
+        pixel_values, masks = augment_batch(
+            pixel_values, batch, recipe.augmentation, processor.value_range
+        )
+        return loss_parts(model(pixel_values, **masks))
+
+    run.train(
+        model,
+        optimizer,
+        (loader, held_out),
+        recipe.optimizer,
+        losses,
+        agreement,
+        "validation_agreement",
+    )
 
     # --- Save -------------------------------------------------------------------------------
-    run.load_best(model)
     if run.accelerator.is_main_process:
-        run.accelerator.unwrap_model(model).save_pretrained(run.folder)
+        model.save_pretrained(run.folder)
         processor.save_pretrained(run.folder)
     run.write_summary(
         stage="rasalore",
