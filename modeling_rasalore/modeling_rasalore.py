@@ -177,6 +177,14 @@ class PointHead(nn.Module):
         return self.layers(point_embeddings).squeeze(-1)
 
 
+class ScoreHead(nn.Conv2d):
+    """1x1 convolution to the one channel of scores.
+
+    Its weights start small: Kaiming's fan-out rule, as in the released code, gives one channel a
+    standard deviation of 1.4, so that scores start saturated and small models never learn.
+    """
+
+
 class MaskDecoder(nn.Module):
     """Point embeddings (B, k, d) and image features (B, d, S/2, S/2) -> logits (B, 1, 2 S, 2 S)."""
 
@@ -195,7 +203,7 @@ class MaskDecoder(nn.Module):
         self.similarity_norm = nn.LayerNorm(points)
         self.up1 = nn.ConvTranspose2d(points, wide, 4, stride=2, padding=1)
         self.up2 = nn.ConvTranspose2d(wide, narrow, 4, stride=2, padding=1)
-        self.head = nn.Conv2d(narrow, 1, 1)
+        self.head = ScoreHead(narrow, 1, 1)
 
     def forward(self, point_embeddings: Tensor, features: Tensor) -> Tensor:
         tokens = features.flatten(2).transpose(1, 2)  # (B, N, d)
@@ -260,14 +268,13 @@ class RasalorePreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+        if isinstance(module, ScoreHead):
+            init.normal_(module.weight, std=self.config.initializer_range)
+            init.zeros_(module.bias)
+        elif isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
             init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             if module.bias is not None:
                 init.zeros_(module.bias)
-        elif isinstance(module, MaskDecoder):
-            # Kaiming's fan-out rule would give the one-channel head a standard deviation of 1.4 and
-            # start the scores saturated; from small logits training starts at once.
-            init.normal_(module.head.weight, std=self.config.initializer_range)
         elif isinstance(module, LocationEmbeddings):
             init.copy_(module.table, module.make_table())
         elif isinstance(module, ValueNoise) and module.kind == "learned":

@@ -360,3 +360,10 @@ def test_an_unknown_preset_is_refused_with_the_known_ones() -> None:
 def test_fields_of_a_preset_can_be_replaced() -> None:
     assert RasaloreConfig.preset("released", dropout=0.0).dropout == 0
     assert RasaloreConfig.preset("released", dropout=0.0).attention_head_dim == 256
+
+
+def test_scores_start_near_one_half_so_that_training_can_begin() -> None:
+    torch.manual_seed(0)
+    model = RasaloreModel(RasaloreConfig.preset("tiny")).eval()
+    side = model.config.image_size
+    assert model(torch.rand(2, 1, side, side)).logits.abs().max() < 0.5
