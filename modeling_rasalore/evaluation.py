@@ -6,8 +6,6 @@ thresholds, never mixed: 0.5, a label-free one, and an oracle that no claim may 
 """
 
 import hashlib
-import json
-import os
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -19,6 +17,7 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
+from .files import write_json
 from .metrics import (
     BINS,
     auroc,
@@ -248,12 +247,8 @@ def duplicated_images(fingerprints: Mapping[str, Mapping[str, str]]) -> list[lis
 def write_results(path: str | Path, meta: Mapping[str, Any], rows: list[Row]) -> Path:
     """Path of the JSON `{"meta": ..., "rows": ...}` it writes, whole or not at all; NaN is null."""
     path = Path(path)
-    text = json.dumps(_plain({"meta": meta, "rows": rows}), indent=2, allow_nan=False)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(f"{text}\n", encoding="utf-8")
-    os.replace(partial, path)
-    return path
+    return write_json(path, _plain({"meta": meta, "rows": rows}))
 
 
 def _tally(patient: PatientScores, thresholds: Iterable[float]) -> _Tally:

@@ -1,6 +1,5 @@
 """Pseudo-masks on disk: one Parquet file per patient, one row per slice, bits packed."""
 
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
+
+from .files import replace_file
 
 Mask = NDArray[np.uint8]
 SCHEMA = pa.schema(
@@ -103,10 +104,8 @@ def write_masks(folder: Path, patient_id: str, masks: Iterable[SliceMasks]) -> P
     ]
     path = table_path(folder, patient_id)
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".tmp")
-    pq.write_table(pa.Table.from_pylist(rows, SCHEMA), draft)
-    os.replace(draft, path)
-    return path
+    table = pa.Table.from_pylist(rows, SCHEMA)
+    return replace_file(path, lambda draft: pq.write_table(table, draft))
 
 
 def unpack(bits: bytes, shape: tuple[int, int]) -> Mask:

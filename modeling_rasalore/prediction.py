@@ -1,9 +1,7 @@
 """From a scan to its anomaly map, mask and volume, and to files beside it."""
 
 import hashlib
-import json
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -16,6 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 from tqdm.auto import tqdm
 
+from .files import replace_file, write_json
 from .reports import DISCLAIMER, overlay_montage
 from .volumes import Volume, write_volume, zero_background
 
@@ -182,12 +181,11 @@ def write_prediction(
         spacing=prediction.spacing[1:],
         title=f"{volume.path.name}: {describe(prediction)}",
     )
-    text = json.dumps(summarise(prediction, volume), indent=2) + "\n"
     return {
         "mask": mask,
         "scores": scores,
         "overlay": replace_file(out_dir / f"{name}_overlay.png", picture.save),
-        "summary": replace_file(out_dir / f"{name}.json", lambda path: path.write_text(text)),
+        "summary": write_json(out_dir / f"{name}.json", summarise(prediction, volume)),
     }
 
 
@@ -233,14 +231,3 @@ def summarise(prediction: VolumePrediction, volume: Volume) -> dict[str, Any]:
         "largest_slice": prediction.largest_slice,
         "versions": {package: version(package) for package in PACKAGES},
     }
-
-
-def replace_file(path: Path, write: Callable[[Path], Any]) -> Path:
-    """Return `path` after `write` filled a file beside it that then took its place."""
-    draft = path.with_name(f".{os.getpid()}-{path.name}")
-    try:
-        write(draft)
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
-    return path

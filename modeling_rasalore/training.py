@@ -19,9 +19,11 @@ from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration, set_seed
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers.utils import ModelOutput
 
+from .files import replace_file, write_json
 from .recipes import BaseRecipe, LoopRecipe, OptimizerRecipe, save_recipe
 
 PACKAGES = ("torch", "transformers", "datasets", "accelerate", "safetensors", "numpy")
@@ -208,9 +210,7 @@ class TrainingRun:
             if self.accelerator.is_main_process:
                 state = self.accelerator.unwrap_model(model).state_dict()
                 state = {name: value.contiguous().cpu() for name, value in state.items()}
-                draft = self.folder / "best.safetensors.tmp"
-                save_file(state, draft)
-                os.replace(draft, self.folder / "best.safetensors")
+                replace_file(self.folder / "best.safetensors", partial(save_file, state))
         self.accelerator.wait_for_everyone()
 
     def load_best(self, model: nn.Module) -> None:
@@ -274,11 +274,13 @@ def provenance() -> dict[str, Any]:
     }
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON so that the file is either complete or absent."""
-    draft = path.with_name(path.name + ".tmp")
-    draft.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(draft, path)
+def make_loader(
+    stream: Any, collate: Callable[[list[Any]], dict[str, Tensor]], loop: LoopRecipe
+) -> DataLoader:
+    """Batches of tensors from a stream of samples."""
+    return DataLoader(
+        stream, batch_size=loop.batch_size, collate_fn=collate, num_workers=loop.workers
+    )
 
 
 def build_optimizer(

@@ -5,7 +5,6 @@ posterior, columns patient right -> left (the radiological view). Whatever voxel
 reading brings it here and writing puts it back on the file's own grid.
 """
 
-import os
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +19,8 @@ from nibabel.affines import apply_affine, voxel_sizes
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError, ImageDataError
 from numpy.typing import DTypeLike
+
+from .files import replace_file
 
 READ_ERRORS = (
     ImageFileError,
@@ -330,15 +331,8 @@ def _one_sentence(path: Path) -> Iterator[None]:
 
 
 def _write(path: Path, image: nib.Nifti1Image) -> Path:
-    """Write beside the target, then move into place, so that no half-written file is ever seen."""
     if not path.name.endswith((".nii", ".nii.gz")):
         raise ValueError(
             f"a NIfTI file is written to a name ending in .nii or .nii.gz, got {path}."
         )
-    temporary = path.with_name(f".{os.getpid()}-{path.name}")
-    try:
-        image.to_filename(temporary)  # gzip level 1, without a time stamp
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
+    return replace_file(path, image.to_filename)  # gzip level 1, without a time stamp

@@ -28,7 +28,8 @@ HUB_RING: dict[str, set[str]] = {
 }
 # What someone holding scans uses.
 USER_RING: dict[str, set[str]] = {
-    "volumes": set(),
+    "files": set(),
+    "volumes": {"files"},
     "metrics": set(),
     "layouts": {"volumes"},
     "pseudo_masks": {"volumes"},
@@ -36,7 +37,7 @@ USER_RING: dict[str, set[str]] = {
     "phantom_tumours": set(),
     "phantoms": {"volumes", "phantom_tumours"},
     "slices": {"volumes", "layouts", "phantoms"},
-    "prediction": {"volumes", "reports"},
+    "prediction": {"files", "volumes", "reports"},
     "released_checkpoints": {
         "configuration_rasalore",
         "configuration_ddpt",
@@ -49,9 +50,9 @@ USER_RING: dict[str, set[str]] = {
 TRAIN_RING: dict[str, set[str]] = {
     "recipes": set(),
     "augmentation": {"recipes"},
-    "mask_table": set(),
-    "training": {"recipes", "slices"},
-    "evaluation": {"metrics", "volumes", "layouts", "slices"},
+    "mask_table": {"files"},
+    "training": {"files", "recipes", "slices"},
+    "evaluation": {"files", "metrics", "volumes", "layouts", "slices"},
 }
 MODULES: dict[str, set[str]] = {**HUB_RING, **USER_RING, **TRAIN_RING}
 MODULES["cli"] = set(MODULES)  # above everything, imported by nothing

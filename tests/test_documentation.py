@@ -36,7 +36,8 @@ def test_every_training_command_of_the_readme_is_a_valid_recipe(
     monkeypatch.chdir(ROOT)
     path, *words = command.split()
     name = Path(path).stem
-    load_recipe(getattr(script(name), SCHEMAS[name]), words)
+    schema = getattr(script(name), SCHEMAS[name])
+    assert isinstance(load_recipe(schema, words), schema)
 
 
 def test_the_readme_shows_a_command_for_every_stage() -> None:

@@ -65,15 +65,15 @@ def find(rows: list[Row], view: str, threshold: str = "0.5") -> Row:
 
 
 @pytest.fixture(scope="module")
-def test_set() -> list[PatientScores]:
+def scored_patients() -> list[PatientScores]:
     return [make_patient(name) for name in "abcd"] + [
         make_patient("e", truth=np.zeros(SHAPE, bool))
     ]
 
 
 @pytest.fixture(scope="module")
-def rows(test_set: list[PatientScores]) -> list[Row]:
-    return evaluate(*test_set)
+def rows(scored_patients: list[PatientScores]) -> list[Row]:
+    return evaluate(*scored_patients)
 
 
 # Rows
@@ -109,10 +109,10 @@ def test_rows_state_cost_and_where_the_threshold_came_from(rows: list[Row]) -> N
 
 
 def test_views_count_their_own_patients_and_slices(
-    rows: list[Row], test_set: list[PatientScores]
+    rows: list[Row], scored_patients: list[PatientScores]
 ) -> None:
     paper, volume = find(rows, "paper"), find(rows, "volume")
-    shown = sum((p.truth.sum((1, 2)) * 4 > 200).sum() for p in test_set)
+    shown = sum((p.truth.sum((1, 2)) * 4 > 200).sum() for p in scored_patients)
     assert (paper["patients"], paper["slices"]) == (4, shown)
     assert (volume["patients"], volume["slices"], volume["healthy_scans"]) == (5, 5 * 14, 1)
 
@@ -143,11 +143,11 @@ def test_the_oracle_takes_a_label_free_threshold_between_two_of_its_grid() -> No
 
 
 def test_paper_view_equals_a_loop_over_slices(
-    rows: list[Row], test_set: list[PatientScores]
+    rows: list[Row], scored_patients: list[PatientScores]
 ) -> None:
     pairs = [
         (scores, truth)
-        for patient in test_set
+        for patient in scored_patients
         for scores, truth in zip(patient.scores, patient.truth, strict=True)
         if truth.sum() * 4 > 200
     ]
@@ -159,11 +159,11 @@ def test_paper_view_equals_a_loop_over_slices(
 
 
 def test_volume_view_pools_the_voxels_of_all_patients(
-    rows: list[Row], test_set: list[PatientScores]
+    rows: list[Row], scored_patients: list[PatientScores]
 ) -> None:
-    scores = np.stack([patient.scores for patient in test_set])
-    truth = np.stack([patient.truth for patient in test_set])
-    brain = np.stack([patient.brain for patient in test_set])
+    scores = np.stack([patient.scores for patient in scored_patients])
+    truth = np.stack([patient.truth for patient in scored_patients])
+    brain = np.stack([patient.brain for patient in scored_patients])
     row = find(rows, "volume")
     assert row["average_precision"] == pytest.approx(average_precision(scores, truth), abs=2e-3)
     assert row["average_precision_brain"] == pytest.approx(
@@ -275,7 +275,7 @@ def test_one_patient_has_no_intervals(rows: list[Row]) -> None:
         assert bounds and set(bounds) == {None}
 
 
-def test_a_test_set_without_lesions_has_an_empty_paper_view() -> None:
+def test_a_scored_patients_without_lesions_has_an_empty_paper_view() -> None:
     healthy = [make_patient(name, truth=np.zeros(SHAPE, bool)) for name in "ab"]
     found = evaluate(*healthy)
     paper = find(found, "paper", "oracle")
@@ -291,9 +291,9 @@ def test_a_binary_map_has_dice_but_no_average_precision() -> None:
 
 
 def test_a_generator_gives_the_rows_of_a_list(
-    rows: list[Row], test_set: list[PatientScores]
+    rows: list[Row], scored_patients: list[PatientScores]
 ) -> None:
-    generator = (patient for patient in test_set)
+    generator = (patient for patient in scored_patients)
     assert evaluate_system("ae", generator, LABEL_FREE, "t2", 1.5, 20.0) == rows
 
 

@@ -17,7 +17,6 @@ from modeling_rasalore.prediction import (
     find_warnings,
     predict_slices,
     predict_volume,
-    replace_file,
     write_prediction,
 )
 from modeling_rasalore.volumes import read_mask, read_volume, write_nifti
@@ -205,20 +204,6 @@ def test_the_summary_says_what_made_it_and_from_what(volume, processor, tmp_path
     assert "not a medical device" in summary["disclaimer"]
     assert "empty mask does not exclude" in summary["disclaimer"]
     assert str(tmp_path) not in path.read_text()
-
-
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
-    path = tmp_path / "case.json"
-    path.write_text("old")
-
-    def write_half(draft):
-        draft.write_text("ne")
-        raise OSError("disk full")
-
-    with pytest.raises(OSError, match="disk full"):
-        replace_file(path, write_half)
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_scan_with_skull_and_noise_is_warned_about(tmp_path, volume):

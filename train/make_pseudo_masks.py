@@ -22,12 +22,13 @@ from omegaconf import MISSING
 from tqdm import tqdm
 
 from modeling_rasalore import DdptModel, RasaloreImageProcessor
+from modeling_rasalore.files import write_json
 from modeling_rasalore.layouts import Patient, find_patients
 from modeling_rasalore.mask_table import SliceMasks, table_path, write_masks
 from modeling_rasalore.pseudo_masks import SCALING, PromptedSegmenter, scale_heatmap
 from modeling_rasalore.recipes import DataRecipe, load_recipe
 from modeling_rasalore.slices import UNHEALTHY, read_slices, read_split, write_split
-from modeling_rasalore.training import provenance, write_json
+from modeling_rasalore.training import provenance
 
 
 @dataclass

@@ -12,12 +12,12 @@ to one label per slice when the labels are scanned.
 
 import sys
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch.utils.data import DataLoader
 
 from modeling_rasalore import DdptConfig, DdptModel, RasaloreImageProcessor
 from modeling_rasalore.augmentation import augment_batch
@@ -37,6 +37,7 @@ from modeling_rasalore.training import (
     build_optimizer,
     count_steps,
     loss_parts,
+    make_loader,
 )
 
 
@@ -71,8 +72,8 @@ def main(words: list[str]) -> None:
     run.accelerator.print(f"training slices by label: {dict(counts)}")
     stream = labelled_stream(split["train"], recipe, processor)
     stream = stream.shuffle(seed=recipe.loop.seed, buffer_size=recipe.data.shuffle_buffer)
-    loader = make_loader(stream, recipe)
-    held_out = make_loader(labelled_stream(split["validation"], recipe, processor), recipe)
+    held_out = labelled_stream(split["validation"], recipe, processor)
+    loaders = make_loader(stream, collate, recipe.loop), make_loader(held_out, collate, recipe.loop)
 
     # --- Model and optimizer ----------------------------------------------------------------
     model = DdptModel.from_backbone(DdptConfig.from_pretrained(recipe.model))
@@ -90,7 +91,7 @@ def main(words: list[str]) -> None:
     run.train(
         model,
         optimizer,
-        (loader, held_out),
+        loaders,
         recipe.optimizer,
         losses,
         log_likelihood,
@@ -101,7 +102,8 @@ def main(words: list[str]) -> None:
     model.eval()
     unhealthy = labelled_stream(split["train"], recipe, processor, labels={1})
     unhealthy = unhealthy.shuffle(seed=recipe.loop.seed, buffer_size=recipe.data.shuffle_buffer)
-    scores = score_heatmaps(model, make_loader(unhealthy.take(recipe.heatmap_slices), recipe))
+    loader = make_loader(unhealthy.take(recipe.heatmap_slices), collate, recipe.loop)
+    scores = score_heatmaps(model, loader)
     model.config.heatmap = choose_heatmap(scores) if recipe.heatmap == "auto" else recipe.heatmap
     if run.accelerator.is_main_process:
         model.save_pretrained(run.folder)
@@ -133,21 +135,12 @@ def labelled_stream(
     return stream.map(prepare)
 
 
-def make_loader(stream: Any, recipe: Stage1Recipe) -> DataLoader:
-    """Batches of tensors from a stream."""
-
-    def collate(examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        return {
-            "pixel_values": torch.stack([torch.as_tensor(e["pixel_values"]) for e in examples]),
-            "labels": torch.tensor([e["labels"] for e in examples]),
-        }
-
-    return DataLoader(
-        stream,
-        batch_size=recipe.loop.batch_size,
-        collate_fn=collate,
-        num_workers=recipe.loop.workers,
-    )
+def collate(examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    """A batch."""
+    return {
+        "pixel_values": torch.stack([torch.as_tensor(e["pixel_values"]) for e in examples]),
+        "labels": torch.tensor([e["labels"] for e in examples]),
+    }
 
 
 def parameter_groups(model: DdptModel, recipe: Stage1Recipe) -> list[dict[str, Any]]:
@@ -171,7 +164,7 @@ def log_likelihood(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> to
     return -F.cross_entropy(logits, batch["labels"], reduction="none")
 
 
-def score_heatmaps(model: DdptModel, loader: DataLoader) -> dict[str, float]:
+def score_heatmaps(model: DdptModel, loader: Iterable[Any]) -> dict[str, float]:
     """Mean deletion score of each kind of heatmap over unhealthy training slices."""
     totals: dict[str, list[float]] = {kind: [] for kind in HEATMAPS}
 

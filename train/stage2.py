@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 import torch
 from omegaconf import MISSING
-from torch.utils.data import DataLoader
 
 from modeling_rasalore import RasaloreConfig, RasaloreImageProcessor, RasaloreModel
 from modeling_rasalore.augmentation import augment_batch
@@ -48,6 +47,7 @@ from modeling_rasalore.training import (
     build_optimizer,
     count_steps,
     loss_parts,
+    make_loader,
 )
 
 
@@ -89,11 +89,10 @@ def main(words: list[str]) -> None:
     labels = {HEALTHY, UNHEALTHY} if recipe.healthy_slices else {UNHEALTHY}
     stream = masked_stream(split["train"], recipe, labels, tables["train"], prepare)
     stream = stream.shuffle(seed=recipe.loop.seed, buffer_size=recipe.data.shuffle_buffer)
-    loader = make_loader(stream, recipe)
-    held_out = make_loader(
-        masked_stream(split["validation"], recipe, {UNHEALTHY}, tables["validation"], prepare),
-        recipe,
+    held_out = masked_stream(
+        split["validation"], recipe, {UNHEALTHY}, tables["validation"], prepare
     )
+    loaders = make_loader(stream, collate, recipe.loop), make_loader(held_out, collate, recipe.loop)
 
     # --- Model and optimizer ----------------------------------------------------------------
     model = RasaloreModel(config)
@@ -111,7 +110,7 @@ def main(words: list[str]) -> None:
     run.train(
         model,
         optimizer,
-        (loader, held_out),
+        loaders,
         recipe.optimizer,
         losses,
         agreement,
@@ -185,27 +184,18 @@ def masked_stream(
     return stream.filter(wanted).map(lambda example: prepare(example, table))
 
 
-def make_loader(stream: Any, recipe: Stage2Recipe) -> DataLoader:
-    """Batches of tensors; a healthy slice has an empty SAM mask where others have one."""
-
-    def collate(examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        batch = {
-            name: torch.stack([torch.as_tensor(example[name]) for example in examples])
-            for name in ("pixel_values", "labels")
-        }
-        if any(example.get("sam_masks") is not None for example in examples):
-            blank = np.zeros_like(examples[0]["labels"])
-            batch["sam_masks"] = torch.stack(
-                [torch.as_tensor(example.get("sam_masks", blank)) for example in examples]
-            )
-        return batch
-
-    return DataLoader(
-        stream,
-        batch_size=recipe.loop.batch_size,
-        collate_fn=collate,
-        num_workers=recipe.loop.workers,
-    )
+def collate(examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    """A batch; a healthy slice has an empty SAM mask where others have one."""
+    batch = {
+        name: torch.stack([torch.as_tensor(example[name]) for example in examples])
+        for name in ("pixel_values", "labels")
+    }
+    if any(example.get("sam_masks") is not None for example in examples):
+        blank = np.zeros_like(examples[0]["labels"])
+        batch["sam_masks"] = torch.stack(
+            [torch.as_tensor(example.get("sam_masks", blank)) for example in examples]
+        )
+    return batch
 
 
 @torch.inference_mode()

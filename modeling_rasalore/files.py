@@ -1,0 +1,27 @@
+"""Files that appear complete or not at all, whatever interrupts their writing."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def replace_file(path: Path, write: Callable[[Path], Any]) -> Path:
+    """Return `path` after `write` filled a file beside it that then took its place.
+
+    The draft keeps the end of the name, which many writers choose their format by.
+    """
+    draft = path.with_name(f".{os.getpid()}-{path.name}")
+    try:
+        write(draft)
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+    return path
+
+
+def write_json(path: Path, content: Any) -> Path:
+    """Return `path`, holding `content` as JSON for people to read; NaN and infinity are refused."""
+    text = json.dumps(content, indent=2, allow_nan=False) + "\n"
+    return replace_file(path, lambda draft: draft.write_text(text, encoding="utf-8"))
