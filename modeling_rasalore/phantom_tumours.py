@@ -20,10 +20,10 @@ FIELD_REACH = 160.0  # mm from the centre of the volume; beyond it random fields
 OEDEMA_LEVELS = {
     "t1": (0.90, 0.70),
     "t1ce": (0.92, 0.72),
-    "t2": (1.60, 2.70),
+    "t2": (1.75, 2.40),
     "flair": (1.30, 1.80),
 }
-CORE_LEVELS = {"t1": (0.80, 0.45), "t1ce": (0.80, 0.45), "t2": (1.80, 3.00), "flair": (1.35, 1.50)}
+CORE_LEVELS = {"t1": (0.80, 0.45), "t1ce": (0.80, 0.45), "t2": (1.90, 2.60), "flair": (1.35, 1.50)}
 RIM_LEVELS = {"t1": (0.85, 0.75), "t1ce": (1.15, 1.90), "t2": (1.45, 1.90), "flair": (1.30, 1.65)}
 
 
@@ -116,7 +116,7 @@ def smooth_field(
 
 
 def draw_tumour(
-    rng: np.random.Generator, centre: np.ndarray, diameter: tuple[float, float] = (16.0, 70.0)
+    rng: np.random.Generator, centre: np.ndarray, diameter: tuple[float, float] = (28.0, 76.0)
 ) -> Tumour:
     """Return a random tumour.
 
@@ -135,7 +135,7 @@ def draw_tumour(
         to_ball=np.diag(1 / stretch) @ rotation,
         core_share=rng.uniform(0.12, 0.7),
         rim_thickness=rng.uniform(2.0, 6.0),
-        edge_width=rng.uniform(0.1, 0.45) * size,
+        edge_width=rng.uniform(0.05, 0.18) * size,
         push=rng.uniform(0, 0.12) * size,
         brightness=rng.uniform(0.5, 1),
         cystic=rng.random() < 0.2,

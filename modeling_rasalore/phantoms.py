@@ -40,7 +40,7 @@ RECORD = "phantom.json"
 
 # Range over patients of a tissue's intensity; white matter = 1.
 GREY = {"t1": (0.74, 0.84), "t1ce": (0.76, 0.86), "t2": (1.18, 1.34), "flair": (1.06, 1.18)}
-FLUID = {"t1": (0.28, 0.42), "t1ce": (0.28, 0.42), "t2": (2.1, 2.9), "flair": (0.3, 0.5)}
+FLUID = {"t1": (0.28, 0.42), "t1ce": (0.28, 0.42), "t2": (2.7, 3.3), "flair": (0.3, 0.5)}
 # What membranes and vessels at the brain's surface reach, and nothing exceeds before bias and
 # noise, lesions included: so the maximum of an image says nothing about a tumour.
 CEILING = {"t1": 1.6, "t1ce": 2.8, "t2": 3.6, "flair": 2.4}
