@@ -263,7 +263,7 @@ def _tally(patient: PatientScores, thresholds: Iterable[float]) -> _Tally:
         areas=patient.lesion_areas[shown],
         curves={
             "paper": dice_curve(histograms[shown]).sum(0),
-            "volume": dice_curve(histograms.sum(0)),
+            "volume": dice_curve(histograms.sum(0)) * patient.truth.any(),
         },
         histograms=np.stack([histograms.sum(0), *score_histograms(*(x[None] for x in inside))]),
         calibration=calibration_table(*inside),
@@ -286,8 +286,11 @@ def _outcome(patient: PatientScores, view: str, threshold: float) -> Values:
     lesions = lesion_scores(prediction, patient.truth, patient.spacing)
     false = prediction[patient.healthy]
     false_ml = np.count_nonzero(false, axis=(1, 2)) * np.prod(patient.spacing) / 1000
+    # A healthy scan has no Dice (1 if nothing is found, else 0: with enough of them, finding nothing
+    # anywhere would be the oracle); what is found in it is counted as false alarms instead.
+    volume_dice = [dice(prediction, patient.truth)] if patient.truth.any() else []
     return {
-        "dice": np.array([dice(prediction, patient.truth)]),
+        "dice": np.array(volume_dice),
         "lesion_dice": np.array([lesions.dice]),
         "lesion_hd95": np.array([lesions.hd95]),
         "lesions_per_patient": np.array([lesions.lesions]),
@@ -319,7 +322,7 @@ def _scores(tallies: list[_Tally], view: str, threshold: float, seed: int) -> Ro
     outcomes = [tally.outcomes[view, threshold] for tally in tallies]
     dices = {tally.patient_id: o["dice"] for tally, o in zip(tallies, outcomes, strict=True)}
     row: Row = {
-        "patients": sum(values.size > 0 for values in dices.values()),
+        "patients": sum(tally.slices[view] > 0 for tally in tallies),
         "slices": sum(tally.slices[view] for tally in tallies),
         **_means(outcomes, seed),
     }

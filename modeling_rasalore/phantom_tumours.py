@@ -116,7 +116,7 @@ def smooth_field(
 
 
 def draw_tumour(
-    rng: np.random.Generator, centre: np.ndarray, diameter: tuple[float, float] = (28.0, 76.0)
+    rng: np.random.Generator, centre: np.ndarray, diameter: tuple[float, float] = (28.0, 70.0)
 ) -> Tumour:
     """Return a random tumour.
 

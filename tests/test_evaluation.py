@@ -170,7 +170,7 @@ def test_volume_view_pools_the_voxels_of_all_patients(
         average_precision(scores[brain], truth[brain]), abs=2e-3
     )
     assert row["dice"] == pytest.approx(
-        np.mean([dice(s > 0.5, t) for s, t in zip(scores, truth, strict=True)])
+        np.mean([dice(s > 0.5, t) for s, t in zip(scores, truth, strict=True) if t.any()])
     )
 
 
@@ -264,6 +264,14 @@ def test_quartiles_of_lesion_area_are_scored_apart() -> None:
     quartiles = [row[f"dice_quartile_{quartile}"] for quartile in (1, 2, 3, 4)]
     assert quartiles == pytest.approx([1, 120 / 180, 1, 0])
     assert row["lesion_area_quartiles_mm2"] == pytest.approx([420, 600, 840])
+
+
+def test_healthy_scans_do_not_make_finding_nothing_the_oracle() -> None:
+    healthy = [make_patient(name, truth=np.zeros(SHAPE, bool)) for name in "efghi"]
+    row = find(evaluate(make_patient("a"), *healthy), "volume", "oracle")
+    alone = find(evaluate(make_patient("a")), "volume", "oracle")
+    assert (row["dice"], row["threshold_value"]) == (alone["dice"], alone["threshold_value"])
+    assert (row["patients"], row["healthy_scans"]) == (6, 5)
 
 
 # Limits

@@ -187,7 +187,7 @@ def test_healthy_patient_has_an_empty_mask() -> None:
 def test_tumour_sizes_differ_more_than_tenfold() -> None:
     volumes = [lesion_ml(phantom(seed)) for seed in SEEDS]
     assert max(volumes) > 10 * min(volumes)
-    ball = np.pi / 6 * np.array([12.0, 65.0]) ** 3 / 1000
+    ball = np.pi / 6 * np.array([28.0, 70.0]) ** 3 / 1000
     assert min(volumes) > 0.5 * ball[0] and max(volumes) < 2 * ball[1]  # two tumours at most
 
 
@@ -213,7 +213,7 @@ def test_lesion_is_brighter_in_flair_than_the_white_matter_around_it() -> None:
         white = image[around & (tissue_shares(seed)["white"] > 0.8)]
         contrasts.append(image[lesion].mean() / white.mean())
     assert np.mean(contrasts) > 1.2
-    assert min(contrasts) < 1.15  # some are faint
+    assert min(contrasts) < 1.2  # some are faint
 
 
 def threshold_dice(sequence: str) -> float:
@@ -233,8 +233,8 @@ def threshold_dice(sequence: str) -> float:
 
 def test_t2_threshold_finds_much_less_than_a_flair_threshold() -> None:
     t2, flair = threshold_dice("t2"), threshold_dice("flair")
-    assert 0.3 < t2 < flair - 0.1
-    assert 0.55 < flair < 0.85
+    assert 0.3 < t2 < flair - 0.05
+    assert 0.6 < flair < 0.85
 
 
 # Nothing but the tumour tells patients with and without one apart
