@@ -143,7 +143,8 @@ class RasaloreImageProcessor(BaseImageProcessor):
             if unit_image.any():
                 top, left, bottom, right = self.box(unit_image)
                 inside = resize_bilinear(values[None], bottom - top, right - left)
-                whole[top:bottom, left:right] = inside[0].numpy()
+                # Rounding in the interpolation must not carry a score of 1 beyond 1.
+                whole[top:bottom, left:right] = inside[0].clamp(values.min(), values.max()).numpy()
             placed.append(whole)
         return placed
 

@@ -308,3 +308,12 @@ def test_a_saved_processor_loads_by_itself_and_does_the_same(
     loaded = AutoImageProcessor.from_pretrained(tmp_path)
     assert type(loaded) is RasaloreImageProcessor and loaded.to_dict() == saved.to_dict()
     assert torch.equal(pixels(loaded, brain_slice()), pixels(saved, brain_slice()))
+
+
+@pytest.mark.parametrize("size", [64, 128])
+def test_maps_keep_their_range_when_they_are_resized(size: int) -> None:
+    images = [np.pad(np.ones((h, w), np.float32), 3) for h, w in ((53, 41), (77, 90), (19, 101))]
+    processor = RasaloreImageProcessor(size=64)
+    placed = processor.post_process_maps(torch.ones(3, size, size), images)
+    assert all(score.max() == 1 for score in placed)
+    assert all(score[3:-3, 3:-3].min() == 1 for score in placed)
