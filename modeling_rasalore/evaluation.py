@@ -286,8 +286,8 @@ def _outcome(patient: PatientScores, view: str, threshold: float) -> Values:
     lesions = lesion_scores(prediction, patient.truth, patient.spacing)
     false = prediction[patient.healthy]
     false_ml = np.count_nonzero(false, axis=(1, 2)) * np.prod(patient.spacing) / 1000
-    # A healthy scan has no Dice (1 if nothing is found, else 0: with enough of them, finding nothing
-    # anywhere would be the oracle); what is found in it is counted as false alarms instead.
+    # A healthy scan has no Dice (1 if nothing is found, else 0: with enough of them, finding
+    # nothing anywhere would be the oracle); what is found in it counts as false alarms instead.
     volume_dice = [dice(prediction, patient.truth)] if patient.truth.any() else []
     return {
         "dice": np.array(volume_dice),

@@ -16,9 +16,11 @@ from modeling_rasalore.heatmaps_ddpt import HEATMAPS
 from modeling_rasalore.pseudo_masks import (
     SCALING,
     PromptedSegmenter,
+    PseudoMaskRule,
     bounding_box,
     choose_heatmap,
     deletion_scores,
+    guided_filter,
     is_brain,
     sample_points,
     scale_heatmap,
@@ -339,3 +341,45 @@ def test_an_obedient_model_gives_the_pseudo_mask_back(
 def test_another_prompt_is_refused(sam_folder: Path) -> None:
     with pytest.raises(ValueError, match="'box' or 'points', got 'mask'"):
         obedient(sam_folder, "mask")
+
+
+# --- Guided filter and the rule that makes pseudo-masks ---------------------------------------
+
+
+def blurred_disc() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A slice with a bright disc, the disc, and a heatmap that knows its place but not its edge."""
+    rows, columns = np.indices((64, 64)) - 32.0
+    disc = (rows - 6) ** 2 + columns**2 < 9**2
+    heat = np.exp(-((rows - 6) ** 2 + columns**2) / (2 * 9.0**2)).astype(np.float32)
+    image = np.where(disc, 0.9, 0.4) * (rows**2 + columns**2 < 28**2)
+    return image.astype(np.float32), disc, heat
+
+
+@pytest.mark.parametrize("lesion", [0.9, 0.1])
+def test_guided_heat_takes_over_the_outline_of_bright_and_dark_lesions(lesion: float) -> None:
+    image, disc, heat = blurred_disc()
+    image = np.where(disc, np.float32(lesion), image)
+    plain = np.abs((heat > 0.5) ^ disc).sum()
+    guided = guided_filter(heat, image, image > 0, reach=0.1)
+    assert np.abs((guided > 0.5) ^ disc).sum() < 0.5 * plain
+    assert (guided[image == 0] == 0).all()
+
+
+def test_guided_heat_of_a_slice_without_edges_is_only_smoother() -> None:
+    _, _, heat = blurred_disc()
+    flat = np.full((64, 64), 3.0, np.float32)
+    guided = guided_filter(heat, flat, flat > 0, reach=0.02)
+    assert np.abs(guided - heat).max() < 0.05
+
+
+def test_guidance_of_a_slice_without_brain_is_nothing() -> None:
+    blank = np.zeros((8, 8), np.float32)
+    assert not guided_filter(blank, blank, blank > 0, reach=0.1).any()
+
+
+def test_a_rule_s_scores_cross_one_half_where_its_threshold_lies() -> None:
+    image, _, heat = blurred_disc()
+    scores = PseudoMaskRule("maximum", threshold=0.3).scores(heat, image)
+    expected = scale_heatmap(heat, image > 0, "maximum") > 0.3
+    assert np.array_equal(scores > 0.5, expected)
+    assert scores.min() >= 0 and scores.max() == 1

@@ -12,7 +12,7 @@ true masks instead, for the ceiling row of the benchmark and nothing else.
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from modeling_rasalore import DdptModel, RasaloreImageProcessor
 from modeling_rasalore.files import write_json
 from modeling_rasalore.layouts import Patient, find_patients
 from modeling_rasalore.mask_table import SliceMasks, table_path, write_masks
-from modeling_rasalore.pseudo_masks import SCALING, PromptedSegmenter, scale_heatmap
+from modeling_rasalore.pseudo_masks import SCALING, PromptedSegmenter, PseudoMaskRule
 from modeling_rasalore.recipes import DataRecipe, load_recipe
 from modeling_rasalore.slices import UNHEALTHY, read_slices, read_split, write_split
 from modeling_rasalore.training import provenance
@@ -40,6 +40,8 @@ class PseudoMaskRecipe:
     data: DataRecipe = field(default_factory=DataRecipe)
     source: str = "ddpt"  # "ddpt", or "truth" for the ceiling
     threshold: float = 0.5  # of the scaled heatmap
+    # Reach of the filter that lets a heatmap follow the slice's edges; 0, the poster: no filter.
+    guidance: float = 0.0
     segmenter: str = ""  # repo id or folder of a SamModel; empty: no M_SAM
     segmenter_revision: str | None = None
     prompt: str = "box"  # or "points"
@@ -67,7 +69,7 @@ def main(words: list[str]) -> None:
             write_masks(out, patient.patient_id, masks)
     write_json(
         out / "run.json",
-        {**provenance(), **make.facts, "source": recipe.source, "threshold": recipe.threshold},
+        {**provenance(), **make.facts, "source": recipe.source},
     )
     print(f"done: pseudo-masks of {count} slices of {len(patients)} patients in {out}")
 
@@ -93,13 +95,19 @@ class HeatmapMaker:
         self.model = DdptModel.from_pretrained(recipe.stage1).eval()
         self.model.to("cuda" if torch.cuda.is_available() else "cpu")
         self.processor = RasaloreImageProcessor.from_pretrained(recipe.stage1)
+        scaling = SCALING[self.model.config.heatmap]
+        self.rule = PseudoMaskRule(scaling, recipe.threshold, recipe.guidance)
         self.segmenter = None
         if recipe.segmenter:
             self.segmenter = PromptedSegmenter.from_pretrained(
                 recipe.segmenter, recipe.prompt, recipe.seed, recipe.segmenter_revision
             )
             self.segmenter.model.to(self.model.device)
-        self.facts = {"heatmap": self.model.config.heatmap, "segmenter": recipe.segmenter or None}
+        self.facts = {
+            "heatmap": self.model.config.heatmap,
+            **asdict(self.rule),
+            "segmenter": recipe.segmenter or None,
+        }
 
     def __call__(self, patient: Patient) -> Iterator[SliceMasks]:
         data = self.recipe.data
@@ -119,8 +127,7 @@ class HeatmapMaker:
 
     def masks(self, example: dict[str, Any], heatmap: np.ndarray) -> SliceMasks:
         image = example["image"]
-        scaled = scale_heatmap(heatmap, image > 0, SCALING[self.model.config.heatmap])
-        pseudo_mask = (scaled > self.recipe.threshold).astype(np.uint8)
+        pseudo_mask = (self.rule.scores(heatmap, image) > 0.5).astype(np.uint8)
         sam_mask = self.segmenter.segment(image, pseudo_mask) if self.segmenter else None
         return slice_masks(example, pseudo_mask, sam_mask)
 

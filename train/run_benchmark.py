@@ -88,7 +88,7 @@ def systems(recipe: BenchmarkRecipe) -> dict[str, Callable[[], System]]:
     available: dict[str, Callable[[], System]] = {
         "chance": lambda: Chance(recipe.seed),
         "threshold": IntensityThreshold,
-        "ddpt": lambda: Stage1Heatmap(Path(recipe.stage1)),
+        "ddpt": lambda: Stage1Heatmap(Path(recipe.stage1), Path(recipe.stage2)),
         "rasalore_without_sam": lambda: Stage2Network(Path(recipe.stage2)),
     }
     if recipe.ceiling:

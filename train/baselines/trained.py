@@ -9,17 +9,24 @@ from pathlib import Path
 
 from modeling_rasalore import DdptModel, RasaloreImageProcessor, RasaloreModel
 from modeling_rasalore.prediction import predict_slices
-from modeling_rasalore.pseudo_masks import SCALING, scale_heatmap
+from modeling_rasalore.pseudo_masks import PseudoMaskRule
 
 from .interface import Image
 
 
 class Stage1Heatmap:
-    """DDPT alone: the heatmap scaled to [0, 1] as for its pseudo-masks."""
+    """DDPT alone: what its pseudo-masks are cut from at 0.5.
+
+    Args:
+        folder: of train/stage1.py.
+        stage2: of train/stage2.py; its run.json says how the pseudo-masks were made.
+    """
 
     weights = "trained"
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, stage2: Path):
+        made = json.loads((stage2 / "run.json").read_text())["pseudo_masks"]
+        self.rule = PseudoMaskRule(made["scaling"], made["threshold"], made["guidance"])
         self.model = DdptModel.from_pretrained(folder).eval()
         self.processor = RasaloreImageProcessor.from_pretrained(folder)
         self.seconds, self.peak_mib = training_cost(folder)
@@ -30,11 +37,7 @@ class Stage1Heatmap:
             batch = list(slices[start : start + 32])
             heatmaps = self.model.heatmaps(**self.processor(batch, return_tensors="pt"))
             maps += self.processor.post_process_maps(heatmaps, batch)
-        scaling = SCALING[self.model.config.heatmap]
-        return [
-            scale_heatmap(heatmap, image > 0, scaling)
-            for heatmap, image in zip(maps, slices, strict=True)
-        ]
+        return [self.rule.scores(*pair) for pair in zip(maps, slices, strict=True)]
 
 
 class Stage2Network:
