@@ -163,9 +163,56 @@ def phantoms(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def add_convert_released_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", required=True, type=Path, help="new folder for the model")
+    stage2 = parser.add_argument_group("stage 2, RASALoRE")
+    stage2.add_argument("--encoder", type=Path, help="Encoder_Model.pth")
+    stage2.add_argument("--decoder", type=Path, help="Decoder_Model.pth")
+    stage2.add_argument("--location-embeddings", type=Path, help="Candidate_Prompt_Embedding*.pt")
+    stage1 = parser.add_argument_group("stage 1, DDPT")
+    stage1.add_argument("--ddpt", type=Path, help="folder of the model.pth.tar-* folders")
+    stage1.add_argument("--clip", help="folder or repo id of the CLIP they were tuned on")
+    stage1.add_argument("--clip-revision", help="commit, tag or branch of a repo id")
+    stage1.add_argument(
+        "--class-token-position",
+        choices=("end", "middle"),
+        default="end",
+        help="where training put the class word, default %(default)s",
+    )
+
+
+def convert_released(arguments: argparse.Namespace) -> int:
+    """Write the authors' released files of one stage as a model folder."""
+    from .released_checkpoints import load_released_ddpt, load_released_rasalore, save_converted
+
+    stage1 = arguments.ddpt, arguments.clip
+    stage2 = arguments.encoder, arguments.decoder, arguments.location_embeddings
+    model: Any
+    if all(stage2) and not any(stage1):
+        model = load_released_rasalore(*stage2)
+    elif all(stage1) and not any(stage2):
+        model = load_released_ddpt(
+            *stage1,
+            revision=arguments.clip_revision,
+            class_token_position=arguments.class_token_position,
+        )
+    else:
+        raise ValueError(
+            "one stage at a time: pass --encoder, --decoder and --location-embeddings, or --ddpt "
+            "and --clip."
+        )
+    print(f"{type(model).__name__} is in {save_converted(model, arguments.out)}")
+    return 0
+
+
 COMMANDS = {
     "predict": Command("segment NIfTI scans", add_predict_arguments, predict),
     "phantoms": Command("write synthetic brain scans", add_phantoms_arguments, phantoms),
+    "convert-released": Command(
+        "make a model folder of the authors' released files",
+        add_convert_released_arguments,
+        convert_released,
+    ),
 }
 
 if __name__ == "__main__":

@@ -44,6 +44,10 @@ class DdptConfig(PreTrainedConfig):
     num_context_tokens: int = 16
     # Poster: class word between the two halves of the context. Released: "end".
     class_token_position: Literal["middle", "end"] = "middle"
+    # Whose embeddings of start, class word, full stop and end stand around the learned context:
+    # the backbone's, or (True) rows stored with the prompts, as the released prompt files have
+    # them. Fixed sentences always use the backbone's.
+    stored_prompt_words: bool = False
     # Learned visual tokens in each layer but the last, which gets class-aware prompts instead.
     num_visual_prompts: int = 10
     # Free tokens beside the visual ones for the class-aware prompts to attend to, and the width

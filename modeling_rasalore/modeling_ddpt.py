@@ -55,28 +55,31 @@ class TextPrompts(nn.Module):
         self.config = config
         width = config.clip_config.text_config.hidden_size
         self.context = nn.Parameter(torch.empty(config.num_context_tokens, width))
+        if config.stored_prompt_words:
+            self.words: Tensor
+            self.register_buffer("words", torch.empty(sum(self.count_words()), width))
+
+    def count_words(self) -> list[int]:
+        """Rows of `words` for each class: start, class word, full stop, end."""
+        return [len(word) + 3 for word in self.config.class_token_ids]
 
     def learned(self, embed: nn.Embedding) -> list[Tensor]:
         """Embedded learned prompt of each class, (L, width): start, context, class, ".", end."""
         config, half = self.config, self.config.num_context_tokens // 2
         split = half if config.class_token_position == "middle" else 2 * half
-        start, stop, end = (
-            self.embed_ids(embed, [token])
-            for token in (config.start_token_id, config.full_stop_token_id, config.end_token_id)
-        )
+        before, after = self.context[:split], self.context[split:]
+        words = self.words if config.stored_prompt_words else self.backbone_words(embed)
         return [
-            torch.cat(
-                [
-                    start,
-                    self.context[:split],
-                    self.embed_ids(embed, word),
-                    self.context[split:],
-                    stop,
-                    end,
-                ]
-            )
-            for word in config.class_token_ids
+            torch.cat([rows[:1], before, rows[1:-2], after, rows[-2:]])
+            for rows in words.split(self.count_words())
         ]
+
+    def backbone_words(self, embed: nn.Embedding) -> Tensor:
+        """The backbone's embeddings of what stands around the context, (rows, width)."""
+        config, ids = self.config, []
+        for word in config.class_token_ids:
+            ids += [config.start_token_id, *word, config.full_stop_token_id, config.end_token_id]
+        return self.embed_ids(embed, ids)
 
     def template(self, embed: nn.Embedding) -> list[Tensor]:
         """Embedded fixed sentence of each class, (L, width), e.g. "a photo of a healthy brain."."""
@@ -149,6 +152,8 @@ class DdptPreTrainedModel(PreTrainedModel):
         std = self.config.initializer_range
         if isinstance(module, TextPrompts):
             init.normal_(module.context, std=std)
+            if self.config.stored_prompt_words:
+                init.normal_(module.words, std=std)  # a new backbone's are drawn alike
         elif isinstance(module, ClassAwarePrompts):
             init.normal_(module.free_tokens, std=std)
         elif isinstance(module, DdptModel):
@@ -203,6 +208,10 @@ class DdptModel(DdptPreTrainedModel):
         model = cls(config)
         if config.base_model_name_or_path is not None:
             model.load_backbone()
+        if config.stored_prompt_words:
+            prompts, text = model.text_prompts, model.clip.text_model
+            with torch.no_grad():
+                prompts.words.copy_(prompts.backbone_words(text.embeddings.token_embedding))
         return model
 
     def load_backbone(self, name_or_path: str | None = None) -> None:
