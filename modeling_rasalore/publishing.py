@@ -127,9 +127,7 @@ def compare(
     api: HfApi, target: Target, files: Mapping[str, Path], revision: str
 ) -> tuple[list[str], list[str]]:
     """Files to add or change, and files to remove, to make a revision equal to `files`."""
-    tree = api.list_repo_tree(
-        target.repo, recursive=True, revision=revision, repo_type=target.kind
-    )
+    tree = api.list_repo_tree(target.repo, recursive=True, revision=revision, repo_type=target.kind)
     remote = {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
     added = [n for n, path in files.items() if n not in remote or not same(path, remote[n])]
     return added, sorted(remote.keys() - files.keys() - LEFT_ALONE)

@@ -60,8 +60,8 @@ class Repository:
 class LoopbackHub(ThreadingHTTPServer):
     """Serves on a free port of 127.0.0.1 while it is entered as a context.
 
-    repositories: by (kind, "user/name"); requests: method and path of each; refuse_uploads: answer
-    403 to every large file.
+    repositories: by (kind, "user/name"); requests: method and path of each; refused: SHA-256 of
+    large files that its storage does not take.
     """
 
     def __init__(self) -> None:
@@ -70,7 +70,7 @@ class LoopbackHub(ThreadingHTTPServer):
         self.repositories: dict[tuple[str, str], Repository] = {}
         self.large_files: dict[str, bytes] = {}
         self.requests: list[tuple[str, str]] = []
-        self.refuse_uploads = False
+        self.refused: set[str] = set()
         self.shas = (hashlib.sha1(b"%d" % number).hexdigest() for number in count())
 
     @property
@@ -146,7 +146,9 @@ class Handler(BaseHTTPRequestHandler):
         known = (kind, repo) in self.server.repositories
         if not known:
             first = {next(self.server.shas): {".gitattributes": Blob(b"* text\n", False)}}
-            self.server.repositories[kind, repo] = Repository(bool(asked.get("private")), first)
+            self.server.repositories[kind, repo] = Repository(
+                asked.get("visibility") == "private", first
+            )
         raise Answer(409 if known else 200, {"url": f"{self.server.url}/{repo}", "name": repo})
 
     def preupload(self, kind: str, repo: str, revision: str) -> None:
@@ -170,7 +172,7 @@ class Handler(BaseHTTPRequestHandler):
         raise Answer(200, {"transfer": "basic", "objects": objects})
 
     def lfs_upload(self, oid: str) -> None:
-        if self.server.refuse_uploads:
+        if oid in self.server.refused:
             raise Answer(403, {"error": "storage is closed"})
         assert hashlib.sha256(self.body).hexdigest() == oid
         self.server.large_files[oid] = self.body

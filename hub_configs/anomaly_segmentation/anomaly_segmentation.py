@@ -10,14 +10,16 @@ import datasets
 import evaluate
 import numpy as np
 
-from .metrics import BINS
-from .metrics import bootstrap_interval
-from .metrics import dice
-from .metrics import lesion_scores
-from .metrics import pooled_auroc
-from .metrics import pooled_average_precision
-from .metrics import pooled_interval
-from .metrics import score_histograms
+from .metrics import (
+    BINS,
+    bootstrap_interval,
+    dice,
+    lesion_scores,
+    pooled_auroc,
+    pooled_average_precision,
+    pooled_interval,
+    score_histograms,
+)
 
 DESCRIPTION = """
 Scores of anomaly maps of brain scans: Dice, lesion-wise Dice and HD95 (BraTS 2023 rules) averaged
@@ -32,7 +34,7 @@ CITATION = """
   booktitle={British Machine Vision Conference (BMVC)}, year={2025}}
 """
 INPUTS = """
-metric.add_scan(scores, truth, spacing=(1, 1, 1), threshold=0.5) once per scan, then metric.compute().
+metric.add_scan(scores, truth, spacing, threshold) once per scan, then metric.compute().
 
 Args of add_scan:
     scores: (S, H, W) in [0, 1], continuous.
