@@ -53,6 +53,9 @@ TRAIN_RING: dict[str, set[str]] = {
     "mask_table": {"files"},
     "training": {"files", "recipes", "slices"},
     "evaluation": {"files", "metrics", "volumes", "layouts", "slices"},
+    "slice_files": {"files", "layouts", "slices"},
+    "cards": {"reports"},
+    "publishing": set(),
 }
 MODULES: dict[str, set[str]] = {**HUB_RING, **USER_RING, **TRAIN_RING}
 MODULES["cli"] = set(MODULES)  # above everything, imported by nothing

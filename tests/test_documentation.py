@@ -1,6 +1,7 @@
 """What the documents say exists, exists: scripts, recipes, make targets, recipe keys."""
 
 import re
+import shlex
 import sys
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -15,6 +16,7 @@ README = (ROOT / "README.md").read_text()
 COMMANDS = re.findall(r"^(?:accelerate launch|python) (.+)$", README, re.MULTILINE)
 SCHEMAS = {"stage1": "Stage1Recipe", "stage2": "Stage2Recipe"}
 SCHEMAS |= {"make_pseudo_masks": "PseudoMaskRecipe", "run_benchmark": "BenchmarkRecipe"}
+SCHEMAS |= {"push_to_hub": "PushRecipe"}
 
 
 def script(name: str) -> ModuleType:
@@ -34,7 +36,7 @@ def test_every_training_command_of_the_readme_is_a_valid_recipe(
     command: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)
-    path, *words = command.split()
+    path, *words = shlex.split(command)
     name = Path(path).stem
     schema = getattr(script(name), SCHEMAS[name])
     assert isinstance(load_recipe(schema, words), schema)

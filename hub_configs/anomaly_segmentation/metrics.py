@@ -1,0 +1,1 @@
+../../modeling_rasalore/metrics.py

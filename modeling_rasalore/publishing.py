@@ -1,0 +1,180 @@
+"""A folder becomes a revision of a Hub repository: checked first, in one commit, or not at all."""
+
+import hashlib
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+from huggingface_hub.hf_api import RepoFile
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+# What someone without the package runs. Words: folder or repo id, revision or "", threads, a file
+# with the slices, a file for the result.
+STRANGER = """
+import sys
+
+class Hide:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "modeling_rasalore":
+            raise ModuleNotFoundError(f"{name} is hidden")
+
+sys.meta_path.insert(0, Hide())
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoImageProcessor, AutoModel
+
+source, revision, threads, slices, result = sys.argv[1:]
+torch.set_num_threads(int(threads))
+words = {"trust_remote_code": True, "revision": revision or "main"}
+config = AutoConfig.from_pretrained(source, **words)
+processor = AutoImageProcessor.from_pretrained(source, **words)
+model = AutoModel.from_pretrained(source, **words).eval()
+assert model.config.model_type == config.model_type
+inputs = processor(list(load_file(slices)["slices"].numpy()), return_tensors="pt")
+with torch.no_grad():
+    save_file({"logits": model(**inputs).logits.contiguous()}, result)
+assert "modeling_rasalore" not in sys.modules
+"""
+LEFT_ALONE = {".gitattributes"}  # the Hub writes it into every repository
+
+
+@dataclass(frozen=True)
+class Target:
+    """A repository of the Hub.
+
+    repo: "user/name"; kind: "model", "dataset" or "space"; private: who sees a new one; space_sdk:
+    what a Space runs on.
+    """
+
+    repo: str
+    kind: str = "model"
+    private: bool = True
+    space_sdk: str | None = None
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """The revision that now holds the folder, and what had to change for it."""
+
+    revision: str
+    added: list[str]  # new and changed files
+    removed: list[str]
+
+
+def local_files(folder: Path) -> dict[str, Path]:
+    """Path in the repository -> file of `folder`; hidden files and caches stay behind."""
+    files = {}
+    for path in sorted(folder.rglob("*")):
+        parts = path.relative_to(folder).parts
+        if path.is_file() and not any(part.startswith((".", "__pycache__")) for part in parts):
+            files["/".join(parts)] = path
+    return files
+
+
+def push_folder(folder: Path, target: Target, message: str) -> Pushed:
+    """Make the repository's main branch hold what `folder` holds; no commit where it does already.
+
+    All changes are one commit on top of the revision they were compared with, so a failed upload
+    leaves that revision as it is. Remote files that the folder lacks are removed (history keeps
+    them).
+
+    Raises:
+        ValueError: an empty folder, or a public repository where a private one was asked for.
+        huggingface_hub.errors.HfHubHTTPError: the upload failed.
+    """
+    files = local_files(folder)
+    if not files:
+        raise ValueError(f"{folder} holds no file to publish.")
+    api = HfApi()
+    api.create_repo(
+        target.repo,
+        repo_type=target.kind,
+        private=target.private,
+        exist_ok=True,
+        space_sdk=target.space_sdk,
+    )
+    info = api.repo_info(target.repo, repo_type=target.kind)
+    if target.private and not info.private:
+        raise ValueError(f"{target.repo} is public; say private=false to publish there.")
+    added, removed = compare(api, target, files, info.sha)
+    if not added and not removed:
+        return Pushed(info.sha, [], [])
+    operations = [
+        *(CommitOperationAdd(name, files[name]) for name in added),
+        *(CommitOperationDelete(name) for name in removed),
+    ]
+    commit = api.create_commit(
+        target.repo,
+        operations,
+        commit_message=message,
+        repo_type=target.kind,
+        parent_commit=info.sha,
+    )
+    if any(compare(api, target, files, commit.oid)):
+        raise ValueError(f"{target.repo} at {commit.oid} differs from {folder}; push again.")
+    return Pushed(commit.oid, added, removed)
+
+
+def compare(
+    api: HfApi, target: Target, files: Mapping[str, Path], revision: str
+) -> tuple[list[str], list[str]]:
+    """Files to add or change, and files to remove, to make a revision equal to `files`."""
+    tree = api.list_repo_tree(target.repo, recursive=True, revision=revision, repo_type=target.kind)
+    remote = {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
+    added = [n for n, path in files.items() if n not in remote or not same(path, remote[n])]
+    return added, sorted(remote.keys() - files.keys() - LEFT_ALONE)
+
+
+def same(path: Path, entry: RepoFile) -> bool:
+    """True where a local file has the bytes of a remote one, by size and then by hash."""
+    if path.stat().st_size != entry.size:
+        return False
+    if entry.lfs is not None:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == entry.lfs.sha256
+    content = path.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest() == entry.blob_id
+
+
+def logits_without_package(
+    source: str | Path,
+    images: np.ndarray,
+    revision: str | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Tensor:
+    """Logits of a fresh process that knows transformers and `source`, but not this package.
+
+    Args:
+        source: folder or repo id of a model.
+        images: slices (B, H, W) float32.
+        revision: of a repo id.
+        environment: variables that the process sees beside this one's, such as HF_HUB_OFFLINE.
+
+    Raises:
+        ValueError: it could not load or run the model; the last line it printed is quoted.
+    """
+    with TemporaryDirectory() as scratch:
+        slices, result = Path(scratch, "slices.safetensors"), Path(scratch, "result.safetensors")
+        save_file({"slices": torch.from_numpy(images)}, slices)
+        words = [str(source), revision or "", str(torch.get_num_threads()), str(slices)]
+        done = subprocess.run(
+            [sys.executable, "-I", "-c", STRANGER, *words, str(result)],
+            cwd=scratch,
+            # transformers copies remote code there before it runs it
+            env={**os.environ, "HF_MODULES_CACHE": scratch, **(environment or {})},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
+            raise ValueError(f"{source} does not load where rasalore is not installed: {reason}")
+        return load_file(result)["logits"]
