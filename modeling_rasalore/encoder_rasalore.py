@@ -3,6 +3,7 @@
 Letters in shapes: B batch, c = base_channels, d = 8 c, S = image_size, s = refiner_grid.
 """
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -20,9 +21,21 @@ class ConvBlock(nn.Module):
         self.dropout = nn.Dropout2d(dropout)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        hidden = F.relu(self.conv2(F.relu(self.conv1(hidden))))
+        hidden = self.conv1(hidden).relu_()
+        hidden = self.conv2(hidden).relu_()
         hidden = self.norm(hidden.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-        return self.dropout(hidden)
+        return order_for_gradients(self.dropout(hidden))
+
+
+def order_for_gradients(maps: Tensor) -> Tensor:
+    """The same maps (B, C, H, W), channel by channel where a CPU will ask for gradients.
+
+    The LayerNorm leaves the channels of a pixel side by side. Forward that is the quicker order, but
+    a CPU's weight gradient of a convolution takes 2.4 times as long in it.
+    """
+    if maps.device.type == "cpu" and torch.is_grad_enabled():
+        return maps.contiguous()
+    return maps
 
 
 class SliceEncoder(nn.Module):
@@ -62,7 +75,26 @@ class Refiner(nn.Module):
         self.pool = nn.AvgPool2d(kernel, stride, padding=(kernel - stride) // 2)
 
     def forward(self, first: Tensor) -> Tensor:
-        hidden = F.relu(self.conv_norm(self.conv(first)))
-        hidden = F.relu(self.up1_norm(self.up1(hidden)))
-        hidden = F.relu(self.up2_norm(self.up2(hidden)))
-        return self.pool(hidden + self.skip(first))
+        hidden = convolve_and_normalise(self.conv, self.conv_norm, first).relu_()
+        hidden = convolve_and_normalise(self.up1, self.up1_norm, hidden).relu_()
+        hidden = convolve_and_normalise(self.up2, self.up2_norm, hidden).relu_()
+        # Pooling and the skip's 1x1 convolution commute: pool first, then convolve few pixels. The
+        # bias is pooled too, because zeros beyond the border count.
+        skipped = F.conv2d(self.pool(first), self.skip.weight)
+        bias = self.skip.bias[:, None, None] * self.pool(torch.ones_like(first[:1, :1]))  # type: ignore[index]
+        return self.pool(hidden) + (skipped + bias)
+
+
+def convolve_and_normalise(
+    conv: nn.Conv2d | nn.ConvTranspose2d, norm: nn.BatchNorm2d, maps: Tensor
+) -> Tensor:
+    """norm(conv(maps)); in evaluation one convolution, whose weights take the fixed norm in."""
+    if norm.training:
+        return norm(conv(maps))
+    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)  # type: ignore[operator]
+    bias = norm.bias + scale * (conv.bias - norm.running_mean)  # type: ignore[operator]
+    if isinstance(conv, nn.ConvTranspose2d):
+        weight = conv.weight * scale[:, None, None]  # (in, out, 3, 3)
+        return F.conv_transpose2d(maps, weight, bias, padding=conv.padding)  # type: ignore[arg-type]
+    weight = conv.weight * scale[:, None, None, None]
+    return F.conv2d(maps, weight, bias, padding=conv.padding)  # type: ignore[arg-type]

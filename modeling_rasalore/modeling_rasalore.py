@@ -209,7 +209,8 @@ class MaskDecoder(nn.Module):
         tokens = features.flatten(2).transpose(1, 2)  # (B, N, d)
         attended = self.dropout(self.attend(point_embeddings, tokens))
         points = self.point_norm(point_embeddings + attended)
-        return self.head(F.relu(self.up2(F.relu(self.upsample_similarity(points, features)))))
+        hidden = self.upsample_similarity(points, features).relu_()
+        return self.head(self.up2(hidden).relu_())
 
     def attend(self, point_embeddings: Tensor, tokens: Tensor) -> Tensor:
         """MHA_Dec(Q = point embeddings, K = U, V = U + noise), (B, k, d)."""
@@ -242,18 +243,26 @@ class MaskDecoder(nn.Module):
         weight = self.up1.weight.flatten(1)  # (k, wide * 4 * 4)
         gain, bias = self.similarity_norm.weight, self.similarity_norm.bias
         folded = (centred * gain[:, None]).transpose(1, 2) @ weight  # (B, d, wide * 16)
-        patches = scaled @ folded + bias @ weight  # (B, N, wide * 16)
-        return fold_patches(patches, rows, columns) + self.up1.bias[:, None, None]  # type: ignore[index]
+        maps = scaled.transpose(1, 2).unflatten(2, (rows, columns))
+        constant = F.conv_transpose2d(
+            torch.ones_like(maps[:1, :1]),
+            (bias @ weight).unflatten(0, self.up1.weight.shape[1:])[None],
+            self.up1.bias,
+            stride=2,
+            padding=1,
+        )
+        return upsample_each(maps, folded.unflatten(2, self.up1.weight.shape[1:])) + constant
 
 
-def fold_patches(patches: Tensor, rows: int, columns: int) -> Tensor:
-    """Add up the 4x4 patches that tokens (B, rows * columns, C * 16) paint at stride 2, padding 1.
+def upsample_each(maps: Tensor, weights: Tensor) -> Tensor:
+    """Transposed 4x4 convolution, stride 2, padding 1, of each map with weights of its own.
 
-    Returns (B, C, 2 rows, 2 columns), as the second half of a transposed convolution does.
+    Maps (B, d, h, w) and weights (B, d, C, 4, 4) -> (B, C, 2 h, 2 w); one group per sample.
     """
-    return F.fold(
-        patches.transpose(1, 2), (2 * rows, 2 * columns), kernel_size=4, stride=2, padding=1
-    )
+    batch = len(maps)
+    grouped = maps.flatten(0, 1)[None], weights.flatten(0, 1)
+    upsampled = F.conv_transpose2d(*grouped, stride=2, padding=1, groups=batch)
+    return upsampled[0].unflatten(0, (batch, -1))
 
 
 class RasalorePreTrainedModel(PreTrainedModel):
