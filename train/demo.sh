@@ -26,7 +26,7 @@ data="data.root=$DATA data.modality=$MODALITY"
 $LAUNCH train/stage1.py hub_configs/ddpt-tiny/training.yaml $data $split \
   out="$OUT/stage1" loop.seed="$SEED"
 "$PYTHON" train/make_pseudo_masks.py $data stage1="$OUT/stage1" out="$OUT/pseudo_masks" \
-  threshold=0.3 guidance=0.06
+  threshold=0.3 guidance=0.06 minimum_probability=0.5
 # The ceiling: the same network on the true masks of the same slices, trained beside it.
 "$PYTHON" train/make_pseudo_masks.py $data stage1="$OUT/stage1" out="$OUT/true_masks" source=truth
 cores=$("$PYTHON" -c "import os; print(len(os.sched_getaffinity(0)))")

@@ -42,6 +42,9 @@ class PseudoMaskRecipe:
     threshold: float = 0.5  # of the scaled heatmap
     # Reach of the filter that lets a heatmap follow the slice's edges; 0, the poster: no filter.
     guidance: float = 0.0
+    # Unhealthy slices that stage 1 itself gives less than this are left out: what it does not
+    # recognise it does not locate either. The poster keeps all: 0.
+    minimum_probability: float = 0.0
     segmenter: str = ""  # repo id or folder of a SamModel; empty: no M_SAM
     segmenter_revision: str | None = None
     prompt: str = "box"  # or "points"
@@ -116,14 +119,18 @@ class HeatmapMaker:
         )
         for start in range(0, len(slices), self.recipe.batch_size):
             batch = slices[start : start + self.recipe.batch_size]
-            heatmaps = self.heatmaps([example["image"] for example in batch])
-            for example, heatmap in zip(batch, heatmaps, strict=True):
-                yield self.masks(example, heatmap)
+            located = self.locate([example["image"] for example in batch])
+            for example, probability, heatmap in zip(batch, *located, strict=True):
+                if probability >= self.recipe.minimum_probability:
+                    yield self.masks(example, heatmap)
 
-    def heatmaps(self, images: list[np.ndarray]) -> list[np.ndarray]:
-        """Heatmaps in the slices' own frames, own scale each."""
+    def locate(self, images: list[np.ndarray]) -> tuple[list[float], list[np.ndarray]]:
+        """Unhealthy probabilities, and heatmaps in the slices' own frames, own scale each."""
         inputs = self.processor(images, return_tensors="pt").to(self.model.device)
-        return self.processor.post_process_maps(self.model.heatmaps(**inputs), images)
+        with torch.inference_mode():
+            probabilities = self.model(**inputs).logits.softmax(1)[:, 1].tolist()
+        heatmaps = self.processor.post_process_maps(self.model.heatmaps(**inputs), images)
+        return probabilities, heatmaps
 
     def masks(self, example: dict[str, Any], heatmap: np.ndarray) -> SliceMasks:
         image = example["image"]
