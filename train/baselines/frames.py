@@ -11,6 +11,7 @@ from torch import Tensor
 
 # A pixel of a resized slice belongs to the brain above this share of the brain's 99th percentile.
 BRAIN = 0.01
+TOP = 1.5  # where networks of a bounded range cut intensities: lesions are brighter than 1
 
 
 def to_grid(slices: Sequence[NDArray[np.float32]], pixels: int) -> Tensor:
@@ -49,6 +50,11 @@ def smooth(maps: Tensor) -> Tensor:
 def residual_maps(images: Tensor, reconstructions: Tensor) -> Tensor:
     """|x - reconstruction| averaged over sequences, inside the eroded brain, smoothed: (N, p, p)."""
     return smooth((images - reconstructions).abs().mean(1) * eroded_brain(images))
+
+
+def to_signed(images: Tensor) -> Tensor:
+    """Images with background 0 and the brain's 99th percentile at 1 -> [-1, 1], cut at `TOP`."""
+    return images.clamp(0, TOP) * (2 / TOP) - 1
 
 
 def stretch(maps: Tensor) -> Tensor:
