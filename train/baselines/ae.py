@@ -61,8 +61,16 @@ class DenseAutoencoder(nn.Module):
         for before, after in zip((1, *widths), widths, strict=False):
             encoder += [nn.Conv2d(before, after, 5, 2, 2), nn.BatchNorm2d(after), nn.LeakyReLU()]
         flat = narrow * side * side
-        bottleneck = [nn.Conv2d(widths[-1], narrow, 1), nn.Flatten(), nn.Linear(flat, settings.code)]
-        back = [nn.Dropout(0.2), nn.Linear(settings.code, flat), nn.Unflatten(1, (narrow, side, side))]
+        bottleneck = [
+            nn.Conv2d(widths[-1], narrow, 1),
+            nn.Flatten(),
+            nn.Linear(flat, settings.code),
+        ]
+        back = [
+            nn.Dropout(0.2),
+            nn.Linear(settings.code, flat),
+            nn.Unflatten(1, (narrow, side, side)),
+        ]
         back += [nn.Conv2d(narrow, widths[-1], 1), nn.BatchNorm2d(widths[-1]), nn.ReLU()]
         decoder: list[nn.Module] = []
         outward = (widths[-1], *reversed(widths))

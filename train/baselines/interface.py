@@ -1,5 +1,6 @@
 """What the benchmark asks of a system, and what all systems that learn have in common."""
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -33,9 +34,31 @@ class System(Protocol):
     seconds: float | None
     peak_mib: float | None
 
+    def fit(self, slices: Sequence[Image], labels: Sequence[int]) -> None:
+        """Learn from slices (H, W) and their labels, 0 healthy and 1 unhealthy; no mask exists."""
+        ...
+
     def score(self, slices: Sequence[Image]) -> list[Image]:
         """Continuous anomaly scores in [0, 1] of slices (H, W), in their own frame; 0 outside."""
         ...
+
+    def save(self, folder: Path) -> None:
+        """Write what was learned into `folder`."""
+        ...
+
+
+class GivenSystem:
+    """A system that comes ready: it has no parameters, or another script trained it."""
+
+    weights = "none"
+    seconds: float | None = None
+    peak_mib: float | None = None
+
+    def fit(self, slices: Sequence[Image], labels: Sequence[int]) -> None:
+        """Nothing is learned here."""
+
+    def save(self, folder: Path) -> None:
+        """Nothing needs keeping."""
 
 
 class LearnedSystem(ABC):
@@ -128,8 +151,8 @@ class LearnedSystem(ABC):
         return self.maps(images).detach().float().cpu()
 
     def healthy_level(self, healthy: Tensor) -> float:
-        """The map's `HEALTHY_SHARE` quantile inside the brain of up to 512 healthy slices."""
-        chosen = healthy[:: max(1, len(healthy) // 512)]
+        """The map's `HEALTHY_SHARE` quantile inside the brain of up to 256 healthy slices."""
+        chosen = healthy[:: max(1, len(healthy) // 256)]
         inside = [
             self.raw_maps(part.to(self.device))[(part > 0).any(1)] for part in chosen.split(32)
         ]
@@ -147,8 +170,6 @@ class LearnedSystem(ABC):
     @classmethod
     def load(cls, folder: Path, settings: Any) -> Self:
         """The system that `save` wrote, built with the same settings."""
-        import json
-
         system = cls(settings)
         system.networks.load_state_dict(load_file(folder / "model.safetensors"))
         numbers = json.loads((folder / "system.json").read_text())

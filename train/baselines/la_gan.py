@@ -46,9 +46,11 @@ class LaGan(LearnedSystem):
     RESIDUAL = True
 
     def build(self) -> dict[str, nn.Module]:
+        generator = UNet(1, self.settings.widths)
+        nn.init.zeros_(generator.output.weight)  # starts by changing nothing
         return {
             "classifier": resnet_classifier(1, self.settings.classifier_width),
-            "generator": UNet(1, self.settings.widths),
+            "generator": generator,
             "discriminators": nn.ModuleList(
                 patch_discriminator(self.settings.widths[0]) for _ in range(3)
             ),

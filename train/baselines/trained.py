@@ -11,10 +11,10 @@ from modeling_rasalore import DdptModel, RasaloreImageProcessor, RasaloreModel
 from modeling_rasalore.prediction import predict_slices
 from modeling_rasalore.pseudo_masks import SCALING, scale_heatmap
 
-from .interface import Image
+from .interface import GivenSystem, Image
 
 
-class Stage1Heatmap:
+class Stage1Heatmap(GivenSystem):
     """DDPT alone: the heatmap scaled to [0, 1] as for its pseudo-masks."""
 
     weights = "trained"
@@ -37,7 +37,7 @@ class Stage1Heatmap:
         ]
 
 
-class Stage2Network:
+class Stage2Network(GivenSystem):
     """RASALoRE, or the same network trained on other masks."""
 
     weights = "trained"
