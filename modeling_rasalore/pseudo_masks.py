@@ -233,19 +233,25 @@ class PromptedSegmenter:
             seed,
         )
 
-    @torch.inference_mode()
     def segment(self, image: NDArray[np.float32], pseudo_mask: Mask) -> Mask:
         """Mask (H, W) of one slice (H, W), from a prompt made of its pseudo-mask.
 
         Raises:
             ValueError: for a pseudo-mask of another shape than the slice.
         """
+        # Above 0.5 as it is. The released code stretches each mask to [0, 1] first, which makes an
+        # empty mask impossible.
+        return (self.score(image, pseudo_mask) > 0.5).astype(np.uint8)
+
+    @torch.inference_mode()
+    def score(self, image: NDArray[np.float32], pseudo_mask: Mask) -> NDArray[np.float32]:
+        """Probability of each pixel (H, W) to lie in the prompted mask; arguments as `segment`."""
         if pseudo_mask.shape != image.shape:
             raise ValueError(
                 f"a pseudo-mask must have its slice's shape {image.shape}, got {pseudo_mask.shape}."
             )
         if not pseudo_mask.any():
-            return np.zeros_like(pseudo_mask, dtype=np.uint8)
+            return np.zeros(image.shape, np.float32)
         inputs = self.processor(to_rgb(image), return_tensors="pt")
         device = next(self.model.parameters()).device
         outputs = self.model(
@@ -253,15 +259,13 @@ class PromptedSegmenter:
             **self.prompts(pseudo_mask, inputs, device),
             multimask_output=False,
         )
-        # Sigmoid above 0.5 is a logit above 0. The released code stretches each mask to [0, 1]
-        # first, which makes an empty mask impossible.
-        masks = self.processor.post_process_masks(
+        logits = self.processor.post_process_masks(
             outputs.pred_masks.float().cpu(),
             inputs["original_sizes"],
             inputs["reshaped_input_sizes"],
-            mask_threshold=0.0,
+            binarize=False,
         )
-        return masks[0][0, 0].numpy().astype(np.uint8)
+        return logits[0][0, 0].sigmoid().numpy()
 
     def prompts(self, pseudo_mask: Mask, inputs: Any, device: torch.device) -> dict[str, Tensor]:
         """Box or points of a pseudo-mask in the pixels of the segmenter's resized input."""

@@ -120,7 +120,8 @@ def results_table(rows: Sequence[Row]) -> str:
     """Return a Markdown table of rows of results.json, one line each, in their order.
 
     Scores are percentages with their 95 % interval over patients; a dash stands for what a row
-    does not have. Rows with stand-in weights say so.
+    does not have. Rows with stand-in weights say so, and rows of
+    failed systems why they failed.
     """
     header = (
         *("System", "Sequence", "View", "Threshold", "Dice", "Average precision", "AUROC"),
@@ -129,6 +130,10 @@ def results_table(rows: Sequence[Row]) -> str:
     lines = [header, (*["---"] * 4, *["---:"] * (len(header) - 4))]
     for row in rows:
         patients, slices = str(row["patients"]), str(row["slices"])
+        if "failure" in row:
+            reason = f"failed: {row['failure']}".replace("|", "/")
+            lines.append((_system(row), row["modality"], row["view"], "–", reason, *["–"] * 5))  # noqa: RUF001
+            continue
         lines.append(
             (
                 *(_system(row), row["modality"], row["view"], _threshold(row)),
@@ -136,6 +141,17 @@ def results_table(rows: Sequence[Row]) -> str:
                 *(_number(row.get("false_alarms_per_healthy_slice"), 1, 2), patients, slices),
             )
         )
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def cost_table(rows: Sequence[Row]) -> str:
+    """Return a Markdown table of what each system cost, one line each; a dash where unknown."""
+    names = ("seconds", "peak_mib", "scoring_seconds", "scoring_peak_mib")
+    header = ("System", "Weights", "Training (s)", "Training peak (MiB)", "Scoring (s)")
+    lines = [(*header, "Scoring peak (MiB)"), ("---", "---", *["---:"] * 4)]
+    for row in {row["system"]: row for row in rows}.values():
+        numbers = (_number(row.get(name), 1, 0) for name in names)
+        lines.append((_system(row), str(row["weights"]), *numbers))
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 

@@ -1,39 +1,48 @@
-"""Score systems on held-out patients under one protocol, and write the table.
+"""Fit and score every system on held-out patients under one protocol, and write the table.
 
     accelerate launch --cpu train/run_benchmark.py data.root=phantoms stage1=runs/stage1 \
-        stage2=runs/stage2 ceiling=runs/ceiling out=runs/benchmark
+        stage2=runs/stage2 ceiling=runs/ceiling out=runs/benchmark systems=all size=small
 
 Only test patients are scored, with every slice that shows brain. True masks are read here for the
-first time, and only to score; thresholds come from healthy slices of validation patients, or are
-called oracle.
+first time, and only to score: systems get slices and slice labels, nothing else. Thresholds come
+from healthy slices of validation patients, or are called oracle. Each system runs in a process of
+its own: its failure is a row that says why. Start it again after an interruption: finished systems
+are kept, and failed ones are tried again.
 """
 
+import json
+import multiprocessing
+import resource
+import shutil
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+import time
+import traceback
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
-from baselines.interface import System
-from baselines.threshold import Chance, IntensityThreshold
-from baselines.trained import Stage1Heatmap, Stage2Network
+from baselines.data import Split, read_examples, refuse_leaks, training_slices
+from baselines.interface import LearnedSystem, System
+from baselines.registry import LEARNED, Sources, build, choose, describe, restore
 from omegaconf import MISSING
 from tqdm import tqdm
 
 from modeling_rasalore.evaluation import (
+    VIEWS,
     PatientScores,
     Thresholds,
-    check_disjoint,
     compare_rows,
     evaluate_system,
     write_results,
 )
+from modeling_rasalore.files import replace_file, write_json
 from modeling_rasalore.layouts import Patient, find_patients
 from modeling_rasalore.metrics import false_alarm_threshold
 from modeling_rasalore.recipes import DataRecipe, load_recipe
-from modeling_rasalore.reports import results_figure, results_table
-from modeling_rasalore.slices import HEALTHY, read_slices, read_split, split_hash
+from modeling_rasalore.reports import cost_table, results_figure, results_table
+from modeling_rasalore.slices import HEALTHY, read_split, split_hash
 from modeling_rasalore.training import provenance
 
 
@@ -43,57 +52,132 @@ class BenchmarkRecipe:
 
     out: str = MISSING
     stage1: str = MISSING  # folder of train/stage1.py; its split.json says who is held out
-    stage2: str = MISSING  # folder of train/stage2.py on stage 1's pseudo-masks
-    ceiling: str = ""  # folder of train/stage2.py on true masks; empty: no such row
+    stage2: str = ""  # folder of train/stage2.py on stage 1's pseudo-masks
+    stage2_with_sam: str = ""  # the same with masks of a segmenter
+    ceiling: str = ""  # folder of train/stage2.py on true masks
+    # "all"; "own": chance, threshold and the project's models; or names with commas between them.
+    # Models whose folder is not given have no row.
+    systems: str = "own"
+    size: str = "small"  # of the competing systems: "small" (two cores, minutes) or "paper" (a GPU)
+    sam: str = "facebook/sam-vit-base"  # repo ids or folders of segmenters
+    medsam: str = "flaviagiammarino/medsam-vit-base"
+    medsam2: str = "wanglab/MedSAM2"  # needs conversion to a Sam2Model folder first
     data: DataRecipe = field(default_factory=DataRecipe)
+    training_slices: int = 0  # most slices that competing systems learn from; 0: all
     false_alarm_rate: float = 0.01  # of brain voxels of healthy slices, for label-free thresholds
     seed: int = 0
+
+    def sources(self) -> Sources:
+        """What systems are built from."""
+        return Sources(**{f.name: getattr(self, f.name) for f in fields(Sources)})
 
 
 def main(words: list[str]) -> None:
     recipe = load_recipe(BenchmarkRecipe, words)
-    split = read_split(Path(recipe.stage1) / "split.json", find_patients(recipe.data.root))
+    names = choose(recipe.systems, recipe.sources())
+    split = load_split(recipe)
     unscored = [patient.patient_id for patient in split["test"] if patient.mask is None]
     if unscored:
         raise ValueError(
             f"scoring needs a mask of every test patient, but {', '.join(unscored)} have none; "
             "everything else works without: see train/demo.sh."
         )
-    check_disjoint({name: [p.patient_id for p in part] for name, part in split.items()})
-    rows = []
-    for name, build in systems(recipe).items():
-        system = build()
-        with TemporaryDirectory() as folder:
-            rows += evaluate_system(
-                name,
-                ScoredPatients(system, split["test"], recipe.data, name, Path(folder)),
-                label_free(system, split["validation"], recipe),
-                recipe.data.modality,
-                seconds=system.seconds,
-                peak_mib=system.peak_mib,
-                weights=system.weights,
-                seed=recipe.seed,
-            )
-    reference = {(r["view"], r["threshold"]): r for r in rows if r["system"] == "threshold"}
-    comparisons = [
-        compare_rows(row, reference[row["view"], row["threshold"]], recipe.seed)
-        for row in rows
-        if row["system"] != "threshold" and (row["view"], row["threshold"]) in reference
-    ]
-    write_out(recipe, rows, comparisons, split)
+    trained = [recipe.stage2, recipe.stage2_with_sam, recipe.ceiling]
+    refuse_leaks(split, recipe.data, trained)
+    rows = [row for name in names for row in rows_of(name, recipe, split)]
+    write_out(recipe, rows, split)
 
 
-def systems(recipe: BenchmarkRecipe) -> dict[str, Callable[[], System]]:
-    """Name -> constructor; a system is built when its turn comes."""
-    available: dict[str, Callable[[], System]] = {
-        "chance": lambda: Chance(recipe.seed),
-        "threshold": IntensityThreshold,
-        "ddpt": lambda: Stage1Heatmap(Path(recipe.stage1), Path(recipe.stage2)),
-        "rasalore_without_sam": lambda: Stage2Network(Path(recipe.stage2)),
+def load_split(recipe: BenchmarkRecipe) -> dict[str, list[Patient]]:
+    """Stage 1's split."""
+    return read_split(Path(recipe.stage1) / "split.json", find_patients(recipe.data.root))
+
+
+# --- One system ---------------------------------------------------------------------------------
+def rows_of(name: str, recipe: BenchmarkRecipe, split: Split) -> list[dict[str, Any]]:
+    """A system's rows: those of an earlier run with the same settings, or of a new process."""
+    folder = Path(recipe.out) / "systems" / name
+    facts = describe(name, recipe.sources()) | {
+        "data": asdict(recipe.data),
+        "split_sha256": split_hash(split),
+        "training_slices": recipe.training_slices,
+        "false_alarm_rate": recipe.false_alarm_rate,
     }
-    if recipe.ceiling:
-        available["ceiling"] = lambda: Stage2Network(Path(recipe.ceiling))
-    return available
+    facts = json.loads(json.dumps(facts))  # tuples as JSON keeps them
+    settings = folder / "settings.json"
+    if not settings.exists() or json.loads(settings.read_text()) != facts:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        write_json(settings, facts)
+    results = folder / "rows.json"
+    if not results.exists():
+        (folder / "failure.txt").unlink(missing_ok=True)
+        process = multiprocessing.get_context("spawn").Process(
+            target=run_system, args=(name, recipe)
+        )
+        process.start()
+        process.join()
+        if not results.exists():
+            return failure_rows(name, recipe, reason_of(folder, process.exitcode))
+    rows: list[dict[str, Any]] = json.loads(results.read_text())["rows"]
+    return rows
+
+
+def run_system(name: str, recipe: BenchmarkRecipe) -> None:
+    """Fit and score one system, and write its rows or why there are none."""
+    folder = Path(recipe.out) / "systems" / name
+    try:
+        split = load_split(recipe)
+        system = fitted(name, recipe, split, folder)
+        patients = ScoredPatients(system, split["test"], recipe.data, name, folder / "scores")
+        rows = evaluate_system(
+            name,
+            patients,
+            label_free(system, split["validation"], recipe),
+            "all" if sees_all(system) else recipe.data.modality,
+            seconds=system.seconds,
+            peak_mib=system.peak_mib,
+            weights=system.weights,
+            seed=recipe.seed,
+        )
+        cost = {"scoring_seconds": patients.seconds, "scoring_peak_mib": peak_mib()}
+        write_results(folder / "rows.json", {}, [row | cost for row in rows])
+    except Exception as error:
+        traceback.print_exc()
+        (folder / "failure.txt").write_text(f"{type(error).__name__}: {error}")
+        sys.exit(1)
+
+
+def fitted(name: str, recipe: BenchmarkRecipe, split: Split, folder: Path) -> System:
+    """The system ready to score; what an earlier run learned is not learned again."""
+    cost = folder / "cost.json"
+    if name in LEARNED and cost.exists():
+        system: System = restore(name, folder, recipe.sources())
+    else:
+        system = build(name, recipe.sources())
+        if system.seconds is not None or system.weights == "none":  # trained elsewhere, or never
+            return system
+        slices, labels = training_slices(
+            split["train"], recipe.data, sees_all(system), recipe.training_slices, recipe.seed
+        )
+        started = time.monotonic()
+        system.fit(slices, labels)
+        seconds = round(time.monotonic() - started, 1)
+        system.save(folder)
+        write_json(cost, {"seconds": seconds, "peak_mib": peak_mib()})
+    known = json.loads(cost.read_text())
+    system.seconds, system.peak_mib = known["seconds"], known["peak_mib"]
+    return system
+
+
+def sees_all(system: System) -> bool:
+    """Whether a system wants all four sequences."""
+    return isinstance(system, LearnedSystem) and system.ALL_SEQUENCES
+
+
+def peak_mib() -> float:
+    """Peak memory of this process."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
 
 class ScoredPatients:
@@ -104,26 +188,30 @@ class ScoredPatients:
     ):
         self.system, self.patients, self.data = system, patients, data
         self.name, self.folder = name, folder
+        self.seconds = 0.0
+        folder.mkdir(exist_ok=True)
 
     def __iter__(self) -> Iterator[PatientScores]:
         for patient in tqdm(self.patients, desc=self.name, unit="patient"):
-            slices = list(
-                read_slices(patient, self.data.modality, with_mask=True, skip=self.data.skip_slices)
-            )
+            slices = read_examples(patient, self.data, sees_all(self.system), with_mask=True)
             images = [example["image"] for example in slices]
+            brain = np.stack(images) > 0
             yield PatientScores(
                 patient_id=patient.patient_id,
                 scores=self.scores(patient.patient_id, images),
                 truth=np.stack([example["mask"] for example in slices]) > 0,
-                brain=np.stack(images) > 0,
+                brain=brain if brain.ndim == 3 else brain.any(1),
                 spacing=slices[0]["spacing"],
             )
 
     def scores(self, patient_id: str, images: list[np.ndarray]) -> np.ndarray:
-        """Scores (S, H, W) of one patient, computed in the first pass."""
-        path = self.folder / f"{self.name}-{patient_id}.npy"
+        """Scores (S, H, W) of one patient, computed once."""
+        path = self.folder / f"{patient_id}.npy"
         if not path.exists():
-            np.save(path, np.stack(self.system.score(images)))
+            started = time.monotonic()
+            scores = np.stack(self.system.score(images))
+            self.seconds += time.monotonic() - started
+            replace_file(path, lambda draft: np.save(draft, scores))
         return np.load(path)
 
 
@@ -131,34 +219,59 @@ def label_free(system: System, patients: list[Patient], recipe: BenchmarkRecipe)
     """Threshold for the asked false-alarm rate on healthy validation slices; no mask is opened."""
     inside = []
     for patient in patients:
-        healthy = read_slices(
-            patient, recipe.data.modality, skip=recipe.data.skip_slices, labels={HEALTHY}
-        )
+        healthy = read_examples(patient, recipe.data, sees_all(system), labels={HEALTHY})
         images = [example["image"] for example in healthy]
         scores = system.score(images) if images else []
-        inside += [s[image > 0] for s, image in zip(scores, images, strict=True)]
+        for score, image in zip(scores, images, strict=True):
+            inside.append(score[image > 0 if image.ndim == 2 else (image > 0).any(0)])
     if not inside:
         return Thresholds()
     threshold = false_alarm_threshold(np.concatenate(inside), recipe.false_alarm_rate)
     return Thresholds(threshold, recipe.false_alarm_rate)
 
 
-def write_out(
-    recipe: BenchmarkRecipe, rows: list[dict], comparisons: list[dict], split: dict
-) -> None:
+# --- What is written ----------------------------------------------------------------------------
+def reason_of(folder: Path, exit_code: int | None) -> str:
+    """Why a system has no rows, in one line."""
+    path = folder / "failure.txt"
+    if path.exists():
+        return " ".join(path.read_text().split())
+    return f"its process ended with code {exit_code} (-9: killed, most often for memory)"
+
+
+def failure_rows(name: str, recipe: BenchmarkRecipe, reason: str) -> list[dict[str, Any]]:
+    """One row per view that says why a system has no scores."""
+    empty = {"threshold": "0.5", "patients": 0, "slices": 0, "dice": None, "weights": "none"}
+    row = {"system": name, "modality": recipe.data.modality, **empty, "failure": reason}
+    return [row | {"view": view} for view in VIEWS]
+
+
+def compare(rows: list[dict[str, Any]], seed: int) -> list[dict[str, Any]]:
+    """Paired differences of every system from the intensity threshold."""
+    scored = [row for row in rows if "failure" not in row]
+    reference = {(r["view"], r["threshold"]): r for r in scored if r["system"] == "threshold"}
+    return [
+        compare_rows(row, reference[row["view"], row["threshold"]], seed)
+        for row in scored
+        if row["system"] != "threshold" and (row["view"], row["threshold"]) in reference
+    ]
+
+
+def write_out(recipe: BenchmarkRecipe, rows: list[dict[str, Any]], split: Split) -> None:
     """Write results.json, results.md and results.png, and print the table."""
     out = Path(recipe.out)
     meta = {
         **provenance(),
         "modality": recipe.data.modality,
+        "size": recipe.size,
         "test_patients": [patient.patient_id for patient in split["test"]],
         "split_sha256": split_hash(split),
         "seeds": 1,
-        "against_threshold": comparisons,
+        "against_threshold": compare(rows, recipe.seed),
     }
     write_results(out / "results.json", meta, rows)
-    table = results_table(rows)
-    (out / "results.md").write_text(table + "\n")
+    table = results_table(rows) + "\n" + cost_table(rows)
+    (out / "results.md").write_text(table)
     results_figure(rows, out / "results.png")
     print(table)
     print(f"done: {out / 'results.json'}, results.md, results.png")

@@ -9,26 +9,18 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import ndimage
 
-from .interface import Image
+from .interface import GivenSystem, Image
 
 
-class IntensityThreshold:
+class IntensityThreshold(GivenSystem):
     """Rank of each pixel among the slice's brain pixels, (0, 1], median-filtered."""
-
-    weights = "none"
-    seconds: float | None = None
-    peak_mib: float | None = None
 
     def score(self, slices: Sequence[Image]) -> list[Image]:
         return [equalise(image) for image in slices]
 
 
-class Chance:
+class Chance(GivenSystem):
     """Uniform noise inside the brain: the floor of every score."""
-
-    weights = "none"
-    seconds: float | None = None
-    peak_mib: float | None = None
 
     def __init__(self, seed: int = 0):
         self.generator = np.random.default_rng(seed)

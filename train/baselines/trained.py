@@ -9,25 +9,28 @@ from pathlib import Path
 
 from modeling_rasalore import DdptModel, RasaloreImageProcessor, RasaloreModel
 from modeling_rasalore.prediction import predict_slices
-from modeling_rasalore.pseudo_masks import PseudoMaskRule
+from modeling_rasalore.pseudo_masks import SCALING, PseudoMaskRule
 
-from .interface import Image
+from .interface import GivenSystem, Image
 
 
-class Stage1Heatmap:
+class Stage1Heatmap(GivenSystem):
     """DDPT alone: what its pseudo-masks are cut from at 0.5.
 
     Args:
         folder: of train/stage1.py.
-        stage2: of train/stage2.py; its run.json says how the pseudo-masks were made.
+        stage2: of train/stage2.py; its run.json says how the pseudo-masks were made. "" for the
+            poster's rule.
     """
 
     weights = "trained"
 
-    def __init__(self, folder: Path, stage2: Path):
-        made = json.loads((stage2 / "run.json").read_text())["pseudo_masks"]
-        self.rule = PseudoMaskRule(made["scaling"], made["threshold"], made["guidance"])
+    def __init__(self, folder: Path, stage2: str = ""):
         self.model = DdptModel.from_pretrained(folder).eval()
+        self.rule = PseudoMaskRule(SCALING[self.model.config.heatmap])
+        if stage2:
+            made = json.loads((Path(stage2) / "run.json").read_text())["pseudo_masks"]
+            self.rule = PseudoMaskRule(made["scaling"], made["threshold"], made["guidance"])
         self.processor = RasaloreImageProcessor.from_pretrained(folder)
         self.seconds, self.peak_mib = training_cost(folder)
 
@@ -40,7 +43,7 @@ class Stage1Heatmap:
         return [self.rule.scores(*pair) for pair in zip(maps, slices, strict=True)]
 
 
-class Stage2Network:
+class Stage2Network(GivenSystem):
     """RASALoRE, or the same network trained on other masks."""
 
     weights = "trained"

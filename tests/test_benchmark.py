@@ -1,0 +1,181 @@
+"""The benchmark refuses leaks, survives failures, and keeps what is finished."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import blobs  # noqa: F401 - puts train/ on the path
+import numpy as np
+import pytest
+
+# isort: split
+from baselines.data import read_examples, refuse_leaks, training_slices
+from baselines.registry import ALL, LEARNED, Sources, build, choose
+
+from modeling_rasalore.layouts import Patient, find_patients
+from modeling_rasalore.phantoms import write_phantoms
+from modeling_rasalore.recipes import DataRecipe
+from modeling_rasalore.reports import SYSTEM_NAMES, cost_table, results_table
+from modeling_rasalore.slices import write_split
+
+ROOT = Path(__file__).parents[1]
+Split = dict[str, list[Patient]]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> DataRecipe:
+    folder = tmp_path_factory.mktemp("scans")
+    write_phantoms(folder, 5, seed=3, healthy_patients=1, shape=(44, 54, 44), voxel_size=4.0,
+                   processes=1)  # fmt: skip
+    return DataRecipe(root=str(folder), skip_slices=8)
+
+
+@pytest.fixture
+def split(data: DataRecipe) -> Split:
+    patients = find_patients(data.root)
+    return {"train": patients[:2], "validation": patients[2:3], "test": patients[3:]}
+
+
+@pytest.fixture
+def stage(tmp_path: Path, split: Split) -> Callable[[str], str]:
+    """Makes a folder with the split and the run.json that trained models have, but no model."""
+
+    def make(name: str) -> str:
+        (tmp_path / name).mkdir()
+        write_split(split, tmp_path / name / "split.json")
+        (tmp_path / name / "run.json").write_text("{}")
+        return str(tmp_path / name)
+
+    return make
+
+
+def sources(**changes: str) -> Sources:
+    given = dict.fromkeys(("stage2", "stage2_with_sam", "ceiling"), "")
+    given |= {"stage1": "s1", "sam": "a", "medsam": "b", "medsam2": "c", "size": "small"}
+    return Sources(**(given | changes), seed=0)
+
+
+# --- Leaks --------------------------------------------------------------------------------------
+def test_an_honest_split_passes(split: Split, data: DataRecipe, stage: Callable[..., str]) -> None:
+    refuse_leaks(split, data, [stage("stage2"), ""])
+
+
+def test_a_patient_in_two_parts_is_refused(split: Split, data: DataRecipe) -> None:
+    split["test"] = [*split["test"], split["train"][0]]
+    with pytest.raises(ValueError, match="got BraTS2021_phantom001 in train and test"):
+        refuse_leaks(split, data, [])
+
+
+def test_a_test_scan_that_was_trained_on_under_another_name_is_refused(
+    split: Split, data: DataRecipe
+) -> None:
+    split["test"] = [replace(split["train"][0], patient_id="somebody-else")]
+    with pytest.raises(ValueError, match="somebody-else shows the same image as"):
+        refuse_leaks(split, data, [])
+
+
+def test_a_model_of_another_split_is_refused(
+    split: Split, data: DataRecipe, stage: Callable[..., str]
+) -> None:
+    folder = stage("stage2")
+    split["train"], split["test"] = split["test"], split["train"]
+    with pytest.raises(ValueError, match="was trained on another split"):
+        refuse_leaks(split, data, [folder])
+
+
+def test_systems_get_no_mask(split: Split, data: DataRecipe) -> None:
+    for patient in split["train"]:
+        assert all(example["mask"] is None for example in read_examples(patient, data))
+
+
+# --- Slices -------------------------------------------------------------------------------------
+def test_a_scan_s_white_point_becomes_1(split: Split, data: DataRecipe) -> None:
+    images = np.stack([example["image"] for example in read_examples(split["test"][0], data)])
+    assert np.quantile(images[images > 0], 0.99) == pytest.approx(1, rel=1e-5)
+
+
+def test_all_sequences_are_planes_of_one_slice(split: Split, data: DataRecipe) -> None:
+    patient = split["test"][-1]
+    one = read_examples(patient, data)
+    four = read_examples(patient, data, all_sequences=True)
+    assert [e["slice_index"] for e in one] == [e["slice_index"] for e in four]
+    assert four[5]["image"].shape == (4, *one[5]["image"].shape)
+    assert np.array_equal(four[5]["image"][2], one[5]["image"])  # t2 is the third of them
+
+
+def test_training_slices_have_a_known_label_and_can_be_fewer(
+    split: Split, data: DataRecipe
+) -> None:
+    slices, labels = training_slices(split["train"] + split["test"], data, False, 0, seed=0)
+    assert set(labels) == {0, 1}
+    fewer, fewer_labels = training_slices(split["train"], data, False, 7, seed=0)
+    assert len(fewer) == len(fewer_labels) == 7 < len(slices)
+
+
+# --- Which systems ------------------------------------------------------------------------------
+def test_every_system_of_the_table_has_a_builder_and_a_name() -> None:
+    assert set(ALL) == set(SYSTEM_NAMES)
+    assert all(build(name, sources()).weights == "trained" for name in LEARNED)
+
+
+def test_systems_without_their_folder_have_no_row() -> None:
+    assert choose("own", sources()) == ["chance", "threshold", "ddpt"]
+    assert choose("own", sources(stage2="x"))[-1] == "rasalore_without_sam"
+    assert choose("cae, ae", sources()) == ["ae", "cae"]
+    assert set(choose("all", sources())) == set(ALL) - {
+        "rasalore_without_sam", "rasalore", "ceiling"
+    }  # fmt: skip
+
+
+def test_wrong_names_of_systems_are_refused() -> None:
+    with pytest.raises(ValueError, match="got 'unet'"):
+        choose("ae,unet", sources())
+    with pytest.raises(ValueError, match="ceiling needs the folder"):
+        choose("ceiling", sources())
+    with pytest.raises(ValueError, match="size must be small or paper, got 'huge'"):
+        build("ae", sources(size="huge"))
+
+
+# --- The script ---------------------------------------------------------------------------------
+def test_a_failing_system_is_a_row_and_finished_ones_are_kept(
+    data: DataRecipe, stage: Callable[..., str], tmp_path: Path
+) -> None:
+    broken, out = stage("stage2"), tmp_path / "out"
+    words = [f"data.root={data.root}", "data.skip_slices=8", f"stage1={stage('stage1')}"]
+    words += [f"stage2={broken}", f"out={out}", "systems=chance,rasalore_without_sam"]
+    done = run(words)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((out / "results.json").read_text())["rows"]
+    failures = {row["view"]: row["failure"] for row in rows if "failure" in row}
+    assert set(failures) == {"paper", "volume"}
+    assert "OSError" in failures["paper"]
+    chance = [row for row in rows if row["system"] == "chance"]
+    assert len(chance) == 6 and all(row["peak_mib"] is None for row in chance)
+    assert all(row["scoring_peak_mib"] > 50 for row in chance)
+    table = (out / "results.md").read_text()
+    assert "failed: OSError" in table and "Scoring peak (MiB)" in table
+
+    kept = out / "systems" / "chance" / "rows.json"
+    written = kept.stat().st_mtime_ns
+    shutil.rmtree(out / "systems" / "chance" / "scores")
+    assert run([*words[:-1], "systems=chance"]).returncode == 0
+    assert kept.stat().st_mtime_ns == written  # nothing was scored again
+
+
+def run(words: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "train/run_benchmark.py", *words], cwd=ROOT,
+                          capture_output=True, text=True, timeout=300)  # fmt: skip
+
+
+def test_tables_name_failures_and_costs() -> None:
+    failed = {"system": "ae", "modality": "t2", "view": "paper", "threshold": "0.5",
+              "weights": "none", "failure": "ValueError: a | b"}  # fmt: skip
+    line = results_table([failed]).splitlines()[-1]
+    assert "failed: ValueError: a / b" in line
+    assert line.count("|") == results_table([failed]).splitlines()[0].count("|")
+    scored = {"system": "dae", "weights": "trained", "seconds": 12.4, "peak_mib": 900}
+    assert cost_table([scored]).splitlines()[-1] == "| DAE | trained | 12 | 900 | – | – |"  # noqa: RUF001

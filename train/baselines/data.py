@@ -1,0 +1,104 @@
+"""Slices as the benchmark's systems get them, and the checks that no test patient leaks into them."""
+
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modeling_rasalore.evaluation import check_disjoint, image_fingerprint
+from modeling_rasalore.layouts import MODALITIES, Patient
+from modeling_rasalore.recipes import DataRecipe
+from modeling_rasalore.slices import HEALTHY, UNHEALTHY, read_slices, read_split, split_hash
+
+from .interface import Image
+
+WHITE = 0.99  # quantile of a scan's brain that becomes intensity 1
+Split = Mapping[str, Sequence[Patient]]
+
+
+def read_examples(
+    patient: Patient,
+    data: DataRecipe,
+    all_sequences: bool = False,
+    with_mask: bool = False,
+    labels: Collection[int] | None = None,
+) -> list[dict[str, Any]]:
+    """Slices of one patient as `read_slices` gives them, the scan's white point at 1.
+
+    With all sequences, `image` is (4, H, W) in the order of `MODALITIES`, a sequence without brain
+    there being 0. The white point is the 0.99 quantile of the brain, slice labels notwithstanding.
+    """
+    examples = list(read_slices(patient, data.modality, with_mask, data.skip_slices))
+    scans = [np.stack([example["image"] for example in examples])] if examples else []
+    if all_sequences and examples:
+        places = [example["slice_index"] for example in examples]
+        scans = [_sequence(patient, name, data, places, scans[0]) for name in MODALITIES]
+    scaled = [scan / (np.quantile(scan[scan > 0], WHITE) if scan.any() else 1) for scan in scans]
+    for index, example in enumerate(examples):
+        planes = np.stack([scan[index] for scan in scaled]).astype(np.float32)
+        example["image"] = planes if all_sequences else planes[0]
+    return [example for example in examples if labels is None or example["label"] in labels]
+
+
+def training_slices(
+    patients: Sequence[Patient], data: DataRecipe, all_sequences: bool, most: int, seed: int
+) -> tuple[list[Image], list[int]]:
+    """Slices and labels, 0 or 1, of training patients; at most `most` of them, 0 for all.
+
+    Masks are opened only where a data set has no other source of slice labels, and never leave
+    `read_slices`.
+    """
+    slices, labels = [], []
+    for patient in patients:
+        known = {HEALTHY, UNHEALTHY}
+        for example in read_examples(patient, data, all_sequences, labels=known):
+            slices.append(example["image"])
+            labels.append(int(example["label"]))
+    if not most or most >= len(slices):
+        return slices, labels
+    chosen = np.sort(np.random.default_rng(seed).choice(len(slices), most, replace=False))
+    return [slices[index] for index in chosen], [labels[index] for index in chosen]
+
+
+def refuse_leaks(split: Split, data: DataRecipe, folders: Sequence[str]) -> None:
+    """Raise ValueError where a test patient may have been trained on.
+
+    Nobody may be in two parts of the split; no test image may be a copy, under whatever name, of one
+    that systems learn from; every trained model must stem from this very split.
+    """
+    check_disjoint({name: [p.patient_id for p in part] for name, part in split.items()})
+    everyone = [patient for part in split.values() for patient in part]
+    for folder in filter(None, folders):
+        path = Path(folder) / "split.json"
+        if split_hash(read_split(path, everyone)) != split_hash(split):
+            raise ValueError(
+                f"{folder} was trained on another split than stage 1, so it may know the test "
+                "patients; train it on stage 1's pseudo-masks."
+            )
+    learned = {_fingerprint(p, data): p.patient_id for p in [*split["train"], *split["validation"]]}
+    for patient in split["test"]:
+        if (twin := learned.get(_fingerprint(patient, data))) is not None:
+            raise ValueError(
+                f"test patient {patient.patient_id} shows the same image as {twin}, which systems "
+                "learn from; keep copies in one part of the split."
+            )
+
+
+def _sequence(
+    patient: Patient, name: str, data: DataRecipe, places: list[int], like: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """One sequence of a patient at the given slice indices, (S, H, W)."""
+    if name == data.modality:
+        return like
+    found = {
+        e["slice_index"]: e["image"] for e in read_slices(patient, name, skip=data.skip_slices)
+    }
+    empty = np.zeros_like(like[0])
+    return np.stack([found.get(place, empty) for place in places])
+
+
+def _fingerprint(patient: Patient, data: DataRecipe) -> str:
+    slices = read_slices(patient, data.modality, skip=data.skip_slices)
+    return image_fingerprint(np.stack([example["image"] for example in slices]))
