@@ -213,7 +213,6 @@ def find_warnings(volume: Volume) -> list[str]:
 
 def summarise(prediction: VolumePrediction, volume: Volume) -> dict[str, Any]:
     """Everything about a prediction that is not an image, as JSON can hold it."""
-    found = prediction.slices_with_anomaly
     return {
         "disclaimer": DISCLAIMER,
         "input": volume.path.name,
@@ -221,6 +220,15 @@ def summarise(prediction: VolumePrediction, volume: Volume) -> dict[str, Any]:
         "input_voxel_order": volume.axis_codes,
         "warnings": find_warnings(volume),
         "model": prediction.model,
+        **measure_mask(prediction),
+        "versions": {package: version(package) for package in PACKAGES},
+    }
+
+
+def measure_mask(prediction: VolumePrediction) -> dict[str, Any]:
+    """The part of a summary that another threshold changes."""
+    found = prediction.slices_with_anomaly
+    return {
         "threshold": prediction.threshold,
         "millilitres": prediction.millilitres,
         "voxel_mm3": prediction.voxel_mm3,
@@ -229,5 +237,4 @@ def summarise(prediction: VolumePrediction, volume: Volume) -> dict[str, Any]:
         "lowest_slice": min(found, default=None),
         "highest_slice": max(found, default=None),
         "largest_slice": prediction.largest_slice,
-        "versions": {package: version(package) for package in PACKAGES},
     }

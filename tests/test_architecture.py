@@ -38,6 +38,7 @@ USER_RING: dict[str, set[str]] = {
     "phantoms": {"volumes", "phantom_tumours"},
     "slices": {"volumes", "layouts", "phantoms"},
     "prediction": {"files", "volumes", "reports"},
+    "uncertainty": {"prediction"},
     "released_checkpoints": {
         "configuration_rasalore",
         "configuration_ddpt",
