@@ -213,22 +213,16 @@ def find_warnings(volume: Volume) -> list[str]:
 
 def summarise(prediction: VolumePrediction, volume: Volume) -> dict[str, Any]:
     """Everything about a prediction that is not an image, as JSON can hold it."""
-    return {
-        "disclaimer": DISCLAIMER,
-        "input": volume.path.name,
-        "input_sha256": hashlib.sha256(volume.path.read_bytes()).hexdigest(),
-        "input_voxel_order": volume.axis_codes,
-        "warnings": find_warnings(volume),
-        "model": prediction.model,
-        **measure_mask(prediction),
-        "versions": {package: version(package) for package in PACKAGES},
-    }
+    return compose_summary(prediction, describe_input(volume))
 
 
-def measure_mask(prediction: VolumePrediction) -> dict[str, Any]:
-    """The part of a summary that another threshold changes."""
+def compose_summary(prediction: VolumePrediction, source: dict[str, Any]) -> dict[str, Any]:
+    """The summary of a prediction whose scan, described by `source`, may be gone from the disk."""
     found = prediction.slices_with_anomaly
     return {
+        "disclaimer": DISCLAIMER,
+        **source,
+        "model": prediction.model,
         "threshold": prediction.threshold,
         "millilitres": prediction.millilitres,
         "voxel_mm3": prediction.voxel_mm3,
@@ -237,4 +231,15 @@ def measure_mask(prediction: VolumePrediction) -> dict[str, Any]:
         "lowest_slice": min(found, default=None),
         "highest_slice": max(found, default=None),
         "largest_slice": prediction.largest_slice,
+        "versions": {package: version(package) for package in PACKAGES},
+    }
+
+
+def describe_input(volume: Volume) -> dict[str, Any]:
+    """What a summary says about the scan; its file is read once more, for the hash."""
+    return {
+        "input": volume.path.name,
+        "input_sha256": hashlib.sha256(volume.path.read_bytes()).hexdigest(),
+        "input_voxel_order": volume.axis_codes,
+        "warnings": find_warnings(volume),
     }
