@@ -10,14 +10,20 @@ PYTHON := .venv/bin/python
 PIP := $(PYTHON) -m pip --disable-pip-version-check
 STAMP := .venv/.installed
 
-.PHONY: demo test lint clean
+.PHONY: demo test browser lint clean
 .DEFAULT_GOAL := test
 
 demo: $(STAMP)
 	PYTHON=$(PYTHON) sh train/demo.sh
 
-test: $(STAMP)
+test: $(STAMP) browser
 	$(PYTHON) -m pytest -q -n auto --maxprocesses 8 --dist loadfile
+
+# The browser tests of the Space skip themselves where there is no chromium.
+browser:
+	@command -v chromium >/dev/null || { apt-get -qq update && \
+		apt-get install -qq --no-install-recommends chromium fonts-dejavu-core; } >/dev/null 2>&1 || \
+		echo "no browser tests: chromium is absent and apt-get could not install it" >&2
 
 lint: $(STAMP)
 	$(PYTHON) -m ruff check .

@@ -1,7 +1,8 @@
 """RASALoRE: weakly supervised anomaly segmentation in brain MRI, from slice labels alone.
 
 Importing the package registers both models with `AutoConfig`, `AutoModel` and
-`AutoImageProcessor`, so that published checkpoints load without remote code.
+`AutoImageProcessor`, so that published checkpoints load without remote code, and the pipeline
+`brain-anomaly-segmentation`.
 """
 
 from transformers import AutoConfig, AutoImageProcessor, AutoModel
@@ -11,6 +12,7 @@ from .configuration_rasalore import RasaloreConfig
 from .image_processing_rasalore import RasaloreImageProcessor
 from .modeling_ddpt import DdptModel
 from .modeling_rasalore import RasaloreModel
+from .pipeline_rasalore import BrainAnomalyPipeline
 
 __version__ = "0.1.0"
 
@@ -26,6 +28,7 @@ for _config, _model in ((RasaloreConfig, RasaloreModel), (DdptConfig, DdptModel)
 RasaloreImageProcessor.register_for_auto_class("AutoImageProcessor")
 
 __all__ = [
+    "BrainAnomalyPipeline",
     "DdptConfig",
     "DdptModel",
     "RasaloreConfig",

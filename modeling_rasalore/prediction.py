@@ -213,13 +213,15 @@ def find_warnings(volume: Volume) -> list[str]:
 
 def summarise(prediction: VolumePrediction, volume: Volume) -> dict[str, Any]:
     """Everything about a prediction that is not an image, as JSON can hold it."""
+    return compose_summary(prediction, describe_input(volume))
+
+
+def compose_summary(prediction: VolumePrediction, source: dict[str, Any]) -> dict[str, Any]:
+    """The summary of a prediction whose scan, described by `source`, may be gone from the disk."""
     found = prediction.slices_with_anomaly
     return {
         "disclaimer": DISCLAIMER,
-        "input": volume.path.name,
-        "input_sha256": hashlib.sha256(volume.path.read_bytes()).hexdigest(),
-        "input_voxel_order": volume.axis_codes,
-        "warnings": find_warnings(volume),
+        **source,
         "model": prediction.model,
         "threshold": prediction.threshold,
         "millilitres": prediction.millilitres,
@@ -230,4 +232,14 @@ def summarise(prediction: VolumePrediction, volume: Volume) -> dict[str, Any]:
         "highest_slice": max(found, default=None),
         "largest_slice": prediction.largest_slice,
         "versions": {package: version(package) for package in PACKAGES},
+    }
+
+
+def describe_input(volume: Volume) -> dict[str, Any]:
+    """What a summary says about the scan; its file is read once more, for the hash."""
+    return {
+        "input": volume.path.name,
+        "input_sha256": hashlib.sha256(volume.path.read_bytes()).hexdigest(),
+        "input_voxel_order": volume.axis_codes,
+        "warnings": find_warnings(volume),
     }

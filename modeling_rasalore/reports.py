@@ -90,13 +90,37 @@ def overlay_montage(
     white = np.percentile(images[images > 0], 99.5) if (images > 0).any() else 1.0
     cells = []
     for index in choose_slices(images, marked, count):
-        cell = _grey(images[index, rows, columns] / white, size)
-        cell = _tint(cell, _resize(scores[index, rows, columns], size))
+        place = (index, rows, columns)
+        outlines = [(mask[place], MASK_COLOUR, 2)]
         if truth is not None:
-            cell[_outline(truth[index, rows, columns], size, 3)] = TRUTH_COLOUR
-        cell[_outline(mask[index, rows, columns], size, 2)] = MASK_COLOUR
+            outlines.insert(0, (truth[place], TRUTH_COLOUR, 3))
+        cell = overlay_slice(images[place] / white, scores[place], outlines, size)
         cells.append(_numbered(cell, index))
     return _assemble(cells, title, truth is not None)
+
+
+def overlay_slice(
+    unit_image: NDArray[np.floating],
+    scores: NDArray[np.floating],
+    outlines: Sequence[tuple[NDArray[Any], Colour, int]],
+    size: tuple[int, int],
+    opacity: float = SCORE_OPACITY,
+    ramp: tuple[Colour, Colour] = SCORE_RAMP,
+) -> Image.Image:
+    """Return one slice in grey with its scores as a translucent colour and masks as outlines.
+
+    Args:
+        unit_image: (H, W), 0 black and 1 white; what lies outside is clipped.
+        scores: (H, W) in [0, 1]; 0 is not drawn.
+        outlines: mask (H, W), colour and line width in pixels, each drawn over those before it.
+        size: (width, height) of the picture in pixels.
+        opacity: of score 1, in [0, 1]; lower scores are fainter.
+        ramp: colours of the scores 0 and 1.
+    """
+    cell = _tint(_grey(unit_image, size), _resize(scores, size), opacity, ramp)
+    for mask, colour, width in outlines:
+        cell[_outline(mask, size, width)] = colour
+    return Image.fromarray(cell.round().astype(np.uint8))
 
 
 def choose_slices(images: NDArray[np.floating], marked: NDArray[np.bool_], count: int) -> list[int]:
@@ -211,11 +235,16 @@ def _grey(unit_image: NDArray[np.floating], size: tuple[int, int]) -> NDArray[np
     return np.repeat(grey[..., None], 3, axis=2)
 
 
-def _tint(cell: NDArray[np.float32], scores: NDArray[np.float32]) -> NDArray[np.float32]:
-    low, high = (np.array(colour, np.float32) for colour in SCORE_RAMP)
+def _tint(
+    cell: NDArray[np.float32],
+    scores: NDArray[np.float32],
+    opacity: float = SCORE_OPACITY,
+    ramp: tuple[Colour, Colour] = SCORE_RAMP,
+) -> NDArray[np.float32]:
+    low, high = (np.array(colour, np.float32) for colour in ramp)
     share = scores.clip(0, 1)[..., None]
-    opacity = SCORE_OPACITY * share
-    return cell * (1 - opacity) + (low + (high - low) * share) * opacity
+    covered = opacity * share
+    return cell * (1 - covered) + (low + (high - low) * share) * covered
 
 
 def _outline(mask: NDArray[Any], size: tuple[int, int], width: int) -> NDArray[np.bool_]:
@@ -224,10 +253,9 @@ def _outline(mask: NDArray[Any], size: tuple[int, int], width: int) -> NDArray[n
     return inside & ~ndimage.binary_erosion(inside, iterations=width)
 
 
-def _numbered(cell: NDArray[np.float32], index: int) -> Image.Image:
-    image = Image.fromarray(cell.round().astype(np.uint8))
-    ImageDraw.Draw(image).text((6, 4), str(index), INK, _font(14))
-    return image
+def _numbered(cell: Image.Image, index: int) -> Image.Image:
+    ImageDraw.Draw(cell).text((6, 4), str(index), INK, _font(14))
+    return cell
 
 
 def _assemble(cells: list[Image.Image], title: str, with_truth: bool) -> Image.Image:

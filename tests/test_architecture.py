@@ -38,6 +38,7 @@ USER_RING: dict[str, set[str]] = {
     "phantoms": {"volumes", "phantom_tumours"},
     "slices": {"volumes", "layouts", "phantoms"},
     "prediction": {"files", "volumes", "reports"},
+    "uncertainty": {"prediction"},
     "released_checkpoints": {
         "configuration_rasalore",
         "configuration_ddpt",
@@ -59,6 +60,17 @@ TRAIN_RING: dict[str, set[str]] = {
 }
 MODULES: dict[str, set[str]] = {**HUB_RING, **USER_RING, **TRAIN_RING}
 MODULES["cli"] = set(MODULES)  # above everything, imported by nothing
+
+# The files of the Space lie in one folder, its root, and import each other by name.
+SPACE: dict[str, set[str]] = {
+    "uploads": set(),
+    "analysis": set(),
+    "drawing": {"analysis"},
+    "page": {"drawing"},
+    "handlers": {"analysis", "drawing", "uploads"},
+    "app": {"analysis", "handlers", "page", "uploads"},
+    "write_example": set(),
+}
 
 # Modules that need the `train` extra as soon as they are imported; all others do with less.
 NEEDS_TRAIN_EXTRA = {"slices", *TRAIN_RING}
@@ -136,7 +148,7 @@ def check_library(name: str, found: Import) -> list[str]:
 
 
 def check_script(path: str, source: str, scripts: set[str]) -> list[str]:
-    """Return every broken import rule of a file of train/ or space_app/."""
+    """Return every broken import rule of a file of train/."""
     problems = []
     for found in find_imports(ast.parse(source)):
         words = set(found.name.split("."))
@@ -146,6 +158,23 @@ def check_script(path: str, source: str, scripts: set[str]) -> list[str]:
             problems.append(f"{path}: a script has no siblings to import")
         if found.library in FORBIDDEN:
             problems.append(f"{path}: imports {found.library}, but {FORBIDDEN[found.library]}")
+    return problems
+
+
+def check_space_module(name: str, source: str) -> list[str]:
+    """Return every broken import rule of a file of space_app/."""
+    if name not in SPACE:
+        return [f"{name}: not in the table of the Space; add it with the files it may import"]
+    problems = []
+    for found in find_imports(ast.parse(source)):
+        if found.level:
+            problems.append(f"{name}: a Space's files are no package, import by name")
+        if found.library in SPACE and found.library not in SPACE[name]:
+            problems.append(f"{name}: must not import {found.library}")
+        if found.library == "train":
+            problems.append(f"{name}: imports {found.name}, which a Space does not have")
+        if found.library in FORBIDDEN:
+            problems.append(f"{name}: imports {found.library}, but {FORBIDDEN[found.library]}")
     return problems
 
 
@@ -197,10 +226,11 @@ def test_the_package_is_flat() -> None:
     assert set(folders) <= {"__pycache__"}
 
 
-def test_the_table_points_one_way() -> None:
-    names = list(MODULES)
-    later = {n: MODULES[n] - set(names[:row]) - {"cli"} for row, n in enumerate(names)}
-    assert not any(later.values()), later
+def test_the_tables_point_one_way() -> None:
+    for table in (MODULES, SPACE):
+        names = list(table)
+        later = {n: table[n] - set(names[:row]) - {"cli"} for row, n in enumerate(names)}
+        assert not any(later.values()), later
     assert not any("cli" in siblings for name, siblings in MODULES.items())
 
 
@@ -211,14 +241,25 @@ def test_importing_the_package_loads_only_the_hub_ring() -> None:
 
 
 def test_no_script_imports_a_script() -> None:
-    sources = python_files("train", "space_app")
+    sources = python_files("train")
     scripts = {Path(path).stem for path in sources if "baselines" not in path}
     assert [p for path, src in sources.items() for p in check_script(path, src, scripts)] == []
 
 
+def test_the_space_keeps_the_import_rules() -> None:
+    sources = {Path(path).stem: source for path, source in python_files("space_app").items()}
+    assert [p for name, source in sources.items() for p in check_space_module(name, source)] == []
+
+
 def test_no_script_is_named_like_a_library() -> None:
-    stems = [path.stem for path in (ROOT / "train").glob("*.py")]
-    assert [stem for stem in stems if importlib.util.find_spec(stem)] == []
+    stems = [
+        path.stem for folder in ("train", "space_app") for path in (ROOT / folder).glob("*.py")
+    ]
+    found = {stem: importlib.util.find_spec(stem) for stem in stems}
+    # Other tests may have put the Space's own folder on the path.
+    assert [
+        s for s, spec in found.items() if spec and ROOT not in Path(spec.origin or "/").parents
+    ] == []
 
 
 def test_weights_are_loaded_whole_and_without_running_code() -> None:
@@ -238,6 +279,7 @@ def test_the_tree_in_the_readme_names_every_file() -> None:
         pytest.skip("there is no README.md yet")
     words = set(re.findall(r"[\w.]+", readme.read_text("utf-8")))
     paths = [*PACKAGE.glob("[!_]*.py"), *(ROOT / "train").glob("*.[ps][yh]")]
+    paths += (ROOT / "space_app").glob("*.py")
     assert [path.name for path in paths if path.name not in words] == []
 
 
@@ -287,6 +329,14 @@ def test_a_script_that_imports_a_script_is_found() -> None:
     assert check_script("train/b.py", "import train.a", {"a", "b"})
     assert check_script("train/b.py", "from .common import run", {"a", "b"})
     assert not check_script("train/b.py", "from baselines.ae import Ae", {"a", "b"})
+
+
+def test_a_broken_rule_of_the_space_is_found() -> None:
+    assert check_space_module("analysis", "from app import main")
+    assert check_space_module("app", "from .handlers import Handlers")
+    assert check_space_module("app", "from train.baselines.ae import Ae")
+    assert check_space_module("newcomer", "")
+    assert not check_space_module("app", "from handlers import Handlers\nimport gradio")
 
 
 def test_unsafe_loading_is_found() -> None:

@@ -1,0 +1,132 @@
+"""`pipeline("brain-anomaly-segmentation", model=...)`: brain slices in, score map and mask out."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+from transformers import AutoModel
+from transformers.pipelines import PIPELINE_REGISTRY, Pipeline
+
+from .image_processing_rasalore import FloatImage, as_slices, unit_range
+
+try:
+    from PIL import Image
+except ImportError:  # arrays and .npy files need no Pillow
+    Image = None  # type: ignore[assignment]
+
+TASK = "brain-anomaly-segmentation"
+
+
+class BrainAnomalyPipeline(Pipeline):
+    """Segment one slice, or a list of slices, in each slice's own pixel frame.
+
+    A slice is an array or tensor (H, W) or (C, H, W), a PIL image, or the path of an image or
+    .npy file; its background has the slice's least value. Each gives a dictionary:
+
+    scores: (H, W) float32 in [0, 1], 0 outside the brain.
+    mask: (H, W) uint8, 1 where the score is strictly above the threshold.
+    label: "anomaly", or "no anomaly found" for an empty mask, which does not exclude disease.
+    quality: soft Dice of scores and mask in [0, 1], near 1 where the scores are decided (Borges
+        et al. 2024, soft Dice confidence; not a measured accuracy); None for an empty mask.
+
+    Keyword arguments, here or in a call: `threshold` in [0, 1], default 0.5; `batch_size`, how
+    many slices of a list go through the model at once.
+    """
+
+    _load_tokenizer = False
+    _load_image_processor = True
+    _load_feature_extractor = False
+    _load_processor = False
+    _load_video_processor = False
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.model.eval()
+
+    def _sanitize_parameters(
+        self, threshold: float | None = None
+    ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        if threshold is None:
+            return {}, {}, {}
+        if not 0 <= threshold <= 1:
+            raise ValueError(
+                f"threshold must lie in [0, 1], got {threshold}; 0.5 is the usual choice."
+            )
+        return {}, {}, {"threshold": threshold}
+
+    def preprocess(self, image: Any) -> dict[str, Any]:
+        slice_image = as_slice(image)
+        inputs = self.image_processor(slice_image, return_tensors="pt")
+        # In a list: the library would add an axis to a bare array when it takes a batch apart.
+        return {"pixel_values": inputs["pixel_values"], "image": [slice_image]}
+
+    def _forward(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        logits = self.model(pixel_values=inputs["pixel_values"].to(self.model.dtype)).logits
+        return {"scores": logits.float().sigmoid(), "image": inputs["image"]}
+
+    def postprocess(self, outputs: dict[str, Any], threshold: float = 0.5) -> dict[str, Any]:
+        scores = self.place_scores(outputs["scores"], outputs["image"][0])
+        mask = (scores > threshold).astype(np.uint8)
+        return {
+            "scores": scores,
+            "mask": mask,
+            "label": "anomaly" if mask.any() else "no anomaly found",
+            "quality": soft_dice_confidence(scores, mask),
+        }
+
+    def place_scores(self, scores: Tensor, image: FloatImage) -> FloatImage:
+        """Scores (1, 1, h, w) of the crop in the frame of the slice (C, H, W), 0 off the brain."""
+        whole = self.image_processor.post_process_maps(scores, [image])[0]
+        brain = (unit_range(image) > 0).any(axis=0)
+        return np.where(brain, whole, np.float32(0))
+
+
+def as_slice(image: Any) -> FloatImage:
+    """Array, tensor, PIL image or path -> slice (C, H, W) float32.
+
+    Raises:
+        ValueError: neither of these, no such file, a NIfTI file or a folder, or not one slice.
+    """
+    if isinstance(image, str | os.PathLike):
+        image = read_image(Path(image))
+    if Image is not None and isinstance(image, Image.Image) and len(image.getbands()) > 1:
+        image = image.convert("L")  # a coloured picture of a grey slice
+    if isinstance(image, Tensor):
+        image = image.detach().cpu().float().numpy()
+    if not hasattr(image, "ndim") and not hasattr(image, "getpixel"):
+        raise ValueError(
+            f"a slice must be an array, a PIL image or a path, got {type(image).__name__}."
+        )
+    return as_slices([image])[0]
+
+
+def read_image(path: Path) -> Any:
+    """Array of a .npy file, or PIL image of an image file; ValueError in one sentence."""
+    if not path.is_file():
+        raise ValueError(f"a slice must be an existing file, got {path}; nothing is downloaded.")
+    if path.name.lower().endswith((".nii", ".nii.gz")):
+        raise ValueError(
+            f"{path.name} is a volume; pass slices of it, or use predict_volume of the package."
+        )
+    if path.suffix == ".npy":
+        return np.load(path, allow_pickle=False)
+    if Image is None:
+        raise ValueError(f"reading {path.name} needs Pillow; install it or pass an array.")
+    try:
+        with Image.open(path) as image:
+            return image.copy()
+    except OSError as error:
+        raise ValueError(f"{path.name} cannot be read as an image.") from error
+
+
+def soft_dice_confidence(scores: FloatImage, mask: np.ndarray) -> float | None:
+    """Return 2 sum(scores mask) / (sum(scores) + sum(mask)), None where the mask is empty."""
+    if not mask.any():
+        return None
+    return float(2 * scores[mask > 0].sum() / (scores.sum() + mask.sum()))
+
+
+# With the package installed the task is known by name; a saved pipeline names this file itself.
+PIPELINE_REGISTRY.register_pipeline(TASK, BrainAnomalyPipeline, pt_model=AutoModel, type="image")

@@ -1,0 +1,171 @@
+"""The Space: upload a brain scan, look through its anomaly map, download mask and report.
+
+    RASALORE_MODEL=<folder or repo id> python app.py
+
+A scan lives in its browser session (`gr.State`), never in a global, and no picture of it is written
+to disk. The model is the only thing that sessions share.
+"""
+
+import importlib.util
+import os
+import sys
+from typing import Any
+
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio is imported
+
+import gradio as gr
+from analysis import Analyst
+from fastapi.middleware import Middleware
+from handlers import DOUBT, SCORES, Handlers
+from page import CSS, INTRODUCTION, LEGEND, SAVE_FILE, THEME, TITLE, WARNING
+from uploads import UploadWatch
+
+from modeling_rasalore.cli import load_model
+
+STATE_SECONDS = 1800  # a session's scan is forgotten so long after its last use
+FILE_SECONDS = 300  # a file left on disk is deleted so long after it was written
+SESSIONS = 16  # whose scans are held in memory
+WAITING = 16  # requests
+MAX_FILE_SIZE = "100mb"
+
+
+def build_app(handlers: Handlers, file_seconds: int = FILE_SECONDS) -> gr.Blocks:
+    """Return the page; `file_seconds` is how long a file may stay on disk unused."""
+    with gr.Blocks(title=TITLE, delete_cache=(max(file_seconds // 10, 1), file_seconds)) as blocks:
+        analysis = gr.State(None, time_to_live=STATE_SECONDS)
+        gr.HTML(WARNING, elem_id="warning")
+        gr.Markdown(INTRODUCTION)
+        with gr.Row():
+            with gr.Column(scale=1, min_width=300):
+                scan = gr.File(
+                    label="Brain scan (.nii or .nii.gz, up to 100 MB)",
+                    file_types=[".nii", ".nii.gz"],
+                    height=150,
+                    elem_id="scan",
+                )
+                run = gr.Button("Find anomalies", variant="primary", elem_id="run")
+                example = gr.Button("Try a synthetic brain (T2)", elem_id="example")
+                threshold = gr.Slider(
+                    0,
+                    1,
+                    0.5,
+                    step=0.01,
+                    label="Threshold: score above which a voxel is marked",
+                    elem_id="threshold",
+                )
+                summary = gr.Markdown(elem_id="summary")
+            with gr.Column(scale=2, min_width=300, visible=False) as results:
+                view = gr.ImageSlider(
+                    label="Scan and overlay", max_height=800, buttons=[], elem_id="slice-view"
+                )
+                slice_index = gr.Slider(0, 1, 0, step=1, label="Slice", elem_id="slice")
+                with gr.Row():
+                    opacity = gr.Slider(0, 1, 0.5, step=0.05, label="Opacity of the colours")
+                    what = gr.Radio(
+                        [SCORES, DOUBT] if handlers.analyst.draws_noise else [SCORES],
+                        value=SCORES,
+                        label="Colours show",
+                    )
+                gr.Markdown(LEGEND)
+                table = gr.Markdown(label="Volumes", elem_id="volumes")
+                with gr.Row():
+                    save_mask = gr.Button("Download mask (NIfTI)", elem_id="save-mask")
+                    save_report = gr.Button("Download report (JSON)", elem_id="save-report")
+
+        picture: dict[str, Any] = {
+            "fn": handlers.draw,
+            "inputs": [analysis, slice_index, threshold, opacity, what],
+            "outputs": view,
+            "postprocess": False,  # the pictures come inline
+            "concurrency_limit": 4,
+            "show_progress": "hidden",
+            "api_visibility": "undocumented",
+        }
+        words: dict[str, Any] = {
+            "fn": handlers.describe,
+            "inputs": [analysis, threshold],
+            "outputs": [summary, table],
+            "concurrency_limit": 4,
+            "show_progress": "hidden",
+            "api_visibility": "undocumented",
+        }
+        for button, start, inputs in (
+            (run, handlers.analyse_upload, [scan, threshold]),
+            (example, handlers.analyse_example, [threshold]),
+        ):
+            button.click(
+                start,
+                inputs,
+                analysis,
+                concurrency_id="model",
+                show_progress_on=summary,
+                api_visibility="undocumented",
+            ).success(
+                handlers.open_results,
+                [analysis, threshold],
+                [scan, results, slice_index],
+                api_visibility="undocumented",
+            ).success(**picture).success(**words)
+        for control in (slice_index, threshold, opacity, what):
+            control.input(**picture, trigger_mode="always_last")
+        threshold.input(**words, trigger_mode="always_last")
+        add_downloads(handlers, analysis, threshold, save_mask, save_report)
+        add_endpoint(handlers, scan, threshold)
+    return blocks
+
+
+def add_downloads(
+    handlers: Handlers, analysis: Any, threshold: Any, save_mask: Any, save_report: Any
+) -> None:
+    """Let two buttons save a file, which the server packs and the browser writes."""
+    file = gr.JSON(visible=False)
+    for button, pack in ((save_mask, handlers.pack_mask), (save_report, handlers.pack_report)):
+        button.click(pack, [analysis, threshold], file, api_visibility="undocumented").success(
+            None, file, None, js=SAVE_FILE
+        )
+
+
+def add_endpoint(handlers: Handlers, scan: Any, threshold: Any) -> None:
+    """Offer `/segment` to programs; its outputs have no place on the page."""
+    mask = gr.File(label="Mask (NIfTI, uint8, on the scan's grid)", visible=False)
+    report = gr.JSON(label="Report", visible=False)
+    gr.Button(visible=False).click(
+        handlers.segment,
+        [scan, threshold],
+        [mask, report],
+        api_name="segment",
+        concurrency_id="model",
+    )
+
+
+def launch_options(handlers: Handlers) -> dict[str, Any]:
+    """Limits, looks and privacy of the server, for `Blocks.launch`."""
+    return {
+        "theme": THEME,
+        "css": CSS,
+        "max_file_size": MAX_FILE_SIZE,
+        "state_session_capacity": SESSIONS,
+        "app_kwargs": {"middleware": [Middleware(UploadWatch, register=handlers.uploads)]},
+        "mcp_server": importlib.util.find_spec("mcp") is not None,
+        "footer_links": ["api"],
+        "run_history": False,
+        "ssr_mode": False,
+        "share": False,
+    }
+
+
+def main() -> None:
+    """Load the model named by RASALORE_MODEL and serve the page."""
+    name = os.environ.get("RASALORE_MODEL", "")
+    if not name:
+        sys.exit("Set RASALORE_MODEL to the repo id or folder of a RASALoRE model (stage 2).")
+    try:
+        model, processor = load_model(name, os.environ.get("RASALORE_REVISION", "main"), "auto")
+    except (ValueError, OSError) as error:
+        sys.exit(f"RASALORE_MODEL: {str(error).splitlines()[0]}")
+    handlers = Handlers(Analyst(model, processor))
+    build_app(handlers).queue(max_size=WAITING).launch(**launch_options(handlers))
+
+
+if __name__ == "__main__":
+    main()

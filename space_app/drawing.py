@@ -1,0 +1,85 @@
+"""What people see of an analysis: pictures of one slice, and sentences and a table about it all."""
+
+import base64
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from analysis import Analysis, Report
+from PIL import Image
+
+from modeling_rasalore.prediction import FloatImage, VolumePrediction, describe
+from modeling_rasalore.reports import MASK_COLOUR, SCORE_RAMP, overlay_slice
+
+WIDTH = 512  # of a picture in pixels
+DOUBT_RAMP = ((20, 60, 160), (80, 240, 255))  # no or full doubt; far from the colours of scores
+LARGEST_SPREAD = 0.1  # standard deviation of a score from which on the colour is full
+FINDINGS_SHOWN = 10
+
+
+def draw_slice(
+    analysis: Analysis,
+    index: int,
+    mask: np.ndarray,
+    opacity: float,
+    spread: FloatImage | None = None,
+) -> tuple[Image.Image, Image.Image]:
+    """Return the plain slice and the same with colours and the outline of the mask.
+
+    Args:
+        analysis: the scan and its scores.
+        index: which slice, counted from 0.
+        mask: (S, H, W) at the threshold to show.
+        opacity: of the colours, in [0, 1].
+        spread: (H, W) uncertainty to show in place of the scores.
+    """
+    rows, columns = brain_window(analysis.images)
+    place = (index, rows, columns)
+    unit_image = analysis.images[place] / analysis.white
+    height, width = unit_image.shape
+    _, row_step, column_step = analysis.prediction.spacing
+    size = (WIDTH, max(round(WIDTH * height * row_step / (width * column_step)), 1))
+    colours, ramp = analysis.prediction.scores[place], SCORE_RAMP
+    if spread is not None:
+        colours, ramp = spread[rows, columns] / LARGEST_SPREAD, DOUBT_RAMP
+    plain = overlay_slice(unit_image, np.zeros_like(unit_image), [], size)
+    outlines = [(mask[place], MASK_COLOUR, 2)]
+    return plain, overlay_slice(unit_image, colours, outlines, size, opacity, ramp)
+
+
+def brain_window(images: FloatImage) -> tuple[slice, slice]:
+    """Rows and columns of (S, H, W) that hold brain in any slice, with a margin of 4 pixels."""
+    window = []
+    for axes in ((0, 2), (0, 1)):
+        brain = (images > 0).any(axes)
+        used = np.flatnonzero(brain) if brain.any() else np.arange(brain.size)
+        window.append(slice(max(int(used[0]) - 4, 0), int(used[-1]) + 5))
+    return window[0], window[1]
+
+
+def inline_picture(picture: Image.Image) -> dict[str, Any]:
+    """Return a picture as an image component shows it without any file on the server."""
+    stream = io.BytesIO()
+    picture.save(stream, "PNG")
+    content = base64.b64encode(stream.getvalue()).decode()
+    return {"path": None, "url": f"data:image/png;base64,{content}", "mime_type": "image/png"}
+
+
+def write_summary(name: str, prediction: VolumePrediction, warnings: Sequence[str]) -> str:
+    """Return Markdown: what was found in which scan, and what makes it worth less."""
+    lines = [f"### {describe(prediction)}", f"`{name}`, score above {prediction.threshold:.2f}"]
+    return "\n\n".join([*lines, *(f"⚠ {sentence}" for sentence in warnings)])
+
+
+def write_table(report: Report) -> str:
+    """Return a Markdown table: the whole mask, then its largest findings with their mean score."""
+    found = report["findings"]
+    lines = ["| # | mL | slices | score |", "|---|---:|---:|---:|"]
+    lines.append(f"| all | {report['millilitres']:.1f} | {report['slices_with_anomaly']} | |")
+    for place, row in enumerate(found[:FINDINGS_SHOWN], start=1):
+        span = f"{row['lowest_slice']} to {row['highest_slice']}"
+        lines.append(f"| {place} | {row['millilitres']:.1f} | {span} | {row['mean_score']:.2f} |")
+    if len(found) > FINDINGS_SHOWN:
+        lines.append(f"| +{len(found) - FINDINGS_SHOWN} | in the report | | |")
+    return "\n".join(lines)

@@ -1,0 +1,116 @@
+"""What happens when something on the page is used: every scan comes in and goes out as a value."""
+
+import base64
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from analysis import Analysis, Analyst, Report, read_scan
+from drawing import draw_slice, inline_picture, write_summary, write_table
+from uploads import UploadRegister
+
+EXAMPLE = Path(__file__).parent / "examples" / "synthetic_t2.nii.gz"
+SCORES, DOUBT = "Anomaly score", "Uncertainty"
+PROGRESS = gr.Progress(track_tqdm=True)  # as a default value, Gradio puts a request's own in
+
+
+class Handlers:
+    """Methods for Gradio events. Nothing of a request stays here but the count of uploads."""
+
+    def __init__(self, analyst: Analyst):
+        self.analyst = analyst
+        self.uploads = UploadRegister()
+
+    def analyse_upload(
+        self, scan: str | None, threshold: float, progress: gr.Progress = PROGRESS
+    ) -> Analysis:
+        """Read an uploaded scan, delete its file, and score it."""
+        if scan is None:
+            raise gr.Error("Choose a scan first: a .nii or .nii.gz file.", print_exception=False)
+        with one_line_errors():
+            with self.uploads.reading(scan) as path:
+                read = read_scan(path)
+            return self.analyst.analyse(read, threshold, progress)
+
+    def analyse_example(self, threshold: float, progress: gr.Progress = PROGRESS) -> Analysis:
+        """Score the synthetic brain that comes with the app."""
+        with one_line_errors():
+            return self.analyst.analyse(read_scan(EXAMPLE), threshold, progress)
+
+    def open_results(self, analysis: Analysis, threshold: float) -> tuple[Any, ...]:
+        """Empty the upload, show the results, and go to the slice with the largest mask."""
+        count = len(analysis.images)
+        largest = analysis.at(threshold).largest_slice
+        index = count // 2 if largest is None else largest
+        slider = gr.Slider(maximum=count - 1, value=index, label=f"Slice, 0 to {count - 1}")
+        return None, gr.Column(visible=True), slider
+
+    def draw(
+        self, analysis: Analysis | None, index: float, threshold: float, opacity: float, what: str
+    ) -> list[dict[str, Any]] | None:
+        """Return the plain and the coloured slice, inline: no file is made of them."""
+        if analysis is None:
+            return None
+        place = min(max(int(index), 0), len(analysis.images) - 1)
+        with one_line_errors():
+            spread = self.analyst.uncertainty(analysis, place) if what == DOUBT else None
+            mask = analysis.at(threshold).mask
+            pictures = draw_slice(analysis, place, mask, opacity, spread)
+        return [inline_picture(picture) for picture in pictures]
+
+    def describe(self, analysis: Analysis | None, threshold: float) -> tuple[str, str]:
+        """Return the sentences and the table about the result at a threshold."""
+        if analysis is None:
+            return "", ""
+        report = analysis.report(threshold)
+        summary = write_summary(report["input"], analysis.at(threshold), report["warnings"])
+        return summary, write_table(report)
+
+    def pack_mask(self, analysis: Analysis, threshold: float) -> dict[str, str]:
+        """Return the mask as the page saves it; its file is gone when this returns."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = analysis.write_mask(threshold, folder)
+            return pack(path.name, path.read_bytes())
+
+    def pack_report(self, analysis: Analysis, threshold: float) -> dict[str, str]:
+        """Return the report as the page saves it."""
+        text = json.dumps(analysis.report(threshold), indent=2)
+        return pack(f"{analysis.stem}.json", text.encode())
+
+    def segment(
+        self, scan: str | None, threshold: float, progress: gr.Progress = PROGRESS
+    ) -> tuple[str, Report]:
+        """Segment anomalies in a brain MRI scan. Research only, not a medical device.
+
+        Args:
+            scan: skull-stripped brain scan, a 3-D NIfTI file (.nii or .nii.gz).
+            threshold: a voxel belongs to the mask when its score in [0, 1] is above it; 0.5 is
+                the usual choice.
+
+        Returns:
+            The mask as NIfTI on the scan's own grid, and a report with the volume in millilitres
+            and every finding. An empty mask does not exclude disease.
+        """
+        analysis = self.analyse_upload(scan, threshold, progress)
+        # In Gradio's own folder the file is served as it is, and deleted after FILE_SECONDS.
+        folder = tempfile.mkdtemp(dir=Path(str(scan)).parents[1])
+        return str(analysis.write_mask(threshold, folder)), analysis.report(threshold)
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Tell people in one line what is wrong with their scan; the app goes on."""
+    try:
+        yield
+    except (ValueError, MemoryError) as error:
+        sentence = (str(error) or "This scan needs more memory than there is.").splitlines()[0]
+        raise gr.Error(sentence, print_exception=False) from error
+
+
+def pack(name: str, content: bytes) -> dict[str, str]:
+    """Return a file as the page's script turns it into a download."""
+    return {"name": name, "content": base64.b64encode(content).decode()}

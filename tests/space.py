@@ -1,0 +1,60 @@
+"""The Space as tests use it: its modules, a tiny random model, small scans, a running server."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from modeling_rasalore import RasaloreConfig, RasaloreImageProcessor, RasaloreModel
+from modeling_rasalore.volumes import write_nifti
+
+SPACE = Path(__file__).parents[1] / "space_app"
+sys.path.insert(0, str(SPACE))  # as in the Space, where app.py lies in the root
+AFFINE = np.diag([-2.0, -2.0, 2.0, 1.0])
+
+
+def save_model(folder: Path) -> Path:
+    """A saved model with random weights, whose scores lie on both sides of 0.5."""
+    torch.manual_seed(0)
+    config = RasaloreConfig.preset("tiny", initializer_range=0.2, value_noise_std=0.5)
+    RasaloreModel(config).save_pretrained(folder)
+    RasaloreImageProcessor(config.image_size).save_pretrained(folder)
+    return folder
+
+
+def write_scan(path: Path, seed: int = 0, slices: int = 6) -> Path:
+    """A brain of random tissue, 24 x 28 voxels per slice."""
+    voxels = np.zeros((24, 28, slices), np.int16)
+    inside = (slice(4, 20), slice(5, 23), slice(1, slices - 1))
+    tissue = np.random.default_rng(seed).integers(20, 200, voxels[inside].shape)
+    voxels[inside] = tissue
+    return write_nifti(path, voxels, AFFINE)
+
+
+def make_handlers(model: Path) -> Any:
+    """The handlers of an app with this model."""
+    from analysis import Analyst
+    from handlers import Handlers
+
+    from modeling_rasalore.cli import load_model
+
+    return Handlers(Analyst(*load_model(str(model), "main", "cpu")))
+
+
+@contextmanager
+def serving(model: Path, file_seconds: int = 300) -> Iterator[str]:
+    """Serve the app on loopback; gives its address."""
+    from app import WAITING, build_app, launch_options
+
+    handlers = make_handlers(model)
+    blocks = build_app(handlers, file_seconds).queue(max_size=WAITING)
+    options = launch_options(handlers) | {"prevent_thread_lock": True, "quiet": True}
+    _, address, _ = blocks.launch(**options, server_name="127.0.0.1")
+    try:
+        yield address
+    finally:
+        blocks.close()

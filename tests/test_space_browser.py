@@ -1,0 +1,187 @@
+"""The Space in a real browser: upload, slices, threshold, downloads, errors, sessions, access."""
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from space import save_model, serving, write_scan
+
+from modeling_rasalore.cli import load_model
+from modeling_rasalore.prediction import predict_volume
+from modeling_rasalore.volumes import read_mask, read_volume
+
+pytest.importorskip("gradio")
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on this machine"),
+]
+
+SIZES = [(1280, 900), (390, 844)]
+PATIENCE = 120_000  # milliseconds; two loaded cores are slow
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("gradio")
+
+
+@pytest.fixture(scope="module")
+def address(model: Path, cache: Path) -> Iterator[str]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRADIO_TEMP_DIR", str(cache))
+        with serving(model) as address:
+            yield address
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Any, address: str) -> Iterator[Any]:
+    yield from open_page(browser, address, SIZES[0])
+
+
+def open_page(browser: Any, address: str, size: tuple[int, int]) -> Iterator[Any]:
+    width, height = size
+    context = browser.new_context(viewport={"width": width, "height": height})
+    context.set_default_timeout(PATIENCE)
+    page = context.new_page()
+    page.goto(address)
+    page.wait_for_selector("#run")
+    yield page
+    context.close()
+
+
+def upload(page: Any, scan: Path) -> None:
+    page.set_input_files("#scan input[type=file]", str(scan))
+    page.wait_for_selector(f"#scan >> text={scan.stem.split('.')[0]}")
+    page.click("#run")
+
+
+def see_results(page: Any) -> None:
+    page.wait_for_selector("#volumes table")
+    page.wait_for_selector("#slice-view img")
+
+
+def overlay(page: Any) -> str:
+    """What the slice view shows, both pictures."""
+    return page.eval_on_selector_all("#slice-view img", "all => all.map(i => i.src).join()")
+
+
+def changed(page: Any, before: str) -> str:
+    page.wait_for_function(
+        "before => [...document.querySelectorAll('#slice-view img')].map(i => i.src).join() !== before",
+        arg=before,
+    )
+    return overlay(page)
+
+
+def test_an_uploaded_scan_is_segmented_and_its_mask_downloaded(
+    page: Any, model: Path, cache: Path, tmp_path: Path
+) -> None:
+    scan = write_scan(tmp_path / "patient.nii.gz")
+    upload(page, scan)
+    see_results(page)
+    assert "patient.nii.gz" in page.inner_text("#summary")
+    assert [path for path in cache.rglob("*") if path.is_file()] == []
+    with page.expect_download() as download:
+        page.click("#save-mask")
+    path = tmp_path / download.value.suggested_filename
+    download.value.save_as(path)
+    volume = read_volume(scan)
+    expected = predict_volume(*load_model(str(model), "main", "cpu"), volume)
+    assert np.array_equal(read_mask(path, volume), expected.mask)
+
+
+def test_slice_threshold_and_colours_change_the_picture_by_keyboard(page: Any) -> None:
+    page.focus("#example")
+    page.keyboard.press("Enter")
+    see_results(page)
+    shown = overlay(page)
+    page.focus("#slice input[type=range]")
+    page.keyboard.press("ArrowRight")
+    shown = changed(page, shown)
+    words = page.inner_text("#summary")
+    page.focus("#threshold input[type=range]")
+    page.keyboard.press("End")
+    shown = changed(page, shown)
+    page.wait_for_function(
+        "words => document.querySelector('#summary').innerText !== words", arg=words
+    )
+    assert "no anomaly found" in page.inner_text("#summary")
+    page.check("input[type=radio][value=Uncertainty]")
+    changed(page, shown)
+
+
+def test_a_bad_file_shows_one_line_and_the_app_lives_on(page: Any, tmp_path: Path) -> None:
+    (tmp_path / "broken.nii").write_text("no scan at all")
+    upload(page, tmp_path / "broken.nii")
+    error = page.wait_for_selector("[data-testid=toast-body]")
+    assert "broken.nii" in error.inner_text()
+    assert str(tmp_path) not in error.inner_text()
+    page.click("#example")
+    see_results(page)
+
+
+def test_two_people_at_once_see_their_own_scans(browser: Any, address: str, tmp_path: Path) -> None:
+    pages = [
+        next(visit) for visit in (visits := [open_page(browser, address, SIZES[0]) for _ in "ab"])
+    ]
+    for name, one in zip("ab", pages, strict=True):
+        upload(one, write_scan(tmp_path / f"person_{name}.nii.gz", ord(name)))
+    for name, one in zip("ab", pages, strict=True):
+        see_results(one)
+        assert re.findall(r"person_\w", one.inner_text("#summary")) == [f"person_{name}"]
+    assert overlay(pages[0]) != overlay(pages[1])
+    for visit in visits:
+        next(visit, None)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_the_page_fits_the_screen_and_the_warning_stays_in_sight(
+    browser: Any, address: str, size: tuple[int, int]
+) -> None:
+    for page in open_page(browser, address, size):
+        elsewhere: list[str] = []
+        page.on("request", lambda request, seen=elsewhere: seen.append(request.url))
+        page.click("#example")
+        see_results(page)
+        assert page.evaluate("document.scrollingElement.scrollWidth") <= size[0]
+        page.evaluate("window.scrollTo(0, document.body.scrollHeight)")
+        box = page.locator("#warning").bounding_box()
+        assert 0 <= box["y"] < size[1] / 4
+        assert "not a medical device" in page.inner_text("#warning")
+        assert [url for url in elsewhere if not url.startswith((address, "data:", "blob:"))] == []
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_axe_finds_no_serious_violation(browser: Any, address: str, size: tuple[int, int]) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright")
+    for page in open_page(browser, address, size):
+        page.click("#example")
+        see_results(page)
+        found = axe.Axe().run(page).response["violations"]
+        serious = {
+            (rule["id"], node["html"][:200])
+            for rule in found
+            for node in rule["nodes"]
+            if rule["impact"] in ("serious", "critical")
+        }
+        assert serious == set()
