@@ -1,4 +1,4 @@
-"""Slices as the benchmark's systems get them, and the checks that no test patient leaks into them."""
+"""Slices as the benchmark's systems get them; checks that no test patient leaks into them."""
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
