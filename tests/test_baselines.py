@@ -70,7 +70,7 @@ def test_scores_lie_in_the_slices_frame_and_survive_saving(
     scores = built.score(slices[:2])
     for score, image in zip(scores, slices, strict=False):
         assert score.shape == SHAPE and score.dtype == np.float32
-        assert 0 <= score.min() and score.max() <= 1
+        assert score.min() >= 0 and score.max() <= 1
         assert not score[image.reshape(-1, *SHAPE)[0] == 0].any()
     built.save(tmp_path / "system")
     again = system.load(tmp_path / "system", built.settings)
@@ -154,7 +154,7 @@ def test_the_denoiser_removes_its_noise_from_healthy_slices() -> None:
 
 
 def test_the_codebook_is_used() -> None:
-    built, slices, masks = fitted(Vqvae, count=32, steps=30, batch_size=8, revive_every=5)
+    built, slices, _ = fitted(Vqvae, count=32, steps=30, batch_size=8, revive_every=5)
     indices = built.code_indices(to_grid(slices, PIXELS))
     shares = torch.bincount(indices.flatten(), minlength=8) / indices.numel()
     assert int((shares > 0).sum()) >= 4

@@ -9,6 +9,7 @@ positive residual; dense and absolute are chosen here.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 from torch import Tensor, nn
 
@@ -74,7 +75,7 @@ class DenseAutoencoder(nn.Module):
         back += [nn.Conv2d(narrow, widths[-1], 1), nn.BatchNorm2d(widths[-1]), nn.ReLU()]
         decoder: list[nn.Module] = []
         outward = (widths[-1], *reversed(widths))
-        for before, after in zip(outward, outward[1:], strict=False):
+        for before, after in pairwise(outward):
             layer = nn.ConvTranspose2d(before, after, 5, 2, 2, output_padding=1)
             decoder += [layer, nn.BatchNorm2d(after), nn.LeakyReLU()]
         decoder.append(nn.Conv2d(widths[0], 1, 1))

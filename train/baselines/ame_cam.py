@@ -2,8 +2,9 @@
 
 Adapted. Chen, Hu, Shi, Ho, "AME-CAM: Attentive Multiple-Exit CAM for Weakly Supervised Segmentation
 on MRI Brain Tumor", MICCAI 2023 (arXiv 2306.14505).
-Follows: ResNet-18 with instance normalisation, one 1x1 exit per stage with losses weighted 0.25 to 1,
-a fusion network trained by contrasting foreground and background, mean of the exits and the fusion.
+Follows: ResNet-18 with instance normalisation, one 1x1 exit per stage with losses weighted 0.25 to
+1, a fusion network trained by contrasting foreground and background, mean of the exits and the
+fusion.
 Leaves out: SimCLR pretraining of the encoder, 8-bit images, the list of discarded test slices.
 Departs: the authors invert their final map; which polarity holds is decided here without masks, by
 which map's hottest pixels, once removed, lower the unhealthy probability more.

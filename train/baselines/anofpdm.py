@@ -7,11 +7,12 @@ guidance w = 2, sub-maps (guided x0 - x)^2 averaged up to the step of largest di
 Departs: diffusers' UNet2DModel (no class keys in the attention, a learned null class instead of a
 zero vector); the unguided prediction is the null class, not the authors' label without guidance.
 Leaves out: the threshold from the map's own quantile and the slice gate fitted on labels (the
-benchmark's thresholds are the same for every system), component removal. `small`: 32 px, base 16, 15
-strided steps of the forward process, where the authors take 600.
+benchmark's thresholds are the same for every system), component removal. `small`: 32 px, base 16,
+15 strided steps of the forward process, where the authors take 600.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -95,7 +96,7 @@ class Anofpdm(LearnedSystem):
         noise = torch.randn(images.shape, generator=generator).to(images.device)
         state = share[times[0]].sqrt() * images + (1 - share[times[0]]).sqrt() * noise
         guided, unguided = [], []
-        for now, following in zip(times, times[1:], strict=False):
+        for now, following in pairwise(times):
             healthy, null = self.noise_estimates(state, now)
             weight = self.settings.guidance
             towards = (1 + weight) * healthy - weight * null

@@ -72,7 +72,8 @@ class Cae(LearnedSystem):
         `real` (B, 1, p, p) holds the healthy half first, then the unhealthy one.
         """
         code, individual = self.encode(real)
-        decode, partner = self.networks["decoder"], code.roll(len(code) // 2, 0)
+        decode: nn.Module = self.networks["decoder"]
+        partner = code.roll(len(code) // 2, 0)
         swapped = decode(individual, partner)
         swapped_code, swapped_individual = self.encode(swapped)
         looks_real, looks_like = self.networks["discriminator"](swapped)
@@ -108,7 +109,7 @@ class Cae(LearnedSystem):
 
     @torch.no_grad()
     def counterfactual(self, images: Tensor) -> Tensor:
-        """Slices (N, 1, p, p), in [-1, 1], at the first place on the path that is called healthy."""
+        """Slices (N, 1, p, p) in [-1, 1] at the first place on the path that is called healthy."""
         code, individual = self.encode(to_signed(images))
         target = self.networks["bank"].nearest(code)
         shown = self.networks["decoder"](individual, code)

@@ -1,5 +1,7 @@
 """Networks of class association embedding: two encoders, a decoder, a four-way discriminator."""
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -12,7 +14,7 @@ class ClassEncoder(nn.Module):
         super().__init__()
         widths = (width, 2 * width, 4 * width, 4 * width, 4 * width)
         layers: list[nn.Module] = [nn.Conv2d(1, width, 7, padding=3), nn.ReLU()]
-        for before, after in zip(widths, widths[1:], strict=False):
+        for before, after in pairwise(widths):
             layers += [nn.Conv2d(before, after, 4, 2, 1), nn.ReLU()]
         layers += [nn.Conv2d(widths[-1], code, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.ReLU()]
         self.layers = nn.Sequential(*layers)
@@ -92,7 +94,7 @@ class Discriminator(nn.Module):
         super().__init__()
         widths = (1, width, 2 * width, 4 * width, 8 * width)
         layers: list[nn.Module] = []
-        for before, after in zip(widths, widths[1:], strict=False):
+        for before, after in pairwise(widths):
             layers += [nn.Conv2d(before, after, 4, 2, 1), nn.LeakyReLU(0.2)]
         self.layers = nn.Sequential(*layers)
         self.blocks = nn.ModuleList(ResidualBlock(8 * width) for _ in range(2))

@@ -60,7 +60,7 @@ def rise(classifier: nn.Module, images: Tensor, masks: Tensor) -> Tensor:
 
 
 def rise_masks(count: int, pixels: int, seed: int, grid: int = 7) -> Tensor:
-    """Random smooth masks (count, pixels, pixels): a grid of ones and zeros, enlarged and shifted."""
+    """Random smooth masks (count, pixels, pixels): a grid of ones and zeros, enlarged, shifted."""
     generator = torch.Generator().manual_seed(seed)
     cell = -(-pixels // grid)
     coarse = (torch.rand(count, 1, grid, grid, generator=generator) < 0.5).float()

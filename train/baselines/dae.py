@@ -59,7 +59,7 @@ class Dae(LearnedSystem):
 
 
 def coarse_noise(images: Tensor, grid: int, std: float) -> Tensor:
-    """Noise N(0, std) on a grid x grid lattice, bilinear to the images' size and rolled at random."""
+    """Noise N(0, std) on a grid x grid lattice, bilinear to the images' size, rolled at random."""
     coarse = torch.randn(*images.shape[:2], grid, grid, device=images.device) * std
     fine = F.interpolate(coarse, images.shape[-2:], mode="bilinear")
     rows, columns = (int(torch.randint(side, ())) for side in images.shape[-2:])

@@ -1,4 +1,4 @@
-"""Slices as the benchmark's systems get them, and the checks that no test patient leaks into them."""
+"""Slices as the benchmark's systems get them; checks that no test patient leaks into them."""
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -65,8 +65,8 @@ def training_slices(
 def refuse_leaks(split: Split, data: DataRecipe, folders: Sequence[str]) -> None:
     """Raise ValueError where a test patient may have been trained on.
 
-    Nobody may be in two parts of the split; no test image may be a copy, under whatever name, of one
-    that systems learn from; every trained model must stem from this very split.
+    Nobody may be in two parts of the split; no test image may be a copy, under whatever name, of
+    one that systems learn from; every trained model must stem from this very split.
     """
     check_disjoint({name: [p.patient_id for p in part] for name, part in split.items()})
     everyone = [patient for part in split.values() for patient in part]

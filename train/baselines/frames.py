@@ -32,7 +32,7 @@ def from_grid(raw: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 def brain_of(image: NDArray[np.float32]) -> NDArray[np.bool_]:
     """True where any sequence of a slice (H, W) or (C, H, W) shows brain, (H, W)."""
-    return image > 0 if image.ndim == 2 else (image > 0).any(0)
+    return np.any(np.array(image, ndmin=3) > 0, axis=0)
 
 
 def eroded_brain(images: Tensor) -> Tensor:
@@ -48,7 +48,7 @@ def smooth(maps: Tensor) -> Tensor:
 
 
 def residual_maps(images: Tensor, reconstructions: Tensor) -> Tensor:
-    """|x - reconstruction| averaged over sequences, inside the eroded brain, smoothed: (N, p, p)."""
+    """|x - reconstruction| mean over sequences, inside the eroded brain, smoothed: (N, p, p)."""
     return smooth((images - reconstructions).abs().mean(1) * eroded_brain(images))
 
 

@@ -118,7 +118,7 @@ class LearnedSystem(ABC):
         needed = {HEALTHY} if self.HEALTHY_ONLY else {HEALTHY, UNHEALTHY}
         if missing := needed - set(known.tolist()):
             raise ValueError(f"{type(self).__name__} needs slices labelled {missing}, got none.")
-        used = np.flatnonzero(known == HEALTHY) if self.HEALTHY_ONLY else np.arange(len(known))
+        used = [i for i, label in enumerate(labels) if label == HEALTHY or not self.HEALTHY_ONLY]
         images = to_grid([slices[index] for index in used], self.settings.pixels)
         torch.manual_seed(self.seed)
         targets = torch.from_numpy(known[used]).long().to(self.device)
@@ -180,7 +180,7 @@ class LearnedSystem(ABC):
 
     # --- For subclasses -------------------------------------------------------------------------
     def batches(self, labels: Tensor, steps: int, batch_size: int) -> Iterator[Tensor]:
-        """`steps` seeded index tensors (batch_size,), both labels equally often where both occur."""
+        """`steps` seeded index tensors (batch_size,), both labels equally often if both occur."""
         generator = torch.Generator().manual_seed(self.seed)
         groups = [torch.nonzero(labels.cpu() == label)[:, 0] for label in labels.unique().tolist()]
         share = max(1, batch_size // len(groups))

@@ -3,11 +3,11 @@
 Reconstructed from the abstract alone: Tao, Ma, Zhang, Huang, Ji, Fan, Yuan, Chen, "LAGAN:
 Lesion-Aware Generative Adversarial Networks for Edema Area Segmentation in SD-OCT Images", IEEE
 JBHI 2023. That this is the paper behind the poster's row is likely, not verified.
-Follows: (1) classifier of slices, (2) its heatmap of each training slice, (3) adversarial training of
-an image generator with the heatmaps as pseudo-annotation, multi-scale patch discriminator.
+Follows: (1) classifier of slices, (2) its heatmap of each training slice, (3) adversarial training
+of an image generator with the heatmaps as pseudo-annotation, multi-scale patch discriminator.
 Chosen here, since no text or code says it: ResNet-18 with Grad-CAM; U-Net with residual output;
-least-squares PatchGAN at three scales; loss weights 1 adversarial, 10 identity on healthy slices, 10
-preservation outside the heatmap, 1 classifier; Adam 1e-4 and 4e-4.
+least-squares PatchGAN at three scales; loss weights 1 adversarial, 10 identity on healthy slices,
+10 preservation outside the heatmap, 1 classifier; Adam 1e-4 and 4e-4.
 """
 
 from dataclasses import dataclass

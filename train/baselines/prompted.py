@@ -1,11 +1,12 @@
 """SAM, MedSAM and MedSAM2 prompted by stage 1: its pseudo-mask gives a box or points.
 
 Native for SAM (Kirillov et al., ICCV 2023) and MedSAM (Ma et al., Nature Communications 15:654,
-2024, made for boxes); adapted for MedSAM2, whose published weights (arXiv 2504.03600 and 2408.00874)
-are not in transformers' format: give a converted folder, or a Sam2Model repo id.
-Follows: prompts from stage 1's thresholded heatmap in the slice's own frame; the map is the sigmoid.
-Leaves out: min-max of the mask and random boxes of the released code. MedSAM's training data may hold
-BraTS masks, so its row may carry hidden pixel supervision: read it beside the plain SAM row.
+2024, made for boxes); adapted for MedSAM2, whose published weights (arXiv 2504.03600 and
+2408.00874) are not in transformers' format: give a converted folder, or a Sam2Model repo id.
+Follows: prompts from stage 1's thresholded heatmap in the slice's own frame; the map is the
+sigmoid.
+Leaves out: min-max of the mask and random boxes of the released code. MedSAM's training data may
+hold BraTS masks, so its row may carry hidden pixel supervision: read it beside the plain SAM row.
 Where no weights can be loaded, a tiny model of the same class is trained in place on image regions,
 without any label, and the row says "stand-in".
 """

@@ -1,7 +1,7 @@
 """Teaches a tiny SAM what a prompt means, from image regions alone: a stand-in, never a result.
 
-Regions are connected pixels above a random intensity of a slice's brain, of any slice: no slice label
-and no mask is used, and nothing tells lesions from tissue.
+Regions are connected pixels above a random intensity of a slice's brain, of any slice: no slice
+label and no mask is used, and nothing tells lesions from tissue.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ SMALLEST = 12  # pixels of a region
 def learn_regions(
     segmenter: PromptedSegmenter, slices: Sequence[Image], steps: int, seed: int
 ) -> None:
-    """Train a segmenter's model on prompts of random regions, in the prompt kind it will be used."""
+    """Train a segmenter's model on prompts of random regions, of the kind it will get."""
     generator = np.random.default_rng(seed)
     model = segmenter.model.train()
     optimizer = torch.optim.Adam(model.parameters(), 2e-3)
@@ -55,7 +55,7 @@ def region_loss(segmenter: PromptedSegmenter, image: Image, region: Mask) -> Ten
 
 
 def random_region(image: Image, generator: np.random.Generator) -> Mask | None:
-    """One connected region above a random intensity of the brain; None where none is large enough."""
+    """One connected region above a random intensity of the brain; None if none is large."""
     brain = image > 0
     if not brain.any():
         return None

@@ -3,7 +3,8 @@
 Native. Gao, Wan, Pan, Peng, Tian, Han, Zhou, Ye, "TS-CAM: Token Semantic Coupled Attention Map for
 Weakly Supervised Object Localization", ICCV 2021 (arXiv 2103.14862).
 Follows: DeiT backbone, 3x3 convolution over the patch tokens, pooled logits, cross-entropy; map =
-CLS-to-patch attention (mean over heads, sum over layers) x the unhealthy channel, min-max per slice.
+CLS-to-patch attention (mean over heads, sum over layers) x the unhealthy channel, each slice
+min-max.
 Leaves out: boxes and their threshold (0.1 of the maximum is far too loose here; 0.5 is used), drop
 path, ImageNet crops. `small` is a shallow transformer from scratch at 64 px.
 """

@@ -2,12 +2,13 @@
 
 Adapted. Yoo, Namdar, Khalvati, "Deep superpixel generation and clustering for weakly supervised
 segmentation of brain tumors in MR images", BMC Medical Imaging 24:335, 2024 (arXiv 2209.09930).
-Follows: RISE heatmaps of a slice classifier give seeds; a superpixel network and a superpixel scorer
-are trained jointly on seed loss and compactness; at inference the scorer's raw outputs, a sigmoid,
-a 7x7 Gaussian blur and the threshold 0.6. `YooAll` sees all four sequences, `YooT2` one.
+Follows: RISE heatmaps of a slice classifier give seeds; a superpixel network and a superpixel
+scorer are trained jointly on seed loss and compactness; at inference the scorer's raw outputs, a
+sigmoid, a 7x7 Gaussian blur and the threshold 0.6. `YooAll` sees all four sequences, `YooT2` one.
 Chosen here, since the published notebook lacks it: ResNet-18 instead of VGG-16 as the classifier,
 seeds above 0.8 and below 0.2 of the heatmap's range inside the brain, unhealthy slices only.
-`small` seeds a subset of the slices, with fewer masks: RISE costs a forward pass per mask and slice.
+`small` seeds a subset of the slices, with fewer masks: RISE costs a forward pass per mask and
+slice.
 """
 
 from dataclasses import dataclass
