@@ -6,11 +6,12 @@ Letters in shapes: B batch, c = base_channels, d = 8 c, S = image_size, s = refi
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_rasalore import RasaloreConfig
 
 
-class ConvBlock(nn.Module):
+class ConvBlock(GradientCheckpointingLayer):
     """Two 3x3 convolutions with ReLU, LayerNorm over channels, channel dropout."""
 
     def __init__(self, in_channels: int, out_channels: int, dropout: float):

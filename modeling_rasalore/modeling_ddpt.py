@@ -145,6 +145,7 @@ class DdptPreTrainedModel(PreTrainedModel):
     main_input_name = "pixel_values"
     input_modalities = "image"
     _supports_sdpa = True
+    supports_gradient_checkpointing = True
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -166,6 +167,7 @@ class DdptModel(DdptPreTrainedModel):
     def __init__(self, config: DdptConfig):
         super().__init__(config)
         vision = config.clip_config.vision_config
+        self.gradient_checkpointing = False
         self.clip = CLIPModel._from_config(config.clip_config)
         self.text_prompts = TextPrompts(config)
         self.visual_prompts = nn.Parameter(
@@ -292,11 +294,22 @@ class DdptModel(DdptPreTrainedModel):
         *layers, last = tower.encoder.layers
         for layer, prompts in zip(layers, self.visual_prompts, strict=True):
             prompted = torch.cat([hidden, prompts.expand(len(hidden), -1, -1)], dim=1)
-            hidden = run_layer(layer, prompted, attentions)[:, :length]
+            hidden = self.run(layer, prompted, attentions)[:, :length]
         prompts, prompt_logits, prompt_attention = self.class_aware_prompts(text_features, hidden)
-        hidden = run_layer(last, torch.cat([hidden, prompts], dim=1), attentions)
+        hidden = self.run(last, torch.cat([hidden, prompts], dim=1), attentions)
         features = self.clip.visual_projection(tower.post_layernorm(hidden[:, 0]))
         return features, prompt_logits, prompt_attention
+
+    def run(self, layer: nn.Module, hidden: Tensor, attentions: list[Tensor] | None) -> Tensor:
+        """One layer of the vision tower, checkpointed where that was asked for.
+
+        Layers in training mode checkpoint themselves; a frozen tower's are in evaluation mode, and
+        yet the gradients of the prompts run through them.
+        """
+        checkpointed = self.gradient_checkpointing and self.training and not layer.training
+        if checkpointed and attentions is None:
+            return self._gradient_checkpointing_func(layer, hidden, None)
+        return run_layer(layer, hidden, attentions)
 
     def similarity(self, image_features: Tensor, text_features: Tensor) -> Tensor:
         """logit_scale * cosine similarity, (B, 2)."""

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import ModelOutput
 
 from .configuration_rasalore import RasaloreConfig
@@ -185,7 +186,7 @@ class ScoreHead(nn.Conv2d):
     """
 
 
-class MaskDecoder(nn.Module):
+class MaskDecoder(GradientCheckpointingLayer):
     """Point embeddings (B, k, d) and image features (B, d, S/2, S/2) -> logits (B, 1, 2 S, 2 S)."""
 
     def __init__(self, config: RasaloreConfig):
@@ -273,6 +274,7 @@ class RasalorePreTrainedModel(PreTrainedModel):
     main_input_name = "pixel_values"
     input_modalities = "image"
     _supports_sdpa = True
+    supports_gradient_checkpointing = True
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

@@ -83,6 +83,9 @@ class LoopRecipe:
     seed: int = 0
     workers: int = 0  # decoding processes
     mixed_precision: str = "no"  # no | bf16
+    compile: bool = False  # torch.compile: minutes at the start, faster steps; a CPU needs g++
+    # Keep fewer intermediate maps and compute them again for the gradients: less memory, more time.
+    gradient_checkpointing: bool = False
     gradient_clip: float = 0.0  # largest gradient norm; 0: unclipped
     evaluate_every: int = 200  # steps between validations
     checkpoint_every: int = 200  # steps between checkpoints

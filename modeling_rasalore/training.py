@@ -115,7 +115,12 @@ class TrainingRun:
             score: model and validation batch -> score of each sample, (B,); no pixel label.
             criterion: name of that score in the log.
         """
+        if self.loop.gradient_checkpointing:
+            # Not reentrant: slices themselves need no gradient, and reentrant ones would stop there.
+            model.activation_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
         model, optimizer, loader, held_out = self.accelerator.prepare(model, optimizer, *loaders)
+        if self.loop.compile:
+            model.compile()  # in place, so that the names of saved weights stay as they are
         self.resume()
         for epoch in self.epochs():
             model.train()

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from plain_rasalore import plain_forward
+from plain.rasalore import plain_forward
 from torch import Tensor
 
 from modeling_rasalore import RasaloreConfig, RasaloreModel
