@@ -116,7 +116,7 @@ def smooth_field(
 
 
 def draw_tumour(
-    rng: np.random.Generator, centre: np.ndarray, diameter: tuple[float, float] = (28.0, 70.0)
+    rng: np.random.Generator, centre: np.ndarray, diameter: tuple[float, float] = (32.0, 70.0)
 ) -> Tumour:
     """Return a random tumour.
 
@@ -137,12 +137,12 @@ def draw_tumour(
         rim_thickness=rng.uniform(2.0, 6.0),
         edge_width=rng.uniform(0.05, 0.18) * size,
         push=rng.uniform(0, 0.12) * size,
-        brightness=rng.uniform(0.5, 1),
+        brightness=rng.uniform(0.6, 1),
         cystic=rng.random() < 0.2,
     )
     kind = rng.random()
-    if kind < 0.12:  # faint infiltration: hardly any core
-        return replace(tumour, brightness=rng.uniform(0, 0.2), core_share=0.05, rim_thickness=0.0)
+    if kind < 0.1:  # faint infiltration: hardly any core
+        return replace(tumour, brightness=rng.uniform(0.15, 0.35), core_share=0.05, rim_thickness=0.0)
     if kind < 0.4:  # low grade: no enhancement
         return replace(tumour, rim_thickness=0.0)
     return tumour
