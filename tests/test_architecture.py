@@ -29,7 +29,8 @@ HUB_RING: dict[str, set[str]] = {
 # What someone holding scans uses.
 USER_RING: dict[str, set[str]] = {
     "files": set(),
-    "volumes": {"files"},
+    "header_guard": set(),
+    "volumes": {"files", "header_guard"},
     "metrics": set(),
     "layouts": {"volumes"},
     "pseudo_masks": {"volumes"},
