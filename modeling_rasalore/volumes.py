@@ -289,8 +289,8 @@ def _pick_channel(path: Path, shape: tuple[int, ...], channel: int | None) -> in
         return 0
     if channel is None or not 0 <= channel < count:
         raise VolumeError(
-            f"{path}: a 4-D scan with {count} channels needs channel=0 to channel={count - 1}, "
-            f"got channel={channel}."
+            f"{path}: a 4-D scan with {count} channels needs channel=0 to channel={count - 1} "
+            f"(--volume on the command line), got channel={channel}."
         )
     return channel
 
