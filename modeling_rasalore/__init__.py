@@ -2,30 +2,24 @@
 
 Importing the package registers both models with `AutoConfig`, `AutoModel` and
 `AutoImageProcessor`, so that published checkpoints load without remote code, and the pipeline
-`brain-anomaly-segmentation`.
+`brain-anomaly-segmentation`. Only the command `rasalore` puts this off until it loads a model,
+because it takes seconds.
 """
 
-from transformers import AutoConfig, AutoImageProcessor, AutoModel
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from .configuration_ddpt import DdptConfig
-from .configuration_rasalore import RasaloreConfig
-from .image_processing_rasalore import RasaloreImageProcessor
-from .modeling_ddpt import DdptModel
-from .modeling_rasalore import RasaloreModel
-from .pipeline_rasalore import BrainAnomalyPipeline
+if TYPE_CHECKING:
+    from .configuration_ddpt import DdptConfig
+    from .configuration_rasalore import RasaloreConfig
+    from .image_processing_rasalore import RasaloreImageProcessor
+    from .modeling_ddpt import DdptModel
+    from .modeling_rasalore import RasaloreModel
+    from .pipeline_rasalore import BrainAnomalyPipeline
 
 __version__ = "0.1.0"
-
-for _config, _model in ((RasaloreConfig, RasaloreModel), (DdptConfig, DdptModel)):
-    AutoConfig.register(_config.model_type, _config, exist_ok=True)
-    AutoModel.register(_config, _model, exist_ok=True)
-    AutoImageProcessor.register(
-        _config, image_processor_classes={"pil": RasaloreImageProcessor}, exist_ok=True
-    )
-    # A saved model carries its own files and loads elsewhere with trust_remote_code=True.
-    _config.register_for_auto_class()
-    _model.register_for_auto_class("AutoModel")
-RasaloreImageProcessor.register_for_auto_class("AutoImageProcessor")
 
 __all__ = [
     "BrainAnomalyPipeline",
@@ -35,3 +29,22 @@ __all__ = [
     "RasaloreImageProcessor",
     "RasaloreModel",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Return a public class, whose module is imported when it is first asked for."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(".registration", __name__), name)
+
+
+def _is_command_line() -> bool:
+    """Whether this process is `rasalore` or `python -m modeling_rasalore.cli`."""
+    program = Path(sys.argv[0]).stem if sys.argv else ""
+    return program == "rasalore" or (
+        program == "-m" and f"{__name__}.cli" in sys.orig_argv
+    )  # "-m" while the package of the module is imported
+
+
+if not _is_command_line():
+    import_module(".registration", __name__).register_models()

@@ -1,219 +1,265 @@
-"""The command `rasalore`: scans in, masks out; heavy modules are imported where they are used."""
+"""The command `rasalore`: scans in, masks out; heavy modules are imported where they are used.
 
-import argparse
-import os
-import re
+Exit codes: 0 all done, 1 something failed, 2 words that make no sense, 130 interrupted.
+"""
+
+import json
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any
 
+import typer
 
-class Command(NamedTuple):
-    """One sub-command: its help line, what declares its arguments, what runs it."""
+app = typer.Typer(
+    name="rasalore",
+    help="Anomaly segmentation in brain MRI, trained from slice labels alone.",
+    epilog="Research software, not a medical device.",
+    no_args_is_help=True,
+    rich_markup_mode=None,  # plain help; drawing boxes costs half a second
+    pretty_exceptions_enable=False,
+)
 
-    help: str
-    add_arguments: Callable[[argparse.ArgumentParser], None]
-    run: Callable[[argparse.Namespace], int]
+Scans = Annotated[
+    list[Path], typer.Argument(metavar="SCAN...", help=".nii or .nii.gz files, or folders of them")
+]
+Model = Annotated[str, typer.Option(help="folder or repo id of a RASALoRE model")]
+Revision = Annotated[str, typer.Option(help="commit, tag or branch of a repo id")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps, ...")]
+BatchSize = Annotated[int, typer.Option(min=1, help="slices at once")]
+Volume = Annotated[int | None, typer.Option(min=0, help="volume of 4-D scans, counted from 0")]
+Modality = Annotated[
+    str | None,
+    typer.Option(help="t1, t1ce, t2 or flair: which files of folders, which volume of MSD scans"),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", help="print errors only")]
+Json = Annotated[bool, typer.Option("--json", help="print one JSON document and nothing else")]
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run one sub-command; returns 0, 1 when anything failed. `words` None: the command line."""
-    parser = argparse.ArgumentParser(
-        prog="rasalore",
-        description="Anomaly segmentation in brain MRI, trained from slice labels alone.",
-        epilog="Research software, not a medical device.",
-    )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for name, command in COMMANDS.items():
-        added = commands.add_parser(name, help=command.help, description=command.help)
-        command.add_arguments(added)
-        added.set_defaults(run=command.run)
-    arguments = parser.parse_args(words)
+    """Run one sub-command; returns the exit code. `words` None: those of the command line."""
     try:
-        return arguments.run(arguments)
+        app(args=list(words) if words is not None else None, prog_name="rasalore")
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """End the command with one line for a user's mistake, and with code 130 for an interrupt."""
+    try:
+        yield
     except (ValueError, OSError, ImportError) as error:
-        return complain(error)
-    except KeyboardInterrupt:
+        text = str(error).strip() or type(error).__name__
+        print(f"error: {text.splitlines()[0]}", file=sys.stderr)
+        raise typer.Exit(1) from error
+    except KeyboardInterrupt as error:
         print("interrupted; finished results are complete.", file=sys.stderr)
-        return 130
+        raise typer.Exit(130) from error
 
 
-def complain(error: BaseException) -> int:
-    """Print the first sentence of an error; returns the exit code of a failure."""
-    text = str(error).strip() or type(error).__name__
-    print(f"error: {text.splitlines()[0]}", file=sys.stderr)
-    return 1
-
-
-def add_predict_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("scans", nargs="+", type=Path, metavar="SCAN", help=".nii or .nii.gz file")
-    parser.add_argument("--model", required=True, help="folder or repo id of a RASALoRE model")
-    parser.add_argument("--revision", default="main", help="commit, tag or branch of a repo id")
-    parser.add_argument("--out", required=True, type=Path, help="folder for the results")
-    parser.add_argument("--threshold", type=float, default=0.5, help="score, default %(default)s")
-    parser.add_argument("--batch-size", type=int, default=8, help="slices at once, default 8")
-    parser.add_argument("--channel", type=int, help="volume of 4-D scans, counted from 0")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, ...")
-
-
-def predict(arguments: argparse.Namespace) -> int:
-    """Segment each scan by itself: one that fails prints one line, and the rest go on."""
-    from .reports import DISCLAIMER
-
-    places = output_places(arguments.scans, arguments.out)
-    model, processor = load_model(arguments.model, arguments.revision, arguments.device)
-    failed = 0
-    for scan, place in zip(arguments.scans, places, strict=True):
-        try:
-            predict_scan(scan, place, model, processor, arguments)
-        except (ValueError, OSError, MemoryError, RuntimeError) as error:
-            failed += complain(error)
-    done = len(places) - failed
-    print(f"{done} of {len(places)} scans segmented; results are in {arguments.out}")
-    print(DISCLAIMER)
-    return min(failed, 1)
-
-
-def predict_scan(
-    scan: Path, place: Path, model: Any, processor: Any, arguments: argparse.Namespace
+@app.command(epilog="Example: rasalore predict scans/ --modality t2 --model runs/stage2 --out out")
+def predict(
+    scans: Scans,
+    model: Model,
+    out: Annotated[Path, typer.Option(help="folder for the results")],
+    revision: Revision = "main",
+    threshold: Annotated[float | None, typer.Option(help="score, 0.5 if not given")] = None,
+    false_alarms: Annotated[
+        float | None, typer.Option(help="share of healthy voxels or slices; needs calibrate")
+    ] = None,
+    per: Annotated[str, typer.Option(help="voxels or slices, for --false-alarms")] = "voxels",
+    batch_size: BatchSize = 8,
+    volume: Volume = None,
+    modality: Modality = None,
+    device: Device = "auto",
+    resume: Annotated[bool, typer.Option("--resume", help="skip scans finished before")] = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
 ) -> None:
-    from .prediction import describe, find_warnings, predict_volume, write_prediction
-    from .volumes import read_volume
+    """Segment scans: mask, score map, overlay and numbers of each, and a report of all."""
+    with one_line_errors():
+        from .model_loading import load_model
+        from .prediction_run import RunSettings, predict_scans
+        from .scan_list import find_scans
 
-    start = time.monotonic()
-    volume = read_volume(scan, arguments.channel)
-    for warning in find_warnings(volume):
-        print(f"{scan}: {warning}")
-    prediction = predict_volume(
-        model,
-        processor,
-        volume,
-        batch_size=arguments.batch_size,
-        threshold=arguments.threshold,
-    )
-    write_prediction(prediction, volume, place.parent, place.name)
-    print(f"{scan}: {describe(prediction)}, {time.monotonic() - start:.1f} s")
-
-
-def output_places(scans: Sequence[Path], out: Path) -> list[Path]:
-    """Return where each scan's results go, without ending: `out` mirrors the scans' folders.
-
-    Raises ValueError when two scans would share a place.
-    """
-    parents = [scan.absolute().parent for scan in scans]
-    common = os.path.commonpath(parents)
-    stems = [scan.name.removesuffix(".gz").removesuffix(".nii") for scan in scans]
-    places = [
-        out / parent.relative_to(common) / stem for parent, stem in zip(parents, stems, strict=True)
-    ]
-    for place in places:
-        if places.count(place) > 1:
-            raise ValueError(f"two scans would both be written to {place}*; name each scan once.")
-    return places
+        found = find_scans(scans, modality)
+        network, processor = load_model(model, revision, device)
+        chosen, source = _threshold(threshold, false_alarms, per, Path(model), network)
+        settings = RunSettings(chosen, source, volume, modality, batch_size)
+        say = _say_errors if quiet or as_json else _say
+        manifest = predict_scans(network, processor, found, out, settings, resume, say)
+        failed = [e for e in manifest["scans"].values() if e["status"] == "failed"]
+        if as_json:
+            print(json.dumps(manifest, indent=2))
+        elif not quiet:
+            _conclude(manifest, failed, out)
+    raise typer.Exit(min(len(failed), 1))
 
 
-def load_model(name: str, revision: str, device: str) -> tuple[Any, Any]:
-    """Return model and image processor of a folder or Hub repository, on the device."""
-    import torch
-    from transformers import AutoImageProcessor, AutoModel
+@app.command(epilog="Example: rasalore inspect scans/ --modality flair")
+def inspect(
+    scans: Scans,
+    volume: Volume = None,
+    modality: Modality = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Say what predict would do with each scan, and the memory it needs; loads no model."""
+    with one_line_errors():
+        from .scan_inspection import describe_facts, inspect_scan
+        from .scan_list import find_scans
 
-    from .modeling_rasalore import RasaloreModel
-
-    if not Path(name).is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-        raise ValueError(f"--model needs an existing folder or a repo id (owner/name), got {name}.")
-    if device == "auto":
-        accelerator = torch.accelerator.current_accelerator(check_available=True)
-        device = accelerator.type if accelerator else "cpu"
-    loaded = AutoModel.from_pretrained(name, revision=revision, output_loading_info=True)
-    model, report = loaded[0], loaded[1]
-    if not isinstance(loaded[0], RasaloreModel):
-        raise ValueError(f"--model needs a RASALoRE model (stage 2), got {type(model).__name__}.")
-    if report["missing_keys"]:  # the library would go on with random numbers in their place
-        missing = ", ".join(sorted(report["missing_keys"])[:3])
-        raise ValueError(f"the weights of {name} are incomplete: {missing} are missing.")
-    return model.to(device).eval(), AutoImageProcessor.from_pretrained(name, revision=revision)
-
-
-def add_phantoms_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("out", type=Path, metavar="OUT", help="folder for the patients")
-    parser.add_argument("--patients", type=int, default=8, help="how many, default 8")
-    parser.add_argument("--healthy", type=int, default=0, help="how many of them have no tumour")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--shape", type=int, nargs=3, default=(96, 112, 96), help="voxels, default 96 112 96"
-    )
-    parser.add_argument("--voxel-size", type=float, default=2.0, help="mm, default 2")
+        facts = [inspect_scan(path, volume, modality) for path in find_scans(scans, modality)]
+    if as_json:
+        print(json.dumps(facts, indent=2))
+    for fact in [] if as_json else facts:
+        if fact["reason"]:
+            print(f"error: {fact['reason']}", file=sys.stderr)
+        elif not quiet:
+            print(describe_facts(fact))
+    raise typer.Exit(int(any(fact["reason"] for fact in facts)))
 
 
-def phantoms(arguments: argparse.Namespace) -> int:
-    """Write synthetic patients, which can be interrupted and repeated."""
-    from .phantoms import write_phantoms
+@app.command(
+    epilog="Example: rasalore calibrate healthy/ --modality t2 --model runs/stage2 "
+    "--false-alarms 0.05"
+)
+def calibrate(
+    scans: Annotated[list[Path], typer.Argument(metavar="SCAN...", help="healthy scans, held out")],
+    model: Annotated[Path, typer.Option(help="folder of a RASALoRE model")],
+    false_alarms: Annotated[
+        list[float], typer.Option(help="share of healthy voxels or slices; may be repeated")
+    ],
+    per: Annotated[str, typer.Option(help="voxels or slices")] = "voxels",
+    batch_size: BatchSize = 8,
+    volume: Volume = None,
+    modality: Modality = None,
+    device: Device = "auto",
+    quiet: Quiet = False,
+) -> None:
+    """Store in the model folder the thresholds that healthy scans give for false-alarm rates."""
+    with one_line_errors():
+        from .calibration import calibrate, save_calibration
+        from .model_loading import load_model
+        from .scan_list import find_scans, pick_volume
+        from .volumes import read_facts, read_volume
 
-    written = write_phantoms(
-        arguments.out,
-        arguments.patients,
-        arguments.seed,
-        arguments.healthy,
-        arguments.shape,
-        arguments.voxel_size,
-    )
-    print(f"{len(written)} patients in the BraTS 2021 layout are in {arguments.out}")
-    return 0
-
-
-def add_convert_released_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", required=True, type=Path, help="new folder for the model")
-    stage2 = parser.add_argument_group("stage 2, RASALoRE")
-    stage2.add_argument("--encoder", type=Path, help="Encoder_Model.pth")
-    stage2.add_argument("--decoder", type=Path, help="Decoder_Model.pth")
-    stage2.add_argument("--location-embeddings", type=Path, help="Candidate_Prompt_Embedding*.pt")
-    stage1 = parser.add_argument_group("stage 1, DDPT")
-    stage1.add_argument("--ddpt", type=Path, help="folder of the model.pth.tar-* folders")
-    stage1.add_argument("--clip", help="folder or repo id of the CLIP they were tuned on")
-    stage1.add_argument("--clip-revision", help="commit, tag or branch of a repo id")
-    stage1.add_argument(
-        "--class-token-position",
-        choices=("end", "middle"),
-        default="end",
-        help="where training put the class word, default %(default)s",
-    )
-
-
-def convert_released(arguments: argparse.Namespace) -> int:
-    """Write the authors' released files of one stage as a model folder."""
-    from .released_checkpoints import load_released_ddpt, load_released_rasalore, save_converted
-
-    stage1 = arguments.ddpt, arguments.clip
-    stage2 = arguments.encoder, arguments.decoder, arguments.location_embeddings
-    model: Any
-    if all(stage2) and not any(stage1):
-        model = load_released_rasalore(*stage2)
-    elif all(stage1) and not any(stage2):
-        model = load_released_ddpt(
-            *stage1,
-            revision=arguments.clip_revision,
-            class_token_position=arguments.class_token_position,
+        if not model.is_dir():
+            raise ValueError(
+                f"--model needs an existing folder to store the result in, got {model}."
+            )
+        found = find_scans(scans, modality)
+        network, processor = load_model(str(model), device=device)
+        healthy = (
+            read_volume(path, pick_volume(path, read_facts(path).volumes, volume, modality))
+            for path in found
         )
-    else:
-        raise ValueError(
-            "one stage at a time: pass --encoder, --decoder and --location-embeddings, or --ddpt "
-            "and --clip."
+        result = calibrate(network, processor, healthy, false_alarms, per, batch_size)
+        path = save_calibration(model, result)
+    for entry in [] if quiet else result["thresholds"]:
+        print(
+            f"{entry['rate']:.3%} of {entry['unit']}: threshold {entry['threshold']:.4g} "
+            f"({entry['scans']} scans, {entry['slices']} slices, {entry['voxels']} voxels)"
         )
-    print(f"{type(model).__name__} is in {save_converted(model, arguments.out)}")
-    return 0
+    if not quiet:
+        print(f"stored in {path}")
 
 
-COMMANDS = {
-    "predict": Command("segment NIfTI scans", add_predict_arguments, predict),
-    "phantoms": Command("write synthetic brain scans", add_phantoms_arguments, phantoms),
-    "convert-released": Command(
-        "make a model folder of the authors' released files",
-        add_convert_released_arguments,
-        convert_released,
-    ),
-}
+@app.command(epilog="Example: rasalore phantoms runs/phantoms --patients 4 --healthy 2")
+def phantoms(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="folder for the patients")],
+    patients: Annotated[int, typer.Option(help="how many")] = 8,
+    healthy: Annotated[int, typer.Option(help="how many of them have no tumour")] = 0,
+    seed: int = 0,
+    shape: Annotated[tuple[int, int, int], typer.Option(help="voxels")] = (96, 112, 96),
+    voxel_size: Annotated[float, typer.Option(help="mm")] = 2.0,
+) -> None:
+    """Write synthetic patients; can be interrupted and repeated."""
+    with one_line_errors():
+        from .phantoms import write_phantoms
+
+        written = write_phantoms(out, patients, seed, healthy, shape, voxel_size)
+        print(f"{len(written)} patients in the BraTS 2021 layout are in {out}")
+
+
+@app.command(
+    epilog="Example: rasalore convert-released --encoder Encoder_Model.pth --decoder "
+    "Decoder_Model.pth --location-embeddings Candidate_Prompt_Embedding.pt --out runs/released"
+)
+def convert_released(
+    out: Annotated[Path, typer.Option(help="new folder for the model")],
+    encoder: Annotated[Path | None, typer.Option(help="stage 2: Encoder_Model.pth")] = None,
+    decoder: Annotated[Path | None, typer.Option(help="stage 2: Decoder_Model.pth")] = None,
+    location_embeddings: Annotated[
+        Path | None, typer.Option(help="stage 2: Candidate_Prompt_Embedding*.pt")
+    ] = None,
+    ddpt: Annotated[
+        Path | None, typer.Option(help="stage 1: folder of the model.pth.tar-* folders")
+    ] = None,
+    clip: Annotated[
+        str | None, typer.Option(help="stage 1: folder or repo id of the CLIP they were tuned on")
+    ] = None,
+    clip_revision: Annotated[str | None, typer.Option(help="of a repo id")] = None,
+    class_token_position: Annotated[
+        str, typer.Option(help="stage 1: end or middle, where training put the class word")
+    ] = "end",
+) -> None:
+    """Make a model folder of the authors' released files of one stage."""
+    with one_line_errors():
+        from .released_checkpoints import load_released_ddpt, load_released_rasalore, save_converted
+
+        network: Any
+        if encoder and decoder and location_embeddings and not (ddpt or clip):
+            network = load_released_rasalore(encoder, decoder, location_embeddings)
+        elif ddpt and clip and not (encoder or decoder or location_embeddings):
+            fields = {"revision": clip_revision, "class_token_position": class_token_position}
+            network = load_released_ddpt(ddpt, clip, **fields)
+        else:
+            raise ValueError(
+                "one stage at a time: pass --encoder, --decoder and --location-embeddings, or "
+                "--ddpt and --clip."
+            )
+        print(f"{type(network).__name__} is in {save_converted(network, out)}")
+
+
+def _threshold(
+    threshold: float | None, rate: float | None, unit: str, folder: Path, model: Any
+) -> tuple[float, str]:
+    """Return the threshold to use, and in words where it comes from."""
+    from .calibration import load_threshold
+    from .prediction_run import RunSettings
+
+    if threshold is not None and rate is not None:
+        raise ValueError("--threshold and --false-alarms exclude each other; give one of them.")
+    if rate is not None:
+        stored = load_threshold(folder, model, rate, unit)
+        return stored, f"calibrated for {rate:g} of healthy {unit}"
+    if threshold is not None:
+        return threshold, "given"
+    return RunSettings.threshold, RunSettings.threshold_source
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr if line.startswith("error: ") else sys.stdout)
+
+
+def _say_errors(line: str) -> None:
+    if line.startswith("error: "):
+        _say(line)
+
+
+def _conclude(manifest: dict[str, Any], failed: list[dict[str, Any]], out: Path) -> None:
+    count = len(manifest["scans"])
+    settings = manifest["settings"]
+    print(f"threshold {settings['threshold']:g}: {settings['threshold_source']}")
+    print(f"{count - len(failed)} of {count} scans segmented; results are in {out}")
+    for entry in failed:
+        print(f"failed: {entry['input']}")
+    print(manifest["disclaimer"])
+
 
 if __name__ == "__main__":
     sys.exit(main())

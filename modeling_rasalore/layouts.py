@@ -142,7 +142,7 @@ def _match(root: Path, layout: Layout) -> list[Patient]:
                 )
             )
         elif match.is_dir():
-            roles = [(_role_by_ending(path, layout), path) for path in _nifti_files(match, "*")]
+            roles = [(_role_by_ending(path, layout), path) for path in nifti_files(match, "*")]
             patients.append(_patient(match.name, roles, layout.name))
     return patients
 
@@ -151,10 +151,10 @@ def _match_names(root: Path) -> list[Patient]:
     """Return the patients of a folder of patient folders, or of plain files, by words in names."""
     found: dict[str, list[tuple[str | None, Path]]] = {}
     levels = ("*", "*/*", "*/*/*", "*/*/*/*")  # "**" would not enter linked folders
-    for path in (path for level in levels for path in _nifti_files(root, level)):
+    for path in (path for level in levels for path in nifti_files(root, level)):
         parts = path.relative_to(root).parts
         patient_id = parts[0] if len(parts) > 1 else _name_before_role(path)
-        found.setdefault(patient_id, []).append((_role_by_words(path), path))
+        found.setdefault(patient_id, []).append((role_by_words(path), path))
     patients = [_patient(patient_id, roles, "folder") for patient_id, roles in found.items()]
     return [patient for patient in patients if patient.images]
 
@@ -179,7 +179,8 @@ def _patient(patient_id: str, roles: Iterable[tuple[str | None, Path]], source: 
     )
 
 
-def _nifti_files(folder: Path, pattern: str) -> list[Path]:
+def nifti_files(folder: Path, pattern: str) -> list[Path]:
+    """Return the .nii and .nii.gz files that match, sorted, without hidden ones."""
     return [
         path
         for path in sorted(folder.glob(pattern))
@@ -198,7 +199,8 @@ def _role_by_ending(path: Path, layout: Layout) -> str | None:
     return next((role for ending, role in layout.endings.items() if stem.endswith(ending)), None)
 
 
-def _role_by_words(path: Path) -> str | None:
+def role_by_words(path: Path) -> str | None:
+    """Return what words in a file's name say it is: a modality, "mask", "brain_mask" or None."""
     words = set(re.findall(r"[a-z0-9]+", _stem(path).lower()))
     if {"brain", "mask"} <= words:
         return "brain_mask"

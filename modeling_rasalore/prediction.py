@@ -199,7 +199,7 @@ def describe(prediction: VolumePrediction) -> str:
 
 def find_warnings(volume: Volume) -> list[str]:
     """Sentences about what may make the result of a scan worth less."""
-    found = []
+    found = list(volume.warnings)
     if volume.replaced_voxels:
         found.append(f"{volume.replaced_voxels} NaN or infinite voxels were set to 0.")
     background = float(np.mean(volume.slices == volume.slices[0, 0, 0]))

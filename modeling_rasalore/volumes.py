@@ -11,21 +11,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from typing import NamedTuple
 
 import nibabel as nib
 import numpy as np
 from nibabel import orientations
 from nibabel.affines import apply_affine, voxel_sizes
-from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError, ImageDataError
+from nibabel.arrayproxy import ArrayProxy
+from nibabel.spatialimages import HeaderDataError
 from numpy.typing import DTypeLike
 
 from .files import replace_file
+from .header_guard import UNITS, VOXEL_SIZES_MM, VolumeError, check_header
 
 READ_ERRORS = (
-    ImageFileError,
     HeaderDataError,
-    ImageDataError,
     OSError,  # also a body shorter than the header says, and a damaged gzip header
     EOFError,  # gzip stream cut off
     zlib.error,
@@ -33,7 +33,6 @@ READ_ERRORS = (
     OverflowError,
     MemoryError,
 )
-MILLIMETRES = {1: 1000.0, 3: 0.001}  # NIfTI codes for metre and micron; all others count as mm
 
 # All that an output takes over from the scan's header: where the voxels lie, in which unit. Copied
 # field by field, so the affine is never recomputed, and no free-text field can carry a name out.
@@ -55,10 +54,6 @@ GEOMETRY_FIELDS = (
 )
 
 
-class VolumeError(ValueError):
-    """A scan or mask that cannot be used; the message is one sentence that names the file."""
-
-
 @dataclass(frozen=True, eq=False)
 class Volume:
     """One scan in the slice frame, with what is needed to write results beside it.
@@ -69,7 +64,8 @@ class Volume:
         path: the file it was read from.
         replaced_voxels: how many NaN or infinite voxels were set to 0.
         affine: (4, 4) float64, voxel indices of the file -> its world coordinates.
-        header: the file's own header, unchanged.
+        header: the file's own header, with what the header guard had to put right.
+        warnings: what it put right, one sentence each.
     """
 
     slices: np.ndarray
@@ -78,11 +74,48 @@ class Volume:
     replaced_voxels: int
     affine: np.ndarray
     header: nib.Nifti1Header
+    warnings: tuple[str, ...] = ()
 
     @property
     def axis_codes(self) -> str:
         """Three letters: the directions in which the file's own voxel axes run, such as "LPS"."""
-        return "".join(orientations.aff2axcodes(self.affine))
+        return _axis_codes(self.affine)
+
+
+class ScanFile(NamedTuple):
+    """A file whose header passed the guard; no voxel is read yet.
+
+    Attributes:
+        shape: voxels along each axis of the file, 3 or 4 numbers.
+        stored: the voxels, decoded when indexed.
+    """
+
+    header: nib.Nifti1Header
+    affine: np.ndarray
+    shape: tuple[int, ...]
+    stored: ArrayProxy
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ScanFacts:
+    """What the header alone says about a scan.
+
+    Attributes:
+        shape: (S, H, W) in the slice frame.
+        spacing: mm between slices, rows and columns.
+        axis_codes: where the file's voxel axes run, such as "LPS".
+        volumes: how many volumes the file holds, 1 for a 3-D file.
+        dtype: name of the stored number type.
+        warnings: what the header guard put right.
+    """
+
+    shape: tuple[int, int, int]
+    spacing: tuple[float, float, float]
+    axis_codes: str
+    volumes: int
+    dtype: str
+    warnings: tuple[str, ...]
 
 
 def read_volume(path: str | Path, channel: int | None = None) -> Volume:
@@ -93,23 +126,41 @@ def read_volume(path: str | Path, channel: int | None = None) -> Volume:
         channel: which volume of a 4-D file to read, counted from 0; None for a 3-D file.
 
     Raises:
-        VolumeError: no such file, not NIfTI, damaged, not 3-D, complex or RGB voxels, or a 4-D
+        VolumeError: no such file, not NIfTI, a header that the guard refuses, damaged, or a 4-D
             file without `channel`.
     """
     path = Path(path)
-    image = _open(path)
-    affine = _checked_affine(path, image)
-    data = _read_voxels(path, image, _pick_channel(path, image.shape, channel))
+    scan = _open(path)
+    data = _read_voxels(path, scan.stored, _pick_channel(path, scan.shape, channel))
     replaced_voxels = data.size - int(np.count_nonzero(np.isfinite(data)))
     if replaced_voxels:
         data = np.nan_to_num(data, nan=0, posinf=0, neginf=0)
     return Volume(
-        slices=_to_slice_frame(data, affine),
-        spacing=_spacing(affine, image.header),
+        slices=_to_slice_frame(data, scan.affine),
+        spacing=_spacing(scan.affine, scan.header),
         path=path,
         replaced_voxels=replaced_voxels,
-        affine=affine,
-        header=image.header,
+        affine=scan.affine,
+        header=scan.header,
+        warnings=scan.warnings,
+    )
+
+
+def read_facts(path: str | Path) -> ScanFacts:
+    """Return what the header of the scan at `path` says; no voxel is read.
+
+    Raises:
+        VolumeError: the header guard refuses the file.
+    """
+    scan = _open(Path(path))
+    columns, rows, slices = (scan.shape[axis] for axis in _file_axes(scan.affine))
+    return ScanFacts(
+        shape=(slices, rows, columns),
+        spacing=_spacing(scan.affine, scan.header),
+        axis_codes=_axis_codes(scan.affine),
+        volumes=scan.shape[3] if len(scan.shape) == 4 else 1,
+        dtype=scan.stored.dtype.name,
+        warnings=scan.warnings,
     )
 
 
@@ -117,12 +168,9 @@ def count_slices(path: str | Path) -> int:
     """Return S, how many axial slices the scan at `path` has, from its header alone.
 
     Raises:
-        VolumeError: the header cannot be read or describes no 3-D or 4-D scan.
+        VolumeError: the header guard refuses the file.
     """
-    path = Path(path)
-    image = _open(path)
-    _check_shape(path, image.shape)
-    return int(image.shape[_file_axes(_checked_affine(path, image))[2]])
+    return read_facts(path).shape[0]
 
 
 def read_mask(path: str | Path, like: Volume) -> np.ndarray:
@@ -213,34 +261,25 @@ def write_nifti(path: str | Path, data: np.ndarray, affine: np.ndarray) -> Path:
     return _write(Path(path), image)
 
 
-def _open(path: Path) -> nib.Nifti1Image:
-    """Return the image with its header parsed and no voxel read: every file comes in here."""
-    if not path.is_file():
-        raise VolumeError(f"{path}: there is no such file.")
-    with path.open("rb") as file:
-        magic = file.read(2)
-    if not magic:
-        raise VolumeError(f"{path}: the file is empty.")
-    compressed = magic == b"\x1f\x8b"
-    if compressed != path.name.lower().endswith(".gz"):
-        found, ending = ("gzip", ".nii.gz") if compressed else ("plain", ".nii")
-        raise VolumeError(
-            f"{path}: the content is {found} data; rename the file to end in {ending}."
-        )
+def _open(path: Path) -> ScanFile:
+    """Return the file behind the header guard: every file comes in here.
+
+    Header extensions are never parsed: they may be huge, and they may name a person.
+    """
+    checked = check_header(path)
+    kind = nib.Nifti1Header if checked.version == 1 else nib.Nifti2Header
+    header = kind(checked.content, checked.byte_order, check=False)
     with _one_sentence(path):
-        image = nib.load(path, mmap=False)
-    if not isinstance(image, nib.Nifti1Image):
-        raise VolumeError(f"{path}: expected a single NIfTI file, got {type(image).__name__}.")
-    return image
-
-
-def _check_shape(path: Path, shape: tuple[int, ...]) -> None:
-    if 0 in shape or len(shape) not in (3, 4):
-        raise VolumeError(f"{path}: expected a 3-D scan with no empty axis, got shape {shape}.")
+        affine = np.asarray(header.get_best_affine(), dtype=np.float64)
+        scaling = header.get_slope_inter()
+    _check_affine(path, affine, header)
+    slope, inter = (1.0, 0.0) if None in scaling else scaling
+    layout = (checked.shape, checked.dtype, header.get_data_offset(), slope, inter)
+    stored = ArrayProxy(path, layout, mmap=False)
+    return ScanFile(header, affine, checked.shape, stored, checked.warnings)
 
 
 def _pick_channel(path: Path, shape: tuple[int, ...], channel: int | None) -> int | None:
-    _check_shape(path, shape)
     if len(shape) == 3:
         if channel is not None:
             raise VolumeError(f"{path}: channel={channel} was asked for, but the scan is 3-D.")
@@ -250,30 +289,35 @@ def _pick_channel(path: Path, shape: tuple[int, ...], channel: int | None) -> in
         return 0
     if channel is None or not 0 <= channel < count:
         raise VolumeError(
-            f"{path}: a 4-D scan with {count} channels needs channel=0 to channel={count - 1}, "
-            f"got channel={channel}."
+            f"{path}: a 4-D scan with {count} channels needs channel=0 to channel={count - 1} "
+            f"(--volume on the command line), got channel={channel}."
         )
     return channel
 
 
-def _read_voxels(path: Path, image: nib.Nifti1Image, channel: int | None) -> np.ndarray:
+def _read_voxels(path: Path, stored: ArrayProxy, channel: int | None) -> np.ndarray:
     """Return float32 voxels (I, J, K) in the file's own order, decoded once."""
-    dtype = image.get_data_dtype()
-    if dtype.kind not in "iuf":
-        kind = "complex" if dtype.kind == "c" else "RGB"
-        raise VolumeError(f"{path}: expected one real number per voxel, got {kind} voxels.")
-    with _one_sentence(path), np.errstate(over="ignore"):
-        voxels = image.dataobj if channel is None else image.dataobj[..., channel]
+    with _one_sentence(path), np.errstate(over="ignore", invalid="ignore"):
+        voxels = stored if channel is None else stored[..., channel]
         return np.asarray(voxels, dtype=np.float32)
 
 
-def _checked_affine(path: Path, image: nib.Nifti1Image) -> np.ndarray:
-    affine = np.asarray(image.affine, dtype=np.float64)
-    if not np.isfinite(affine).all() or np.linalg.matrix_rank(affine[:3, :3]) < 3:
+def _check_affine(path: Path, affine: np.ndarray, header: nib.Nifti1Header) -> None:
+    """Refuse an affine that loses an axis, or whose voxels no scanner makes."""
+    with np.errstate(all="ignore"):
+        usable = np.isfinite(affine).all() and np.linalg.matrix_rank(affine[:3, :3]) == 3
+        usable = usable and np.isfinite(orientations.io_orientation(affine)).all()
+    if not usable:
         raise VolumeError(
-            f"{path}: the affine must map voxels to 3-D space, got {affine.tolist()}."
+            f"{path}: the affine must map voxels to 3-D space, got {affine.tolist()}; save the "
+            "scan with a valid sform or qform."
         )
-    return affine
+    sizes, (low, high) = _spacing(affine, header), VOXEL_SIZES_MM
+    if not low <= min(sizes) <= max(sizes) <= high:
+        raise VolumeError(
+            f"{path}: voxels must measure {low:g} to {high:g} mm, got {sizes} mm from the affine; "
+            "write the true sizes and unit into the header."
+        )
 
 
 # The one place where axes change. nibabel describes "file voxel order -> LPS" as a permutation with
@@ -291,6 +335,10 @@ def _file_axes(affine: np.ndarray) -> np.ndarray:
     return np.argsort(_to_lps(affine)[:, 0])
 
 
+def _axis_codes(affine: np.ndarray) -> str:
+    return "".join(orientations.aff2axcodes(affine))
+
+
 def _to_slice_frame(voxels: np.ndarray, affine: np.ndarray) -> np.ndarray:
     lps = orientations.apply_orientation(voxels, _to_lps(affine))  # (W, H, S)
     return np.ascontiguousarray(lps.transpose(2, 1, 0))  # (S, H, W)
@@ -305,7 +353,7 @@ def _from_slice_frame(slices: np.ndarray, affine: np.ndarray) -> np.ndarray:
 
 def _spacing(affine: np.ndarray, header: nib.Nifti1Header) -> tuple[float, float, float]:
     """Return mm per slice, row and column: the lengths of the affine's columns, as mm."""
-    millimetres = MILLIMETRES.get(int(header["xyzt_units"]) & 7, 1.0)
+    millimetres = UNITS.get(int(header["xyzt_units"]) & 7, 1.0)
     sizes = voxel_sizes(affine)[_file_axes(affine)] * millimetres
     return float(sizes[2]), float(sizes[1]), float(sizes[0])
 

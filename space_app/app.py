@@ -20,7 +20,7 @@ from handlers import DOUBT, SCORES, Handlers
 from page import CSS, INTRODUCTION, LEGEND, SAVE_FILE, THEME, TITLE, WARNING
 from uploads import UploadWatch
 
-from modeling_rasalore.cli import load_model
+from modeling_rasalore.model_loading import load_model
 
 STATE_SECONDS = 1800  # a session's scan is forgotten so long after its last use
 FILE_SECONDS = 300  # a file left on disk is deleted so long after it was written

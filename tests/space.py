@@ -40,7 +40,7 @@ def make_handlers(model: Path) -> Any:
     from analysis import Analyst
     from handlers import Handlers
 
-    from modeling_rasalore.cli import load_model
+    from modeling_rasalore.model_loading import load_model
 
     return Handlers(Analyst(*load_model(str(model), "main", "cpu")))
 

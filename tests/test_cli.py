@@ -1,6 +1,7 @@
 """The command line, called as a function; one test runs it as a user would."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,8 @@ from modeling_rasalore import (
     RasaloreImageProcessor,
     RasaloreModel,
 )
-from modeling_rasalore.cli import main, output_places
+from modeling_rasalore.cli import main
+from modeling_rasalore.scan_list import output_places
 from modeling_rasalore.volumes import write_nifti
 
 
@@ -48,7 +50,10 @@ def predict(*scans, model, out, options=()):
 def test_predict_writes_four_files_and_says_where(scan, model, tmp_path, capsys):
     assert predict(scan, model=model, out=tmp_path / "out") == 0
     names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert names == {"a_mask.nii.gz", "a_scores.nii.gz", "a_overlay.png", "a.json"}
+    assert names == {
+        *("a_mask.nii.gz", "a_scores.nii.gz", "a_overlay.png", "a.json"),
+        *("manifest.json", "results.csv", "report.html"),
+    }
     printed = capsys.readouterr().out
     assert f"1 of 1 scans segmented; results are in {tmp_path / 'out'}" in printed
     assert "not a medical device" in printed
@@ -61,7 +66,8 @@ def test_an_unreadable_scan_costs_one_line_and_the_rest_go_on(scan, model, tmp_p
     assert predict(broken, scan, missing, model=model, out=tmp_path / "out") == 1
     captured = capsys.readouterr()
     errors = [line for line in captured.err.splitlines() if line.startswith("error: ")]
-    assert [str(path) in line for path, line in zip((broken, missing), errors, strict=True)]
+    assert all(str(path) in line for path, line in zip((broken, missing), errors, strict=True))
+    assert "failed: broken.nii" in captured.out
     assert "1 of 3 scans" in captured.out
     assert (tmp_path / "out" / "a.json").exists()
 
@@ -77,8 +83,8 @@ def test_a_4d_scan_needs_its_channel(model, tmp_path, capsys):
     data = np.ones((8, 8, 3, 2), np.int16)
     scan = write_nifti(tmp_path / "scans" / "four.nii.gz", data, np.eye(4))
     assert predict(scan, model=model, out=tmp_path / "out") == 1
-    assert "channel" in capsys.readouterr().err
-    assert predict(scan, model=model, out=tmp_path / "out", options=["--channel", "1"]) == 0
+    assert "--volume" in capsys.readouterr().err
+    assert predict(scan, model=model, out=tmp_path / "out", options=["--volume", "1"]) == 0
 
 
 def test_a_model_that_is_nowhere_is_one_line(scan, tmp_path, capsys):
@@ -140,9 +146,105 @@ def test_the_installed_command_prints_its_help():
     assert result.stderr == ""
 
 
+def test_a_folder_run_finishes_the_good_scans_between_bad_ones(scan, model, tmp_path, capsys):
+    folder = scan.parent
+    for name, content in (("0.nii", b""), ("b.nii.gz", b"no gzip"), ("c.nii", b"x" * 999)):
+        (folder / name).write_bytes(content)
+    (folder / "d.nii.gz").write_bytes(scan.read_bytes())
+    assert predict(folder, model=model, out=tmp_path / "out") == 1
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    status = {key: entry["status"] for key, entry in manifest["scans"].items()}
+    assert status == {"0": "failed", "a": "done", "b": "failed", "c": "failed", "d": "done"}
+    assert "2 of 5 scans" in capsys.readouterr().out
+    rows = (tmp_path / "out" / "results.csv").read_text().splitlines()
+    assert [row.split(",")[:2] for row in rows[1:3]] == [["0", "failed"], ["a", "done"]]
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert 'src="d_overlay.png"' in page
+    assert "empty mask does not exclude disease" in page
+
+
+def test_a_folder_with_several_sequences_needs_its_modality(scan, model, tmp_path, capsys):
+    for name in ("p_t1.nii.gz", "p_t2.nii.gz", "p_seg.nii.gz"):
+        (scan.parent / name).write_bytes(scan.read_bytes())
+    scan.unlink()
+    assert predict(scan.parent, model=model, out=tmp_path / "out") == 1
+    assert "t1, t2" in capsys.readouterr().err
+    options = ["--modality", "t2"]
+    assert predict(scan.parent, model=model, out=tmp_path / "out", options=options) == 0
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert list(manifest["scans"]) == ["p_t2"]
+
+
+def test_resume_skips_what_is_finished_and_repeats_what_changed(scan, model, tmp_path, capsys):
+    other = scan.with_name("b.nii.gz")
+    other.write_bytes(scan.read_bytes())
+    predict(scan.parent, model=model, out=tmp_path / "out")
+    (tmp_path / "out" / "b_mask.nii.gz").unlink()
+    capsys.readouterr()
+    assert predict(scan.parent, model=model, out=tmp_path / "out", options=["--resume"]) == 0
+    printed = capsys.readouterr().out
+    assert f"{scan}: finished before, skipped" in printed
+    assert f"{other}: finished before" not in printed
+    assert (tmp_path / "out" / "b_mask.nii.gz").exists()
+    options = ["--resume", "--threshold", "0.1"]
+    assert predict(scan, model=model, out=tmp_path / "out", options=options) == 0
+    assert "skipped" not in capsys.readouterr().out
+
+
+def test_json_is_all_that_is_printed_and_quiet_prints_nothing(scan, model, tmp_path, capsys):
+    assert predict(scan, model=model, out=tmp_path / "out", options=["--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["scans"]["a"]["status"] == "done"
+    assert predict(scan, model=model, out=tmp_path / "out", options=["--quiet"]) == 0
+    assert capsys.readouterr().out == ""
+
+
+def test_inspect_tells_size_and_memory_without_a_model(scan, capsys):
+    (scan.parent / "bad.nii").write_bytes(b"x")
+    assert main(["inspect", str(scan.parent), "--json"]) == 1
+    facts = {Path(fact["input"]).name: fact for fact in json.loads(capsys.readouterr().out)}
+    assert (facts["a.nii.gz"]["slices"], facts["a.nii.gz"]["voxel_order"]) == (6, "LPS")
+    assert facts["a.nii.gz"]["reason"] is None
+    assert "bad.nii" in facts["bad.nii"]["reason"]
+
+
+def test_a_calibrated_threshold_is_used_and_an_unknown_rate_refused(scan, model, tmp_path, capsys):
+    folder = tmp_path / "copy"
+    shutil.copytree(model, folder)
+    rate = ["--false-alarms", "0.05"]
+    assert predict(scan, model=folder, out=tmp_path / "out", options=rate) == 1
+    assert "run `rasalore calibrate`" in capsys.readouterr().err
+    assert main(["calibrate", str(scan), "--model", str(folder), *rate]) == 0
+    (entry,) = json.loads((folder / "calibration.json").read_text())["thresholds"]
+    assert (entry["scans"], entry["slices"], entry["voxels"]) == (1, 4, 12 * 16 * 4)
+    assert entry["observed"] <= 0.05
+    assert predict(scan, model=folder, out=tmp_path / "out", options=rate) == 0
+    assert json.loads((tmp_path / "out" / "a.json").read_text())["threshold"] == entry["threshold"]
+    options = ["--false-alarms", "0.07"]
+    assert predict(scan, model=folder, out=tmp_path / "out", options=options) == 1
+
+
+@pytest.mark.parametrize("words", [["predikt"], ["predict"], ["inspect", "--colour"]])
+def test_words_that_make_no_sense_end_with_code_2(words):
+    assert main(words) == 2
+
+
+@pytest.mark.parametrize("command", ["predict", "inspect", "calibrate", "phantoms"])
+def test_every_command_has_an_example_in_its_help(command, capsys):
+    assert main([command, "--help"]) == 0
+    assert f"Example: rasalore {command}" in " ".join(capsys.readouterr().out.split())
+
+
+def test_help_does_not_load_torch():
+    program = (
+        "import sys; sys.argv = ['rasalore', '--help']; from modeling_rasalore.cli import main; "
+        "main(); sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True).returncode == 0
+
+
 def test_a_real_scan_is_segmented(brats2021, model, tmp_path):
     scan = sorted(brats2021.glob("*/*_t2.nii.gz"))[0]
     assert predict(scan, model=model, out=tmp_path) == 0
-    summary = json.loads(next(tmp_path.glob("*.json")).read_text())
+    summary = json.loads(next(tmp_path.glob("*_t2.json")).read_text())
     assert (summary["slices"], summary["voxel_mm3"]) == (155, 1.0)
     assert summary["warnings"] == []

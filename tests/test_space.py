@@ -13,7 +13,7 @@ import pytest
 from space import SPACE, make_handlers, save_model, serving, write_scan
 
 from modeling_rasalore import __version__
-from modeling_rasalore.cli import load_model
+from modeling_rasalore.model_loading import load_model
 from modeling_rasalore.prediction import VolumePrediction, predict_volume
 from modeling_rasalore.volumes import read_mask, read_volume, write_nifti
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from space import save_model, serving, write_scan
 
-from modeling_rasalore.cli import load_model
+from modeling_rasalore.model_loading import load_model
 from modeling_rasalore.prediction import predict_volume
 from modeling_rasalore.volumes import read_mask, read_volume
 

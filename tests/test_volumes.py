@@ -235,7 +235,7 @@ def test_a_missing_file_and_another_format_are_named(tmp_path):
     with pytest.raises(VolumeError, match="no such file"):
         read_volume(tmp_path / "absent.nii.gz")
     nib.save(nib.MGHImage(TRUTH, LPS), tmp_path / "scan.mgh")
-    with pytest.raises(VolumeError, match="got MGHImage"):
+    with pytest.raises(VolumeError, match="convert it to NIfTI"):
         read_volume(tmp_path / "scan.mgh")
 
 

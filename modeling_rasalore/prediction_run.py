@@ -1,0 +1,187 @@
+"""Many scans, one after the other: each judged alone, what is done kept in a manifest."""
+
+import hashlib
+import json
+import platform
+import resource
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from .files import write_json
+from .prediction import (
+    PACKAGES,
+    describe,
+    describe_model,
+    find_warnings,
+    predict_volume,
+    write_prediction,
+)
+from .reports import DISCLAIMER
+from .run_report import write_html, write_table
+from .scan_list import output_places, pick_volume
+from .volumes import read_facts, read_volume
+
+MANIFEST = "manifest.json"
+SCAN_ERRORS = (ValueError, OSError, MemoryError, RuntimeError)
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """What besides model and scan decides the outputs.
+
+    Attributes:
+        threshold: score above which a voxel is anomalous, in [0, 1].
+        threshold_source: where it comes from, in words.
+        volume: which volume of 4-D scans, counted from 0.
+        modality: tells the volume of the 4-D scans of MSD Task01.
+        batch_size: slices per forward pass.
+    """
+
+    threshold: float = 0.5
+    threshold_source: str = "default; the model was not calibrated"
+    volume: int | None = None
+    modality: str | None = None
+    batch_size: int = 8
+
+
+def predict_scans(
+    model: Any,
+    processor: Any,
+    scans: Sequence[Path],
+    out: Path,
+    settings: RunSettings,
+    resume: bool = False,
+    say: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """Return the manifest after segmenting every scan; a bad scan never stops the others.
+
+    `out` gets the files of `write_prediction` per scan, `manifest.json` (rewritten after each
+    scan), `results.csv` and `report.html`.
+
+    Args:
+        model, processor: as for `predict_volume`.
+        scans: files; `out` mirrors their folders.
+        resume: skip scans that the manifest in `out` has with equal input, model and settings.
+        say: gets one line per scan.
+
+    Raises:
+        ValueError: two scans would share their outputs.
+    """
+    places = output_places(scans, out)
+    out.mkdir(parents=True, exist_ok=True)
+    manifest = _new_manifest(model, settings)
+    finished = _finished(out, manifest) if resume else {}
+    start = time.monotonic()
+    for scan, place in zip(scans, places, strict=True):
+        key = place.relative_to(out).as_posix()
+        try:
+            digest = _sha256(scan)
+            entry = finished.get(key, {})
+            if entry.get("input_sha256") == digest and _complete(out, entry):
+                say(f"{scan}: finished before, skipped")
+            else:
+                entry, paths = _predict_one(model, processor, scan, place, settings, say)
+                entry["input_sha256"] = digest
+                entry["outputs"] = {
+                    role: path.relative_to(out).as_posix() for role, path in paths.items()
+                }
+        except SCAN_ERRORS as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            entry = {"input": scan.name, "status": "failed", "reason": reason}
+            say(f"error: {reason if str(scan) in reason else f'{scan}: {reason}'}")
+        manifest["scans"][key] = entry
+        manifest["seconds"] = round(time.monotonic() - start, 2)
+        manifest["peak_memory_mib"] = _peak_memory()
+        write_json(out / MANIFEST, manifest)
+    write_table(out / "results.csv", manifest["scans"])
+    write_html(out / "report.html", manifest)
+    return manifest
+
+
+def _new_manifest(model: Any, settings: RunSettings) -> dict[str, Any]:
+    weight = next(model.parameters())
+    return {
+        "disclaimer": DISCLAIMER,
+        "model": describe_model(model),
+        "settings": asdict(settings),
+        "device": str(weight.device),
+        "precision": str(weight.dtype).removeprefix("torch."),
+        "python": platform.python_version(),
+        "versions": {package: version(package) for package in PACKAGES},
+        "scans": {},
+    }
+
+
+def _predict_one(
+    model: Any,
+    processor: Any,
+    scan: Path,
+    place: Path,
+    settings: RunSettings,
+    say: Callable[[str], None],
+) -> tuple[dict[str, Any], dict[str, Path]]:
+    """Return the manifest's entry of one scan, and the files written for it."""
+    start = time.monotonic()
+    volumes = read_facts(scan).volumes
+    channel = pick_volume(scan, volumes, settings.volume, settings.modality)
+    volume = read_volume(scan, channel)
+    warnings = find_warnings(volume)
+    for warning in warnings:
+        say(f"{scan}: {warning}")
+    prediction = predict_volume(
+        model,
+        processor,
+        volume,
+        batch_size=settings.batch_size,
+        threshold=settings.threshold,
+    )
+    paths = write_prediction(prediction, volume, place.parent, place.name)
+    seconds = round(time.monotonic() - start, 2)
+    say(f"{scan}: {describe(prediction)}, {seconds:.1f} s")
+    entry = {
+        "input": scan.name,
+        "status": "done",
+        "millilitres": prediction.millilitres,
+        "slices": len(prediction.mask),
+        "slices_with_anomaly": len(prediction.slices_with_anomaly),
+        "threshold": prediction.threshold,
+        "seconds": seconds,
+        "warnings": warnings,
+    }
+    return entry, paths
+
+
+def _finished(out: Path, manifest: dict[str, Any]) -> dict[str, Any]:
+    """Return the finished scans of an earlier run of the same model with the same settings."""
+    path = out / MANIFEST
+    if not path.is_file():
+        return {}
+    earlier = json.loads(path.read_text(encoding="utf-8"))
+    same = all(
+        earlier.get(name) == manifest[name] for name in ("model", "settings", "versions", "device")
+    )
+    scans = earlier.get("scans", {}) if same else {}
+    return {key: entry for key, entry in scans.items() if entry["status"] == "done"}
+
+
+def _complete(out: Path, entry: dict[str, Any]) -> bool:
+    return all((out / path).is_file() for path in entry["outputs"].values())
+
+
+def _sha256(path: Path) -> str:
+    """Return the hash of a file, "" where there is none: the reader says so in its own words."""
+    if not path.is_file():
+        return ""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _peak_memory() -> float:
+    """Return the most memory this process has held, in MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB, but bytes on macOS
+    return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)

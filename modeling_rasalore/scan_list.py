@@ -1,0 +1,80 @@
+"""Which scans a command line means, and where the results of each go."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from .layouts import LAYOUTS, nifti_files, role_by_words
+
+NOT_SCANS = ("mask", "brain_mask")
+
+
+def find_scans(inputs: Sequence[Path], modality: str | None = None) -> list[Path]:
+    """Return the scans that files and folders stand for, folders searched through, sorted.
+
+    Args:
+        inputs: files, kept whatever they are called, and folders, where masks are left out.
+        modality: which files of folders to take, such as "t2"; None takes all of them.
+
+    Raises:
+        ValueError: a folder without such a scan, or with several modalities and none chosen.
+    """
+    scans: list[Path] = []
+    for given in inputs:
+        scans += _scans_in(given, modality) if given.is_dir() else [given]
+    return scans
+
+
+def _scans_in(folder: Path, modality: str | None) -> list[Path]:
+    roles = {path: role_by_words(path) for path in nifti_files(folder, "**/*")}
+    scans = {path: role for path, role in roles.items() if role not in NOT_SCANS}
+    if modality is not None:
+        scans = {p: r for p, r in scans.items() if modality in (r, *_map_of(p))}
+    known = sorted({role for role in scans.values() if role is not None})
+    if not scans:
+        wanted = f"{modality} scan" if modality else "scan"
+        raise ValueError(f"{folder} holds no .nii or .nii.gz {wanted}; found {len(roles)} files.")
+    if modality is None and len(known) > 1:
+        raise ValueError(
+            f"{folder} holds {', '.join(known)}; a model fits one of them, so choose it with "
+            "--modality."
+        )
+    return list(scans)
+
+
+def pick_volume(path: Path, volumes: int, volume: int | None, modality: str | None) -> int | None:
+    """Return which volume of a file with `volumes` volumes to read, None for a 3-D file.
+
+    `volume` decides where it is given. The 4-D scans of MSD Task01 hold one modality per volume,
+    so `modality` is enough for them.
+    """
+    if volume is not None or modality is None or volumes == 1:
+        return volume
+    channels = _map_of(path)
+    return channels.get(modality) if len(channels) == volumes else None
+
+
+def _map_of(path: Path) -> dict[str, int]:
+    """Return modality -> volume of a 4-D scan in a known layout, else nothing."""
+    for layout in LAYOUTS:
+        if layout.channels and path.parent.name == Path(layout.pattern).parent.name:
+            return layout.channels
+    return {}
+
+
+def output_places(scans: Sequence[Path], out: Path) -> list[Path]:
+    """Return where each scan's results go, without ending: `out` mirrors the scans' folders.
+
+    Raises:
+        ValueError: two scans would share a place.
+    """
+    parents = [scan.absolute().parent for scan in scans]
+    common = os.path.commonpath(parents)
+    stems = [scan.name.removesuffix(".gz").removesuffix(".nii") for scan in scans]
+    places = [
+        out / parent.relative_to(common) / stem for parent, stem in zip(parents, stems, strict=True)
+    ]
+    for place in places:
+        if places.count(place) > 1:
+            raise ValueError(f"two scans would both be written to {place}*; name each scan once.")
+    return places

@@ -1,0 +1,80 @@
+"""Thresholds from healthy scans: the rate asked for is the rate observed on other healthy scans."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from modeling_rasalore import RasaloreImageProcessor
+from modeling_rasalore.calibration import calibrate, load_threshold, save_calibration
+from modeling_rasalore.prediction import predict_volume
+from modeling_rasalore.volumes import read_volume, write_nifti
+
+PROCESSOR = RasaloreImageProcessor(size=32, gamma=1.0, crop_to_brain=False)
+
+
+class BrightIsAbnormal(nn.Module):
+    """Score = a smooth, rising function of brightness, so its quantiles are the image's own."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(6.0))
+
+    def forward(self, pixel_values):
+        return SimpleNamespace(logits=self.weight * (pixel_values - 0.5))
+
+
+def healthy(folder, seed, count=6):
+    rng = np.random.default_rng(seed)
+    for index in range(count):
+        data = np.zeros((32, 32, 12), np.int16)
+        data[4:28, 4:28, 1:11] = rng.gamma(4, 100, (24, 24, 10)).clip(1, 2000)
+        data[5, 5, 1:11] = 2000  # every slice has one scale
+        path = write_nifti(folder / f"{seed}-{index}.nii.gz", data, np.diag([-1.0, -1, 1, 1]))
+        yield read_volume(path)
+
+
+@pytest.mark.parametrize("rate", [0.01, 0.05, 0.1])
+def test_the_observed_rate_on_held_out_scans_is_close_to_the_asked_one(tmp_path, rate):
+    model = BrightIsAbnormal()
+    result = calibrate(model, PROCESSOR, healthy(tmp_path, 0), [rate])
+    (entry,) = result["thresholds"]
+    assert entry["observed"] <= rate
+    above = brain = 0
+    for scan in healthy(tmp_path, 1):
+        prediction = predict_volume(model, PROCESSOR, scan, threshold=entry["threshold"])
+        above += int(prediction.mask.sum())
+        brain += int((scan.slices > 0).sum())
+    assert above / brain == pytest.approx(rate, rel=0.2)
+    assert (entry["scans"], entry["slices"], entry["voxels"]) == (6, 60, 6 * 10 * 24 * 24)
+
+
+def test_the_threshold_of_slices_lets_the_asked_share_of_slices_pass(tmp_path):
+    model = BrightIsAbnormal()
+    entry = calibrate(model, PROCESSOR, healthy(tmp_path, 0), [0.5], "slices")["thresholds"][0]
+    assert entry["observed"] <= 0.5
+
+
+def test_too_few_scans_for_a_rate_and_wrong_words_are_refused(tmp_path):
+    scans = list(healthy(tmp_path, 0, count=1))
+    with pytest.raises(ValueError, match="at least 1000 healthy slices, got 10"):
+        calibrate(BrightIsAbnormal(), PROCESSOR, scans, [0.001], "slices")
+    for rates, unit in (([0.0], "voxels"), ([], "voxels"), ([0.1], "litres")):
+        with pytest.raises(ValueError, match="rates must lie"):
+            calibrate(BrightIsAbnormal(), PROCESSOR, scans, rates, unit)
+
+
+def test_stored_thresholds_belong_to_their_weights_rate_and_unit(tmp_path):
+    model, scans = BrightIsAbnormal(), list(healthy(tmp_path, 0, count=1))
+    for rate in (0.05, 0.1):
+        save_calibration(tmp_path, calibrate(model, PROCESSOR, scans, [rate]))
+    assert load_threshold(tmp_path, model, 0.05) > load_threshold(tmp_path, model, 0.1)
+    with pytest.raises(ValueError, match=r"\[0.05, 0.1\] of voxels, not 0.2"):
+        load_threshold(tmp_path, model, 0.2)
+    model.weight.data += 1
+    with pytest.raises(ValueError, match="other weights"):
+        load_threshold(tmp_path, model, 0.05)
+    with pytest.raises(ValueError, match="rasalore calibrate"):
+        load_threshold(tmp_path / "nowhere", model, 0.05)
