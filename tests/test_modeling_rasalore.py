@@ -1,4 +1,4 @@
-"""Stage 2's network: the numbers of the plain formulation, with less work, saved whole."""
+"""Stage 2's network: shapes, gradients, losses and location embeddings; saved whole."""
 
 import math
 from pathlib import Path
@@ -6,114 +6,18 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from plain.rasalore import plain_forward
+from small_rasalore import SMALL, make_input, make_masks, make_model, small_config
 from torch import Tensor
 
 from modeling_rasalore import RasaloreConfig, RasaloreModel
 from modeling_rasalore.encoder_rasalore import Refiner
 from modeling_rasalore.modeling_rasalore import LocationEmbeddings, ValueNoise
 
-SMALL: dict[str, Any] = {
-    "image_size": 16,
-    "base_channels": 2,
-    "grid_size": 8,
-    "refiner_grid": 8,
-    "num_attention_heads": 2,
-}
 POSTER: dict[str, Any] = {}
 RELEASED = {"attention_head_dim": 16, "value_noise": "learned", "decoder_loss": "el_tversky"}
 LEARNED = {"location_embeddings": "learned", "value_noise": "none"}
 NO_LOCATIONS = {"location_embeddings": "none", "refiner_grid": 16}
 VARIANTS = pytest.mark.parametrize("fields", [POSTER, RELEASED, LEARNED, NO_LOCATIONS])
-
-
-def small_config(**fields: Any) -> RasaloreConfig:
-    return RasaloreConfig(**{**SMALL, **fields})
-
-
-def make_model(seed: int = 0, **fields: Any) -> RasaloreModel:
-    """A small model in evaluation mode, no weight of which is a round number."""
-    torch.manual_seed(seed)
-    model = RasaloreModel(small_config(**fields)).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    return model
-
-
-def make_input(config: Any, batch: int = 2, seed: int = 1) -> Tensor:
-    shape = (batch, config.num_channels, config.image_size, config.image_size)
-    return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
-
-
-def make_masks(config: Any, batch: int = 2) -> Tensor:
-    """A square lesion of a quarter of the slice, (B, 2 S, 2 S)."""
-    masks = torch.zeros(batch, config.output_size, config.output_size)
-    masks[:, config.image_size :, config.image_size :] = 1
-    return masks
-
-
-def outputs_and_gradients(model: RasaloreModel, outputs: dict[str, Tensor]) -> list[Tensor]:
-    """Outputs, and the gradient of every trainable parameter of a random sum of all outputs."""
-    generator = torch.Generator().manual_seed(5)
-    total = torch.zeros((), dtype=torch.float64)
-    for output in outputs.values():
-        total = total + (output * torch.rand(output.shape, generator=generator)).sum()
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    gradients = torch.autograd.grad(total, parameters)
-    return [*(o.detach() for o in outputs.values()), *gradients]
-
-
-@st.composite
-def configs(draw: st.DrawFn) -> dict[str, Any]:
-    size, base = draw(st.sampled_from([8, 12, 16])), draw(st.sampled_from([1, 2, 4]))
-    return {
-        "image_size": size,
-        "base_channels": base,
-        "num_channels": draw(st.integers(1, 2)),
-        "grid_size": draw(st.sampled_from([1, 2, 4, 8])),
-        "refiner_grid": size // draw(st.sampled_from([d for d in (1, 2, 3, 4) if size % d == 0])),
-        "num_attention_heads": draw(st.sampled_from([1, 2, 4])),
-        "attention_head_dim": draw(st.sampled_from([None, 3, 8 * base])),
-        "value_noise": draw(st.sampled_from(["gaussian", "learned"])),
-        "location_embeddings": draw(st.sampled_from(["random", "learned"])),
-        "dropout": 0.0,
-    }
-
-
-@given(fields=configs(), batch=st.integers(1, 3), training=st.booleans(), seed=st.integers(0, 99))
-@settings(max_examples=25, deadline=None)
-def test_outputs_and_gradients_equal_the_plain_formulation(
-    fields: dict[str, Any], batch: int, training: bool, seed: int
-) -> None:
-    model = make_model(seed, **fields).double().train(training)
-    pixel_values = make_input(model.config, batch, seed).double()
-    torch.manual_seed(seed)  # the same Gaussian noise in both
-    plain = plain_forward(model, pixel_values)
-    torch.manual_seed(seed)
-    output = model(pixel_values)
-    ours = outputs_and_gradients(model, {name: output[name] for name in plain})
-    for value, expected in zip(ours, outputs_and_gradients(model, plain), strict=True):
-        torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("name", "smaller"),
-    [("tiny", {}), ("poster", {"image_size": 64}), ("released", {"image_size": 64})],
-)
-@torch.no_grad()
-def test_presets_equal_the_plain_formulation_in_single_precision(
-    name: str, smaller: dict[str, int]
-) -> None:
-    config = RasaloreConfig.preset(name, **smaller)
-    torch.manual_seed(0)
-    model = RasaloreModel(config).eval()
-    pixel_values = make_input(config, batch=1)
-    output = model(pixel_values)
-    for key, expected in plain_forward(model, pixel_values).items():
-        torch.testing.assert_close(output[key], expected, rtol=0, atol=5e-5)
 
 
 def test_the_released_preset_has_the_released_number_of_parameters() -> None:
