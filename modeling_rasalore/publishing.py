@@ -46,6 +46,10 @@ assert "modeling_rasalore" not in sys.modules
 LEFT_ALONE = {".gitattributes"}  # the Hub writes it into every repository
 
 
+class UploadError(Exception):
+    """An upload that did not arrive; the message is one sentence."""
+
+
 @dataclass(frozen=True)
 class Target:
     """A repository of the Hub.
@@ -88,7 +92,8 @@ def push_folder(folder: Path, target: Target, message: str) -> Pushed:
 
     Raises:
         ValueError: an empty folder, or a public repository where a private one was asked for.
-        huggingface_hub.errors.HfHubHTTPError: the upload failed.
+        UploadError: the upload failed; the repository is as it was.
+        huggingface_hub.errors.HfHubHTTPError: the Hub refused before that, for instance the token.
     """
     files = local_files(folder)
     if not files:
@@ -111,13 +116,19 @@ def push_folder(folder: Path, target: Target, message: str) -> Pushed:
         *(CommitOperationAdd(name, files[name]) for name in added),
         *(CommitOperationDelete(name) for name in removed),
     ]
-    commit = api.create_commit(
-        target.repo,
-        operations,
-        commit_message=message,
-        repo_type=target.kind,
-        parent_commit=info.sha,
-    )
+    try:
+        commit = api.create_commit(
+            target.repo,
+            operations,
+            commit_message=message,
+            repo_type=target.kind,
+            parent_commit=info.sha,
+        )
+    except Exception as error:  # of the network, the Hub or its storage, each with its own class
+        raise UploadError(
+            f"the upload failed, {target.repo} still stands at {info.sha}: "
+            f"{' '.join(str(error).split())}"
+        ) from error
     if any(compare(api, target, files, commit.oid)):
         raise ValueError(f"{target.repo} at {commit.oid} differs from {folder}; push again.")
     return Pushed(commit.oid, added, removed)

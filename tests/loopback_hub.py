@@ -151,6 +151,9 @@ class Handler(BaseHTTPRequestHandler):
             )
         raise Answer(409 if known else 200, {"url": f"{self.server.url}/{repo}", "name": repo})
 
+    def validate_card(self) -> None:
+        raise Answer(200, {"errors": [], "warnings": []})
+
     def preupload(self, kind: str, repo: str, revision: str) -> None:
         _, files = self.find(kind, repo, revision)
         answers = []
@@ -258,6 +261,7 @@ API = f"/api/{KIND}/{REPO}"
 PAGE = f"(?:/(?P<kind>datasets|spaces))?/{REPO}"
 ROUTES = [
     ("/api/repos/create", Handler.create),
+    ("/api/validate-yaml", Handler.validate_card),
     ("/large/(?P<oid>[0-9a-f]+)", Handler.lfs_upload),
     (rf"{PAGE}\.git/info/lfs/objects/batch", Handler.lfs_batch),
     (f"{API}/preupload/(?P<revision>[^/]+)", Handler.preupload),

@@ -31,7 +31,13 @@ import modeling_rasalore  # noqa: F401 - registers the models
 from modeling_rasalore.cards import DataFacts, ModelFacts, data_card, model_card
 from modeling_rasalore.files import write_json
 from modeling_rasalore.layouts import find_patients
-from modeling_rasalore.publishing import Target, local_files, logits_without_package, push_folder
+from modeling_rasalore.publishing import (
+    Target,
+    UploadError,
+    local_files,
+    logits_without_package,
+    push_folder,
+)
 from modeling_rasalore.recipes import load_recipe
 from modeling_rasalore.slice_files import write_slice_files
 from modeling_rasalore.slices import read_split, split_hash, write_split
@@ -264,5 +270,5 @@ def upload(folder: Path, target: Target) -> None:
 if __name__ == "__main__":
     try:
         main(sys.argv[1:])
-    except (ValueError, HfHubHTTPError) as error:
+    except (ValueError, UploadError, HfHubHTTPError) as error:
         sys.exit(f"error: {error}")
