@@ -23,15 +23,15 @@ from uploads import UploadWatch
 from modeling_rasalore.model_loading import load_model
 
 STATE_SECONDS = 1800  # a session's scan is forgotten so long after its last use
-FILE_SECONDS = 300  # a file left on disk is deleted so long after it was written
+FILE_SECONDS = 900  # longer than an upload waits in the queue; then what is left is deleted
 SESSIONS = 16  # whose scans are held in memory
 WAITING = 16  # requests
 MAX_FILE_SIZE = "100mb"
 
 
-def build_app(handlers: Handlers, file_seconds: int = FILE_SECONDS) -> gr.Blocks:
-    """Return the page; `file_seconds` is how long a file may stay on disk unused."""
-    with gr.Blocks(title=TITLE, delete_cache=(max(file_seconds // 10, 1), file_seconds)) as blocks:
+def build_app(handlers: Handlers) -> gr.Blocks:
+    """Return the page, with its endpoint for programs."""
+    with gr.Blocks(title=TITLE, delete_cache=(FILE_SECONDS // 10, FILE_SECONDS)) as blocks:
         analysis = gr.State(None, time_to_live=STATE_SECONDS)
         gr.HTML(WARNING, elem_id="warning")
         gr.Markdown(INTRODUCTION)

@@ -9,12 +9,14 @@ TITLE = "RASALoRE: anomalies in brain MRI"
 WARNING = f'<p role="note"><strong>{DISCLAIMER}</strong></p>'
 INTRODUCTION = f"""# {TITLE}
 
-Upload a **skull-stripped** brain scan as NIfTI. The model was trained on one MRI sequence and on labels that only say which
-slices are unhealthy. Your scan is deleted as soon as it is read, and forgotten when you leave the page.
+Upload a **skull-stripped** brain scan as NIfTI. The model was trained on one MRI sequence and on
+labels that only say which slices are unhealthy. Your scan's file is deleted as soon as it is read;
+the scan is forgotten when you leave the page.
 """
-LEGEND = f"""Left of the handle: the scan. Right of it: purple to orange is the anomaly score, the yellow line is the mask. As
-uncertainty, blue to cyan is the spread of the score under the model's own noise, up to {LARGEST_SPREAD}. Slices are counted
-from below; the patient's right is on the left, the front is up.
+LEGEND = f"""Left of the handle: the scan. Right of it: purple to orange is the anomaly score, the
+yellow line is the mask. As uncertainty, blue to cyan is the spread of the score under the model's
+own noise, up to {LARGEST_SPREAD}. Slices are counted from below; the patient's right is on the
+left, the front is up.
 """
 
 # Fonts that every system has: the page loads nothing from elsewhere.
@@ -28,11 +30,16 @@ THEME = gr.themes.Default(
 
 CSS = """
 .gradio-container { max-width: 1200px !important; margin: auto; }
-#warning { position: sticky; top: 0; z-index: 50; background: #7c2d12; border-radius: 6px; padding: 6px 12px; }
+#warning {
+  position: sticky; top: 0; z-index: 50;
+  background: #7c2d12; border-radius: 6px; padding: 6px 12px;
+}
 #warning p, #warning strong { color: #ffffff !important; margin: 0; text-align: center; }
 #volumes table { width: 100%; }
 #slice-view img { background: #000000; }
-button:focus-visible, input:focus-visible, a:focus-visible { outline: 3px solid #4f46e5; outline-offset: 2px; }
+button:focus-visible, input:focus-visible, a:focus-visible {
+  outline: 3px solid #4f46e5; outline-offset: 2px;
+}
 """
 
 # A file comes as base64 and is saved by the browser, so that it never lies on the server.

@@ -46,15 +46,21 @@ def make_handlers(model: Path) -> Any:
 
 
 @contextmanager
-def serving(model: Path, file_seconds: int = 300) -> Iterator[str]:
-    """Serve the app on loopback; gives its address."""
+def serving(model: Path) -> Iterator[tuple[str, Any]]:
+    """Serve the app on loopback; gives its address and its `gr.Blocks`."""
     from app import WAITING, build_app, launch_options
 
     handlers = make_handlers(model)
-    blocks = build_app(handlers, file_seconds).queue(max_size=WAITING)
+    blocks = build_app(handlers).queue(max_size=WAITING)
     options = launch_options(handlers) | {"prevent_thread_lock": True, "quiet": True}
     _, address, _ = blocks.launch(**options, server_name="127.0.0.1")
     try:
-        yield address
+        yield address, blocks
     finally:
         blocks.close()
+
+
+def stored_files(folder: Path) -> list[str]:
+    """Names of the files with content in a folder; Gradio leaves an empty one per request."""
+    paths = (path for path in folder.rglob("*") if path.is_file())
+    return [path.name for path in paths if path.stat().st_size]

@@ -10,20 +10,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-from space import SPACE, make_handlers, save_model, serving, write_scan
+from space import SPACE, make_handlers, save_model, serving, stored_files, write_scan
 
 from modeling_rasalore import __version__
 from modeling_rasalore.model_loading import load_model
 from modeling_rasalore.prediction import VolumePrediction, predict_volume
 from modeling_rasalore.volumes import read_mask, read_volume, write_nifti
 
-gradio = pytest.importorskip("gradio")
-from analysis import Analysis, measure_findings, read_scan  # noqa: E402
-from drawing import draw_slice, write_table  # noqa: E402
-from gradio_client import Client, handle_file  # noqa: E402
-from gradio_client.exceptions import AppError  # noqa: E402
-from handlers import DOUBT, SCORES, Handlers  # noqa: E402
-from uploads import UploadRegister, stored_paths  # noqa: E402
+pytest.importorskip("gradio")
+from analysis import Analysis, measure_findings, read_scan
+from drawing import draw_slice, write_table
+from gradio.route_utils import delete_files_created_by_app
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+from handlers import DOUBT, SCORES, Handlers
+from uploads import UploadRegister, stored_paths
 
 
 def quiet(share: float, text: str) -> None:
@@ -53,15 +54,16 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def address(model: Path, cache: Path) -> Iterator[str]:
+def server(model: Path, cache: Path) -> Iterator[tuple[str, Any]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_TEMP_DIR", str(cache))
-        with serving(model, file_seconds=2) as address:
-            yield address
+        with serving(model) as server:
+            yield server
 
 
-def files_in(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*") if path.is_file()]
+@pytest.fixture(scope="module")
+def address(server: tuple[str, Any]) -> str:
+    return server[0]
 
 
 def segment(address: str, scan: Path, out: Path, threshold: float = 0.5) -> tuple[str, Any]:
@@ -250,7 +252,7 @@ def test_the_api_gives_the_mask_and_report_of_predict_volume(
     assert report["input"] == "scan.nii.gz"
 
 
-def test_requests_at_once_get_their_own_masks_and_leave_no_file(
+def test_requests_at_once_get_their_own_masks_and_uploads_are_gone(
     address: str, cache: Path, tmp_path: Path
 ) -> None:
     same = write_scan(tmp_path / "same.nii.gz", 1)
@@ -261,17 +263,18 @@ def test_requests_at_once_get_their_own_masks_and_leave_no_file(
     assert [report["input"] for _, report in results] == [scan.name for scan in scans]
     masks = [Path(mask).read_bytes() for mask, _ in results]
     assert masks[0] == masks[2] == masks[3] != masks[1]
-    assert not [path for path in files_in(cache) if "mask" not in path.name]
-    wait_until_empty(cache)
+    assert {name for name in stored_files(cache) if "_mask" not in name} == set()
 
 
-def wait_until_empty(folder: Path, seconds: float = 20) -> None:
-    import time
-
-    end = time.monotonic() + seconds
-    while files_in(folder) and time.monotonic() < end:
-        time.sleep(0.2)
-    assert files_in(folder) == []
+def test_what_is_left_on_disk_is_deleted_by_age(
+    server: tuple[str, Any], cache: Path, tmp_path: Path
+) -> None:
+    address, blocks = server
+    segment(address, write_scan(tmp_path / "aged.nii.gz"), tmp_path / "out")
+    assert "aged_mask.nii.gz" in stored_files(cache)
+    assert blocks.delete_cache == (90, 900)
+    delete_files_created_by_app(blocks, 0)  # what Gradio does every 90 seconds, with age 900
+    assert stored_files(cache) == []
 
 
 def test_a_bad_file_gives_one_line_and_the_app_lives_on(
@@ -281,14 +284,14 @@ def test_a_bad_file_gives_one_line_and_the_app_lives_on(
     bad.write_bytes(write_scan(tmp_path / "scan.nii.gz").read_bytes()[:200])
     with pytest.raises(AppError, match=r"^broken\.nii\.gz: .*\.$"):
         segment(address, bad, tmp_path / "out")
-    assert not [path for path in files_in(cache) if path.name == bad.name]
+    assert bad.name not in stored_files(cache)
     assert segment(address, tmp_path / "scan.nii.gz", tmp_path / "out")[1]["slices"] == 6
 
 
 def test_addresses_are_not_fetched(address: str) -> None:
     client = Client(address, verbose=False)
     given = {"path": f"{address}config", "meta": {"_type": "gradio.FileData"}}
-    with pytest.raises(Exception, match=r"."):  # noqa: B017 - gradio's own refusal
+    with pytest.raises(AppError):
         client.predict(given, 0.5, api_name="/segment")
 
 

@@ -3,12 +3,13 @@
 import re
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from space import save_model, serving, write_scan
+from space import save_model, serving, stored_files, write_scan
 
 from modeling_rasalore.model_loading import load_model
 from modeling_rasalore.prediction import predict_volume
@@ -40,7 +41,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def address(model: Path, cache: Path) -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_TEMP_DIR", str(cache))
-        with serving(model) as address:
+        with serving(model) as (address, _):
             yield address
 
 
@@ -53,20 +54,24 @@ def browser() -> Iterator[Any]:
         browser.close()
 
 
+@contextmanager
+def visit(browser: Any, address: str, size: tuple[int, int] = SIZES[0]) -> Iterator[Any]:
+    """A page in a browser session of its own."""
+    context = browser.new_context(viewport={"width": size[0], "height": size[1]})
+    context.set_default_timeout(PATIENCE)
+    try:
+        page = context.new_page()
+        page.goto(address)
+        page.wait_for_selector("#run")
+        yield page
+    finally:
+        context.close()
+
+
 @pytest.fixture
 def page(browser: Any, address: str) -> Iterator[Any]:
-    yield from open_page(browser, address, SIZES[0])
-
-
-def open_page(browser: Any, address: str, size: tuple[int, int]) -> Iterator[Any]:
-    width, height = size
-    context = browser.new_context(viewport={"width": width, "height": height})
-    context.set_default_timeout(PATIENCE)
-    page = context.new_page()
-    page.goto(address)
-    page.wait_for_selector("#run")
-    yield page
-    context.close()
+    with visit(browser, address) as page:
+        yield page
 
 
 def upload(page: Any, scan: Path) -> None:
@@ -80,17 +85,13 @@ def see_results(page: Any) -> None:
     page.wait_for_selector("#slice-view img")
 
 
-def overlay(page: Any) -> str:
-    """What the slice view shows, both pictures."""
-    return page.eval_on_selector_all("#slice-view img", "all => all.map(i => i.src).join()")
+PICTURES = "[...document.querySelectorAll('#slice-view img')].map(image => image.src).join()"
 
 
 def changed(page: Any, before: str) -> str:
-    page.wait_for_function(
-        "before => [...document.querySelectorAll('#slice-view img')].map(i => i.src).join() !== before",
-        arg=before,
-    )
-    return overlay(page)
+    """The pictures of the slice view, once they are others than before."""
+    page.wait_for_function(f"before => {PICTURES} !== before", arg=before)
+    return page.evaluate(PICTURES)
 
 
 def test_an_uploaded_scan_is_segmented_and_its_mask_downloaded(
@@ -100,7 +101,7 @@ def test_an_uploaded_scan_is_segmented_and_its_mask_downloaded(
     upload(page, scan)
     see_results(page)
     assert "patient.nii.gz" in page.inner_text("#summary")
-    assert [path for path in cache.rglob("*") if path.is_file()] == []
+    assert stored_files(cache) == []
     with page.expect_download() as download:
         page.click("#save-mask")
     path = tmp_path / download.value.suggested_filename
@@ -114,7 +115,7 @@ def test_slice_threshold_and_colours_change_the_picture_by_keyboard(page: Any) -
     page.focus("#example")
     page.keyboard.press("Enter")
     see_results(page)
-    shown = overlay(page)
+    shown = page.evaluate(PICTURES)
     page.focus("#slice input[type=range]")
     page.keyboard.press("ArrowRight")
     shown = changed(page, shown)
@@ -141,24 +142,21 @@ def test_a_bad_file_shows_one_line_and_the_app_lives_on(page: Any, tmp_path: Pat
 
 
 def test_two_people_at_once_see_their_own_scans(browser: Any, address: str, tmp_path: Path) -> None:
-    pages = [
-        next(visit) for visit in (visits := [open_page(browser, address, SIZES[0]) for _ in "ab"])
-    ]
-    for name, one in zip("ab", pages, strict=True):
-        upload(one, write_scan(tmp_path / f"person_{name}.nii.gz", ord(name)))
-    for name, one in zip("ab", pages, strict=True):
-        see_results(one)
-        assert re.findall(r"person_\w", one.inner_text("#summary")) == [f"person_{name}"]
-    assert overlay(pages[0]) != overlay(pages[1])
-    for visit in visits:
-        next(visit, None)
+    with visit(browser, address) as first, visit(browser, address) as second:
+        people = {"a": first, "b": second}
+        for name, page in people.items():
+            upload(page, write_scan(tmp_path / f"person_{name}.nii.gz", ord(name)))
+        for name, page in people.items():
+            see_results(page)
+            assert re.findall(r"person_\w", page.inner_text("#summary")) == [f"person_{name}"]
+        assert first.evaluate(PICTURES) != second.evaluate(PICTURES)
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_the_page_fits_the_screen_and_the_warning_stays_in_sight(
     browser: Any, address: str, size: tuple[int, int]
 ) -> None:
-    for page in open_page(browser, address, size):
+    with visit(browser, address, size) as page:
         elsewhere: list[str] = []
         page.on("request", lambda request, seen=elsewhere: seen.append(request.url))
         page.click("#example")
@@ -174,7 +172,7 @@ def test_the_page_fits_the_screen_and_the_warning_stays_in_sight(
 @pytest.mark.parametrize("size", SIZES)
 def test_axe_finds_no_serious_violation(browser: Any, address: str, size: tuple[int, int]) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright")
-    for page in open_page(browser, address, size):
+    with visit(browser, address, size) as page:
         page.click("#example")
         see_results(page)
         found = axe.Axe().run(page).response["violations"]
