@@ -31,8 +31,8 @@ class ConvBlock(GradientCheckpointingLayer):
 def order_for_gradients(maps: Tensor) -> Tensor:
     """The same maps (B, C, H, W), channel by channel where a CPU will ask for gradients.
 
-    The LayerNorm leaves the channels of a pixel side by side. Forward that is the quicker order, but
-    a CPU's weight gradient of a convolution takes 2.4 times as long in it.
+    The LayerNorm leaves the channels of a pixel side by side. Forward that is the quicker order,
+    but a CPU's weight gradient of a convolution takes 2.4 times as long in it.
     """
     if maps.device.type == "cpu" and torch.is_grad_enabled():
         return maps.contiguous()

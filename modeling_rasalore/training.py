@@ -116,7 +116,7 @@ class TrainingRun:
             criterion: name of that score in the log.
         """
         if self.loop.gradient_checkpointing:
-            # Not reentrant: slices themselves need no gradient, and reentrant ones would stop there.
+            # Not reentrant: slices need no gradient, and reentrant checkpoints would stop there.
             model.activation_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
         model, optimizer, loader, held_out = self.accelerator.prepare(model, optimizer, *loaders)
         if self.loop.compile:

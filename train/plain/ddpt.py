@@ -1,7 +1,7 @@
 """Stage 1 as the released recipe steps: five passes of everything, and heatmaps one by one.
 
-A pass encodes both learned prompts, padded to the text tower's full length, the prompted slices, and
-the frozen image and text features, whether or not they are needed.
+A pass encodes both learned prompts, padded to the text tower's full length, the prompted slices,
+and the frozen image and text features, whether or not they are needed.
 """
 
 from dataclasses import dataclass
