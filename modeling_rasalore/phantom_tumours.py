@@ -142,7 +142,9 @@ def draw_tumour(
     )
     kind = rng.random()
     if kind < 0.1:  # faint infiltration: hardly any core
-        return replace(tumour, brightness=rng.uniform(0.15, 0.35), core_share=0.05, rim_thickness=0.0)
+        return replace(
+            tumour, brightness=rng.uniform(0.15, 0.35), core_share=0.05, rim_thickness=0.0
+        )
     if kind < 0.4:  # low grade: no enhancement
         return replace(tumour, rim_thickness=0.0)
     return tumour
