@@ -92,10 +92,12 @@ def convolve_and_normalise(
     """norm(conv(maps)); in evaluation one convolution, whose weights take the fixed norm in."""
     if norm.training:
         return norm(conv(maps))
-    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)  # type: ignore[operator]
-    bias = norm.bias + scale * (conv.bias - norm.running_mean)  # type: ignore[operator]
+    assert norm.running_mean is not None and norm.running_var is not None  # statistics are tracked
+    assert conv.bias is not None
+    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+    bias = norm.bias + scale * (conv.bias - norm.running_mean)
     if isinstance(conv, nn.ConvTranspose2d):
         weight = conv.weight * scale[:, None, None]  # (in, out, 3, 3)
         return F.conv_transpose2d(maps, weight, bias, padding=conv.padding)  # type: ignore[arg-type]
     weight = conv.weight * scale[:, None, None, None]
-    return F.conv2d(maps, weight, bias, padding=conv.padding)  # type: ignore[arg-type]
+    return F.conv2d(maps, weight, bias, padding=conv.padding)

@@ -109,10 +109,11 @@ def push_folder(folder: Path, target: Target, message: str) -> Pushed:
     info = api.repo_info(target.repo, repo_type=target.kind)
     if target.private and not info.private:
         raise ValueError(f"{target.repo} is public; say private=false to publish there.")
+    assert info.sha is not None  # the Hub names a revision of every repository that it has created
     added, removed = compare(api, target, files, info.sha)
     if not added and not removed:
         return Pushed(info.sha, [], [])
-    operations = [
+    operations: list[CommitOperationAdd | CommitOperationDelete] = [
         *(CommitOperationAdd(name, files[name]) for name in added),
         *(CommitOperationDelete(name) for name in removed),
     ]

@@ -246,13 +246,13 @@ def training_case(preset: str, toy: bool) -> Case:
     plain_model, model = make_model("released", toy), make_model(preset, toy)
     if preset == "released":
         model.load_state_dict(plain_model.state_dict())
-    size = model.config.image_size
+    config: RasaloreConfig = plain_model.config
+    size = config.image_size
     pixel_values = torch.rand(batch, 1, size, size)
     masks = make_masks(batch, 2 * size)
     # Rate 0: every step does all the work from the same weights.
-    rates = {"lr": 0.0, "momentum": 0.9}
-    plain_optimizer = torch.optim.SGD(plain_model.parameters(), **rates)
-    optimizer = torch.optim.SGD(model.parameters(), **rates)
+    plain_optimizer = torch.optim.SGD(plain_model.parameters(), lr=0.0, momentum=0.9)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0, momentum=0.9)
 
     def step(optimizer: torch.optim.Optimizer, loss_of: Callable[[], Tensor]) -> Tensor:
         torch.manual_seed(0)  # the same dropout in both
@@ -264,7 +264,7 @@ def training_case(preset: str, toy: bool) -> Case:
 
     def plain_loss_now() -> Tensor:
         outputs = plain_forward(plain_model, pixel_values)
-        return plain_loss(plain_model.config, outputs, *masks)
+        return plain_loss(config, outputs, *masks)
 
     plain_model.train()
     model.train()
@@ -279,7 +279,7 @@ def loss_case(toy: bool) -> Case:
     """All losses and the gradient of the logits, at the released batch of 16."""
     batch = 4 if toy else 16
     model = make_model("released", toy)
-    config = model.config
+    config: RasaloreConfig = model.config
     logits = torch.randn(batch, 1, config.output_size, config.output_size, requires_grad=True)
     points = config.grid_size**2
     activations = torch.rand(batch, points)
@@ -287,7 +287,8 @@ def loss_case(toy: bool) -> Case:
     masks = make_masks(batch, config.output_size)
     outputs = {"logits": logits, "point_activations": activations, "point_embeddings": embeddings}
 
-    def gradient(loss: Tensor) -> Tensor:
+    def gradient(loss: Tensor | None) -> Tensor:
+        assert loss is not None  # masks are given
         return torch.cat([loss.detach()[None], torch.autograd.grad(loss, logits)[0].flatten()])
 
     def ours() -> Tensor:

@@ -161,7 +161,7 @@ def assemble_model(recipe: PushRecipe, kind: str, folder: Path) -> tuple[Any, An
 
 def public_recipe(trained: Any, repo: str) -> Any:
     """The run's recipe as others start it: no folder of this machine, the model from the Hub."""
-    recipe = OmegaConf.create(OmegaConf.to_container(trained))
+    recipe: Any = OmegaConf.create(OmegaConf.to_container(trained))
     for section in (recipe, recipe.data):
         for key in LOCAL_KEYS:
             section.pop(key, None)

@@ -200,7 +200,7 @@ class ScoredPatients:
                 patient_id=patient.patient_id,
                 scores=self.scores(patient.patient_id, images),
                 truth=np.stack([example["mask"] for example in slices]) > 0,
-                brain=brain if brain.ndim == 3 else brain.any(1),
+                brain=brain if brain.ndim == 3 else np.asarray(brain.any(1)),
                 spacing=slices[0]["spacing"],
             )
 

@@ -60,7 +60,9 @@ class AmeCam(LearnedSystem):
             target = labels[chosen].float()
             logits = [exit_map.mean((1, 2)) for exit_map in self.networks["exits"](images[chosen])]
             losses = [F.binary_cross_entropy_with_logits(logit, target) for logit in logits]
-            step(optimizer, sum(w * x for w, x in zip(EXIT_WEIGHTS, losses, strict=True)))
+            loss = sum(w * x for w, x in zip(EXIT_WEIGHTS, losses, strict=True))
+            assert isinstance(loss, Tensor)  # there are four exits, so not the 0 of an empty sum
+            step(optimizer, loss)
         self.networks["exits"].eval().requires_grad_(False)
         self.learn_fusion(images[labels == 1])
         self.choose_polarity(images[labels == 1])
@@ -120,7 +122,7 @@ class MultipleExits(nn.Module):
         super().__init__()
         backbone = ResNetBackbone(resnet_config(1, width, out_features=STAGES))
         if not early_pooling:
-            backbone.embedder.pooler = nn.Identity()
+            backbone.embedder.pooler = nn.Identity()  # type: ignore[assignment]
         self.backbone = with_instance_norm(backbone)
         self.heads = nn.ModuleList(nn.Conv2d(width * 2**stage, 1, 1) for stage in range(4))
 

@@ -99,10 +99,17 @@ class Cae(LearnedSystem):
         """Class code and individual code of slices in [-1, 1]."""
         return self.networks["class_encoder"](signed), self.networks["individual_encoder"](signed)
 
+    @property
+    def bank(self) -> CodeBank:
+        """Class codes of healthy training slices."""
+        bank = self.networks["bank"]
+        assert isinstance(bank, CodeBank)
+        return bank
+
     @torch.no_grad()
     def fill_bank(self, healthy: Tensor) -> None:
         """Keep the class codes of healthy slices drawn at random."""
-        bank = self.networks["bank"].codes
+        bank = self.bank.codes
         drawn = healthy[torch.randint(len(healthy), (len(bank),), device=self.device)]
         codes = [self.networks["class_encoder"](to_signed(part)) for part in drawn.split(32)]
         bank.copy_(torch.cat(codes))
@@ -111,7 +118,7 @@ class Cae(LearnedSystem):
     def counterfactual(self, images: Tensor) -> Tensor:
         """Slices (N, 1, p, p) in [-1, 1] at the first place on the path that is called healthy."""
         code, individual = self.encode(to_signed(images))
-        target = self.networks["bank"].nearest(code)
+        target = self.bank.nearest(code)
         shown = self.networks["decoder"](individual, code)
         waiting = torch.ones(len(images), dtype=torch.bool, device=images.device)
         for share in PATH:

@@ -93,8 +93,10 @@ class LaGan(LearnedSystem):
 
     def patch_loss(self, images: Tensor, real: int) -> Tensor:
         """Least squares over patches of the full, half and quarter resolution."""
+        discriminators = self.networks["discriminators"]
+        assert isinstance(discriminators, nn.ModuleList)
         losses = []
-        for level, discriminator in enumerate(self.networks["discriminators"]):
+        for level, discriminator in enumerate(discriminators):
             scaled = F.avg_pool2d(images, 2**level) if level else images
             losses.append((discriminator(scaled) - real).square().mean())
         return torch.stack(losses).mean()

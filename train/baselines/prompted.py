@@ -77,14 +77,17 @@ class PromptedByStage1:
     def save(self, folder: Path) -> None:
         """Write a stand-in's weights."""
         if self.weights == "stand-in":
-            self.segmenter.model.save_pretrained(folder)
+            model = self.segmenter.model
+            assert isinstance(model, SamModel | Sam2Model)
+            model.save_pretrained(folder)
 
 
 class SquareProcessor:
     """Image processor of SAM 2 (its own needs torchvision): resized to a square, no padding."""
 
     def __init__(self, model: nn.Module):
-        self.pixels = int(model.config.prompt_encoder_config.image_size)
+        config: Any = model.config
+        self.pixels = int(config.prompt_encoder_config.image_size)
 
     def __call__(self, image: np.ndarray, return_tensors: str = "pt") -> dict[str, Any]:
         """`image` (H, W, 3) uint8 as pixel_values (1, 3, p, p), with both sizes."""
@@ -114,7 +117,13 @@ def tiny_sam() -> SamModel:
     """A SAM of some ten thousand random parameters that looks at 64 x 64 pixels."""
     side = {"image_size": STAND_IN_PIXELS, "patch_size": 8}
     small = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    vision = {**small, **side, "output_channels": 32, "mlp_dim": 64, "num_pos_feats": 16}
+    vision: dict[str, Any] = {
+        **small,
+        **side,
+        "output_channels": 32,
+        "mlp_dim": 64,
+        "num_pos_feats": 16,
+    }
     vision |= {"window_size": 4, "global_attn_indexes": [1]}
     config = SamConfig(
         vision_config=vision,
@@ -139,7 +148,7 @@ def tiny_sam2() -> Sam2Model:
         "window_positional_embedding_background_size": [4, 4],
     }
     sides = [[STAND_IN_PIXELS // scale] * 2 for scale in (4, 8, 16)]
-    vision = {"backbone_config": backbone, "backbone_channel_list": widths[::-1]}
+    vision: dict[str, Any] = {"backbone_config": backbone, "backbone_channel_list": widths[::-1]}
     vision |= {"backbone_feature_sizes": sides, "fpn_hidden_size": 32}
     small = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
     prompts = {"hidden_size": 32, "image_size": STAND_IN_PIXELS, "mask_input_channels": 4}

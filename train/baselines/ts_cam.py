@@ -47,7 +47,8 @@ class TsCam(LearnedSystem):
 
     def build(self) -> dict[str, nn.Module]:
         settings = self.settings
-        config = ViTConfig(
+        # Its signature lacks `attn_implementation`.
+        config = ViTConfig(  # type: ignore[call-arg]
             image_size=settings.pixels,
             patch_size=settings.patch,
             hidden_size=settings.width,
@@ -84,6 +85,9 @@ class TsCam(LearnedSystem):
 class TokenClassifier(nn.Module):
     """Slices (B, 1, p, p) -> semantic maps (B, 2, g, g) and CLS-to-patch attention (B, g, g)."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, transformer: ViTModel):
         super().__init__()
         self.transformer = transformer
@@ -94,7 +98,9 @@ class TokenClassifier(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         grey = images / images.amax((1, 2, 3), keepdim=True).clamp(min=1e-6)
         output = self.transformer((grey - self.mean) / self.std, output_attentions=True)
-        side = images.shape[-1] // self.transformer.config.patch_size
+        patch = self.transformer.config.patch_size
+        assert isinstance(patch, int)  # square patches
+        side = images.shape[-1] // patch
         tokens = output.last_hidden_state[:, 1:].transpose(1, 2).unflatten(2, (side, side))
         attention = sum(layer.mean(1) for layer in output.attentions)[:, 0, 1:]
         return self.head(tokens), attention.unflatten(1, (side, side))

@@ -57,8 +57,13 @@ class Vqvae(LearnedSystem):
         )
         return {"vqvae": model}
 
+    @property
+    def model(self) -> VQModel:
+        """Encoder, codebook and decoder."""
+        return self.networks["vqvae"]
+
     def learn(self, images: Tensor, labels: Tensor) -> None:
-        settings, model = self.settings, self.networks["vqvae"]
+        settings, model = self.settings, self.model
         optimizer = self.optimizer("vqvae", rate=settings.rate)
         used = torch.zeros(settings.codes, device=self.device)
         for index, chosen in enumerate(self.batches(labels, settings.steps, settings.batch_size)):
@@ -77,18 +82,18 @@ class Vqvae(LearnedSystem):
         encodings = self.encodings(images).movedim(1, -1).flatten(0, -2)
         unused = torch.nonzero(used == 0)[:, 0]
         drawn = torch.randint(len(encodings), (len(unused),), device=self.device)
-        self.networks["vqvae"].quantize.embedding.weight[unused] = encodings[drawn]
+        self.model.quantize.embedding.weight[unused] = encodings[drawn]
 
     def encodings(self, images: Tensor) -> Tensor:
         """Latents (N, code_width, h, w) before quantisation."""
-        return self.networks["vqvae"].encode(images).latents
+        return self.model.encode(images).latents
 
     @torch.no_grad()
     def code_indices(self, images: Tensor) -> Tensor:
         """Which code stands at each latent position, (N, h, w)."""
         latents = self.encodings(images)
-        codes = self.networks["vqvae"].quantize.embedding.weight
+        codes = self.model.quantize.embedding.weight
         return torch.cdist(latents.movedim(1, -1).flatten(1, 2), codes).argmin(-1)
 
     def maps(self, images: Tensor) -> Tensor:
-        return residual_maps(images, self.networks["vqvae"](images).sample)
+        return residual_maps(images, self.model(images).sample)
