@@ -246,7 +246,8 @@ def training_case(preset: str, toy: bool) -> Case:
     plain_model, model = make_model("released", toy), make_model(preset, toy)
     if preset == "released":
         model.load_state_dict(plain_model.state_dict())
-    config: RasaloreConfig = plain_model.config
+    config = plain_model.config
+    assert isinstance(config, RasaloreConfig)
     size = config.image_size
     pixel_values = torch.rand(batch, 1, size, size)
     masks = make_masks(batch, 2 * size)
@@ -279,7 +280,8 @@ def loss_case(toy: bool) -> Case:
     """All losses and the gradient of the logits, at the released batch of 16."""
     batch = 4 if toy else 16
     model = make_model("released", toy)
-    config: RasaloreConfig = model.config
+    config = model.config
+    assert isinstance(config, RasaloreConfig)
     logits = torch.randn(batch, 1, config.output_size, config.output_size, requires_grad=True)
     points = config.grid_size**2
     activations = torch.rand(batch, points)

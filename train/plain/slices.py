@@ -9,7 +9,8 @@ from PIL import Image
 
 def plain_cut(scan: Path, mask: Path, folder: Path, skip: int) -> int:
     """Write every axial slice that shows brain, and its mask, as 8-bit PNG; return how many."""
-    images, truth = (nib.Nifti1Image.load(path).get_fdata() for path in (scan, mask))
+    # nibabel types what it loads as a file, not as an image.
+    images, truth = (nib.load(path).get_fdata() for path in (scan, mask))  # type: ignore[attr-defined]
     count = 0
     for index in range(skip, images.shape[2] - skip):
         image = images[:, :, index].T
