@@ -26,13 +26,20 @@ THEME = gr.themes.Default(
     neutral_hue=gr.themes.colors.slate,
     font=FONTS,
     font_mono=["ui-monospace", "Consolas", "monospace"],
+).set(  # the defaults are too pale to read for many
+    body_text_color_subdued="*neutral_600",
+    body_text_color_subdued_dark="*neutral_300",
 )
 
 CSS = """
-.gradio-container { max-width: 1200px !important; margin: auto; }
+.gradio-container { max-width: 1200px !important; margin: auto; padding-top: 48px !important; }
 #warning {
-  position: sticky; top: 0; z-index: 50;
-  background: #7c2d12; border-radius: 6px; padding: 6px 12px;
+  position: fixed; top: 0; left: 0; right: 0; z-index: 50;
+  background: #7c2d12; border-radius: 0; padding: 6px 12px;
+}
+@media (max-width: 640px) {
+  .gradio-container { padding-top: 76px !important; }
+  #warning { font-size: 13px; line-height: 1.3; }
 }
 #warning p, #warning strong { color: #ffffff !important; margin: 0; text-align: center; }
 #volumes table { width: 100%; }

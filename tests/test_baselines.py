@@ -145,7 +145,7 @@ def test_dae_noise_is_coarse_and_has_the_asked_strength() -> None:
 
 
 def test_the_denoiser_removes_its_noise_from_healthy_slices() -> None:
-    built, _, _ = fitted(Dae, count=32, steps=120, rate=5e-3, noise_grid=4)
+    built, _, _ = fitted(Dae, count=32, steps=250, rate=5e-3, noise_grid=4)
     healthy = to_grid(make_blobs(16, seed=2)[0][::2], PIXELS)
     torch.manual_seed(1)
     noise = coarse_noise(healthy, 4, 0.2) * (healthy > 0.01)
