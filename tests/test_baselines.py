@@ -191,7 +191,7 @@ def test_the_counterfactual_of_an_unhealthy_slice_is_classified_healthy() -> Non
 
 def test_the_lesion_aware_generator_changes_the_blob_most() -> None:
     built, slices, masks = fitted(
-        LaGan, count=32, classifier_steps=60, steps=60, batch_size=16, rate=2e-3
+        LaGan, count=32, classifier_steps=120, steps=150, batch_size=16, rate=2e-3
     )
     grid = to_grid(slices, PIXELS)
     change = (built.pseudo_healthy(grid) - grid).abs().detach()[:, 0]
