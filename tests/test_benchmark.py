@@ -173,7 +173,8 @@ def run(words: list[str]) -> subprocess.CompletedProcess[str]:
 
 def test_tables_name_failures_and_costs() -> None:
     failed = {"system": "ae", "modality": "t2", "view": "paper", "threshold": "0.5",
-              "patients": 0, "slices": 0, "weights": "none", "failure": "ValueError: a | b"}  # fmt: skip
+              "patients": 0, "slices": 0, "weights": "none",
+              "failure": "ValueError: a | b"}  # fmt: skip
     line = results_table([failed]).splitlines()[-1]
     assert "failed: ValueError: a / b" in line
     assert line.count("|") == results_table([failed]).splitlines()[0].count("|")
