@@ -20,7 +20,8 @@ AFFINE = np.diag([-2.0, -2.0, 2.0, 1.0])
 def save_model(folder: Path) -> Path:
     """A saved model with random weights, whose scores lie on both sides of 0.5."""
     torch.manual_seed(0)
-    config = RasaloreConfig.preset("tiny", initializer_range=0.2, value_noise_std=0.5)
+    sizes = {"image_size": 48, "base_channels": 8, "grid_size": 12, "refiner_grid": 12}
+    config = RasaloreConfig.preset("tiny", initializer_range=0.2, value_noise_std=0.5, **sizes)
     RasaloreModel(config).save_pretrained(folder)
     RasaloreImageProcessor(config.image_size).save_pretrained(folder)
     return folder

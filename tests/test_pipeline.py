@@ -57,7 +57,9 @@ SLICES = [brain(0), brain(1, (40, 30)), np.zeros((24, 24), np.float32)]
 @pytest.fixture(scope="module")
 def pipe() -> BrainAnomalyPipeline:
     torch.manual_seed(0)
-    config = RasaloreConfig.preset("tiny", initializer_range=0.2)  # scores on both sides of 0.5
+    sizes = {"image_size": 48, "base_channels": 8, "grid_size": 12, "refiner_grid": 12}
+    # Scores on both sides of 0.5.
+    config = RasaloreConfig.preset("tiny", initializer_range=0.2, **sizes)
     processor = RasaloreImageProcessor(config.image_size)
     return pipeline(TASK, model=RasaloreModel(config), image_processor=processor, device="cpu")
 

@@ -81,7 +81,8 @@ class AnomalySegmentation(evaluate.Metric):
         occupied = np.flatnonzero(histogram.any(axis=0))
         healthy, lesion = histogram[:, occupied].tolist()
         values = {
-            "dice": dice(marked, truth),
+            # A healthy scan has no Dice: 1 or 0 would say how many of them there are.
+            "dice": dice(marked, truth) if truth.any() else np.nan,
             "lesion_dice": lesions.dice,
             "lesion_hd95": lesions.hd95,
             "missed_lesions": lesions.missed,
@@ -101,8 +102,9 @@ class AnomalySegmentation(evaluate.Metric):
         result: dict[str, Any] = {"scans": len(predictions)}
         for name in PER_SCAN:
             values = np.array([scan[name] for scan in predictions])
+            values = values[~np.isnan(values)]
             interval = bootstrap_interval([values[i : i + 1] for i in range(len(values))], seed)
-            result |= row(name, values.mean(), interval)
+            result |= row(name, values.mean() if len(values) else np.nan, interval)
         histograms = np.zeros((len(references), 2, BINS), np.int64)
         for histogram, scan in zip(histograms, references, strict=True):
             histogram[:, scan["bins"]] = [scan["healthy"], scan["lesion"]]
