@@ -154,7 +154,9 @@ class ValueNoise(nn.Module):
         if self.kind == "learned":
             return values + self.noise
         if self.kind == "gaussian" and (self.training or self.sample_in_eval):
-            return values + self.std * torch.randn_like(values)
+            # Not randn_like: it fills in memory order, and strides must not decide the outcome.
+            noise = torch.randn(values.shape, dtype=values.dtype, device=values.device)
+            return values + self.std * noise
         return values
 
 

@@ -55,7 +55,7 @@ def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor], rtol: flo
 
 # Double precision, so that what differs is the formula and not the rounding.
 @given(fields=configs(), batch=st.integers(1, 3), training=st.booleans(), seed=st.integers(0, 99))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_outputs_and_gradients_equal_the_plain_formulation(
     fields: dict[str, Any], batch: int, training: bool, seed: int
 ) -> None:
@@ -112,7 +112,7 @@ CERTAINTIES = st.sampled_from([-300.0, None, 300.0])
     form=st.sampled_from(["el_dice", "el_tversky"]),
     training=st.booleans(),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_losses_equal_the_plain_formulation_and_are_finite_whatever_the_masks(
     fields: dict[str, Any],
     kinds: list[tuple[str, str]],

@@ -79,7 +79,7 @@ def predict(image: nib.Nifti1Image, folder: Path) -> tuple[nib.Nifti1Image, nib.
     return nib.load(mask, mmap=False), nib.load(scores, mmap=False)
 
 
-@settings(max_examples=int(os.environ.get("GEOMETRY_CASES", "200")), deadline=None)
+@settings(max_examples=int(os.environ.get("GEOMETRY_CASES", "200")))
 @given(image=scans(), orientation=st.sampled_from(ORIENTATIONS))
 def test_predicting_a_reoriented_scan_and_reorienting_back_changes_nothing(
     tmp_path_factory: pytest.TempPathFactory, image: nib.Nifti1Image, orientation: np.ndarray

@@ -264,7 +264,7 @@ def mutations(draw: st.DrawFn) -> tuple[str, bytes]:
     return ("a.nii.gz", gzip.compress(whole, 1)) if draw(st.booleans()) else ("a.nii", whole)
 
 
-@settings(max_examples=int(os.environ.get("FUZZ_CASES", "300")), deadline=None)
+@settings(max_examples=int(os.environ.get("FUZZ_CASES", "300")))
 @given(mutated=mutations())
 def test_a_mutated_header_is_refused_in_one_sentence_or_read_whole(
     tmp_path_factory: pytest.TempPathFactory, mutated: tuple[str, bytes]

@@ -89,7 +89,7 @@ def test_mean_and_standard_deviation_are_applied_per_channel() -> None:
         torch.testing.assert_close(scaled[channel], (unit[channel] - mean) / std)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.floats(1e-3, 1e4), st.floats(-1e3, 1e3))
 def test_linear_intensity_scaling_changes_nothing(factor: float, offset: float) -> None:
     processor = RasaloreImageProcessor(size=24)
@@ -235,7 +235,7 @@ def test_shrinking_a_mask_reads_pixel_centres_and_never_dilates() -> None:
         np.testing.assert_array_equal(shrunk, mask[step // 2 :: step, step // 2 :: step])
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(5, 90), st.integers(0, 30))
 def test_resized_masks_keep_their_share_of_the_brain(size: int, seed: int) -> None:
     top, left = 10 + seed % 20, 6 + seed % 14

@@ -33,7 +33,7 @@ def test_every_bit_of_a_mask_comes_back(tmp_path: Path, shape: tuple[int, int]) 
     assert (stored.patient_id, stored.slice_index) == ("a", 4)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(1, 40), st.integers(1, 40), st.sampled_from([0.0, 0.3, 1.0]))
 def test_packed_bits_unpack_for_any_shape(height: int, width: int, share: float) -> None:
     mask = (np.random.default_rng(height).random((height, width)) < share).astype(np.uint8)

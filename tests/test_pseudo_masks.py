@@ -215,7 +215,7 @@ def test_a_small_mask_gives_its_points_more_than_once() -> None:
     assert points is not None and {tuple(p) for p in points.tolist()} == {(7, 3), (8, 3)}
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(0, 999), st.floats(0, 1))
 def test_a_box_holds_its_mask_and_lies_in_the_slice(seed: int, margin: float) -> None:
     mask = (np.random.default_rng(seed).random((9, 13)) < 0.03).astype(np.uint8)
