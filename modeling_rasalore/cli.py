@@ -74,6 +74,7 @@ def predict(
     batch_size: BatchSize = 8,
     volume: Volume = None,
     modality: Modality = None,
+    flips: Annotated[bool, typer.Option("--flips", help="average over mirror images")] = False,
     device: Device = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="skip scans finished before")] = False,
     quiet: Quiet = False,
@@ -88,7 +89,7 @@ def predict(
         found = find_scans(scans, modality)
         network, processor = load_model(model, revision, device)
         chosen, source = _threshold(threshold, false_alarms, per, Path(model), network)
-        settings = RunSettings(chosen, source, volume, modality, batch_size)
+        settings = RunSettings(chosen, source, volume, modality, batch_size, flips)
         say = _say_errors if quiet or as_json else _say
         manifest = predict_scans(network, processor, found, out, settings, resume, say)
         failed = [e for e in manifest["scans"].values() if e["status"] == "failed"]

@@ -101,6 +101,21 @@ class RasaloreImageProcessor(BaseImageProcessor):
         )
         return ((image - mean) / std).astype(np.float32)
 
+    def to_intensities(self, pixel_values: Tensor) -> Tensor:
+        """Slices in [0, 1], as they were before gamma and normalisation, (B, C, size, size)."""
+        mean, std = self._statistics(pixel_values)
+        images = (pixel_values * std + mean) / self.rescale_factor
+        return images.clamp(0, 1) ** (1 / self.gamma)
+
+    def from_intensities(self, images: Tensor) -> Tensor:
+        """`pixel_values` of cropped and sized slices in [0, 1]: `to_intensities` undone."""
+        mean, std = self._statistics(images)
+        return (images**self.gamma * self.rescale_factor - mean) / std
+
+    def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        mean = like.new_tensor(self.image_mean or [0.0])[:, None, None]
+        return mean, like.new_tensor(self.image_std or [1.0])[:, None, None]
+
     def box(self, unit_image: FloatImage) -> Box:
         """Brain box of a unit-range slice (C, H, W); the whole slice when not cropping."""
         if not self.crop_to_brain:

@@ -26,6 +26,9 @@ PACKAGES = ("rasalore", "torch", "transformers", "numpy", "nibabel")
 SMALLEST_BACKGROUND = 0.2
 
 
+MIRRORED = ((), (3,), (2,), (2, 3))  # axes of (B, C, H, W): a slice and its mirror images
+
+
 @dataclass(frozen=True, eq=False)
 class VolumePrediction:
     """What a model says about one scan, on the scan's own voxels in the slice frame.
@@ -67,7 +70,13 @@ class VolumePrediction:
 
 
 def predict_volume(
-    model: Any, processor: Any, volume: Volume, *, batch_size: int = 8, threshold: float = 0.5
+    model: Any,
+    processor: Any,
+    volume: Volume,
+    *,
+    batch_size: int = 8,
+    threshold: float = 0.5,
+    flips: bool = False,
 ) -> VolumePrediction:
     """Return scores and mask of a scan; nothing of the scan or the model is changed.
 
@@ -77,6 +86,7 @@ def predict_volume(
         volume: from `read_volume`.
         batch_size: slices per forward pass.
         threshold: in [0, 1]; a voxel is anomalous when its score is above it.
+        flips: as for `predict_slices`.
 
     Raises:
         ValueError: a threshold outside [0, 1] or a batch size below 1.
@@ -84,7 +94,7 @@ def predict_volume(
     if not 0 <= threshold <= 1:
         raise ValueError(f"threshold must lie in [0, 1], got {threshold}; 0.5 is the usual choice.")
     images = zero_background(volume.slices)
-    scores = np.stack(predict_slices(model, processor, list(images), batch_size))
+    scores = np.stack(predict_slices(model, processor, list(images), batch_size, flips))
     return VolumePrediction(
         scores=scores,
         mask=(scores > threshold).astype(np.uint8),
@@ -95,7 +105,11 @@ def predict_volume(
 
 
 def predict_slices(
-    model: Any, processor: Any, images: Sequence[FloatImage], batch_size: int = 8
+    model: Any,
+    processor: Any,
+    images: Sequence[FloatImage],
+    batch_size: int = 8,
+    flips: bool = False,
 ) -> list[FloatImage]:
     """Return one score map (H, W) float32 in [0, 1] per slice, in the slice's own frame.
 
@@ -106,6 +120,8 @@ def predict_slices(
         model, processor: as for `predict_volume`.
         images: (H, W) each, 0 in the background and above 0 in the brain.
         batch_size: slices per forward pass.
+        flips: average the scores of each slice and its three mirror images: four times the work,
+            and a score that does not depend on which side is which.
 
     Raises:
         ValueError: a batch size below 1.
@@ -121,11 +137,21 @@ def predict_slices(
             indices = with_brain[start : start + batch_size]
             batch = [images[index] for index in indices]
             pixel_values = processor(batch, return_tensors="pt")["pixel_values"]
-            logits = model(pixel_values=pixel_values.to(weight.device, weight.dtype)).logits
-            scores = processor.post_process_maps(logits.float().sigmoid(), batch)
+            pixel_values = pixel_values.to(weight.device, weight.dtype)
+            scores = processor.post_process_maps(score_batch(model, pixel_values, flips), batch)
             for index, score in zip(indices, scores, strict=True):
                 maps[index] = np.where(images[index] > 0, score, np.float32(0))
     return maps
+
+
+def score_batch(model: Any, pixel_values: torch.Tensor, flips: bool) -> torch.Tensor:
+    """Scores (B, 1, 2 S, 2 S) in [0, 1], averaged over mirror images where asked for."""
+    total = torch.zeros(())
+    axes = MIRRORED if flips else MIRRORED[:1]
+    for dims in axes:
+        logits = model(pixel_values=pixel_values.flip(dims)).logits
+        total = total.to(logits.device) + logits.float().sigmoid().flip(dims)
+    return total / len(axes)
 
 
 @contextmanager

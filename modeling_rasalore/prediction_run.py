@@ -40,6 +40,7 @@ class RunSettings:
         volume: which volume of 4-D scans, counted from 0.
         modality: tells the volume of the 4-D scans of MSD Task01.
         batch_size: slices per forward pass.
+        flips: average over mirror images of each slice.
     """
 
     threshold: float = 0.5
@@ -47,6 +48,7 @@ class RunSettings:
     volume: int | None = None
     modality: str | None = None
     batch_size: int = 8
+    flips: bool = False
 
 
 def predict_scans(
@@ -139,6 +141,7 @@ def _predict_one(
         volume,
         batch_size=settings.batch_size,
         threshold=settings.threshold,
+        flips=settings.flips,
     )
     paths = write_prediction(prediction, volume, place.parent, place.name)
     seconds = round(time.monotonic() - start, 2)

@@ -58,6 +58,15 @@ class AugmentationRecipe:
 
 
 @dataclass
+class SyntheticLesionRecipe:
+    """Healthy training slices with painted lesions. Poster and released: none."""
+
+    share: float = 0.0  # of all training slices; 1: nothing else, so pseudo-masks only validate
+    darker_share: float = 0.0  # of the lesions, darker than tissue; 0 suits T2 and FLAIR
+    minimum_brain_area: float = 4000.0  # mm2 of brain on a slice that is painted on
+
+
+@dataclass
 class OptimizerRecipe:
     """Optimizer and learning-rate schedule, in epochs."""
 

@@ -59,6 +59,7 @@ USER_RING: dict[str, set[str]] = {
 TRAIN_RING: dict[str, set[str]] = {
     "recipes": set(),
     "augmentation": {"recipes"},
+    "synthetic_lesions": set(),
     "mask_table": {"files"},
     "training": {"files", "recipes", "slices"},
     "evaluation": {"files", "metrics", "volumes", "layouts", "slices"},

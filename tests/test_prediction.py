@@ -119,6 +119,24 @@ def test_the_batch_size_changes_nothing(volume, processor):
     assert np.array_equal(one, all_at_once)
 
 
+class LeftIsAbnormal(BrightIsAbnormal):
+    """Logit 5 in the left half of the slice, else -5: a model that knows left from right."""
+
+    def forward(self, pixel_values):
+        columns = torch.arange(pixel_values.shape[-1]) < pixel_values.shape[-1] // 2
+        return SimpleNamespace(logits=self.weight * (columns.expand_as(pixel_values).float() - 0.5))
+
+
+def test_flips_average_the_scores_of_a_slice_and_its_mirror_images(volume, processor):
+    plain, flipped = (
+        predict_volume(LeftIsAbnormal(), processor, volume, flips=flips).scores
+        for flips in (False, True)
+    )
+    high, low = torch.tensor([5.0, -5.0]).sigmoid().tolist()
+    assert np.unique(plain[2, 3:13, 3:13]) == pytest.approx([low, high], abs=1e-6)
+    assert flipped[2, 3:13, 3:13] == pytest.approx((high + low) / 2, abs=1e-6)
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_the_model_comes_back_in_its_own_mode(volume, processor, training):
     model = BrightIsAbnormal().train(training)

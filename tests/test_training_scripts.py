@@ -74,6 +74,32 @@ def story(scans: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
+def test_synthetic_lesions_warm_up_a_network_that_goes_on_with_pseudo_masks(
+    scans: Path, story: Path, tmp_path: Path
+) -> None:
+    common = [STAGE2, f"data.root={scans}", f"pseudo_masks={story}/masks", *SMALL,
+              "minimum_area=1", "synthetic_lesions.minimum_brain_area=100"]  # fmt: skip
+    run("stage2", *common, f"out={tmp_path}/warm", "synthetic_lesions.share=1", "loop.max_steps=3")
+    printed = run("stage2", *common, f"out={tmp_path}/main", "synthetic_lesions.share=0.5",
+                  f"initial_weights={tmp_path}/warm", "optimizer.learning_rate=0",
+                  "loop.max_steps=1")  # fmt: skip
+    total, with_mask = map(int, re.findall(r"training slices: (\d+), with a pseudo-mask: (\d+)",
+                                           printed)[0])  # fmt: skip
+    assert total == 2 * with_mask  # there are more healthy slices than unhealthy ones
+    warm, main = (load_file(tmp_path / name / "model.safetensors") for name in ("warm", "main"))
+    assert all(warm[name].equal(main[name]) for name in warm)
+    assert not warm["mask_decoder.head.weight"].equal(
+        load_file(story / "stage2" / "model.safetensors")["mask_decoder.head.weight"]
+    )
+
+
+def test_a_share_of_synthetic_lesions_above_one_is_refused(story: Path, scans: Path) -> None:
+    error = error_of("stage2", STAGE2, f"data.root={scans}", f"pseudo_masks={story}/masks",
+                     "out=x", "minimum_area=1", "synthetic_lesions.share=1.5")  # fmt: skip
+    assert error == "error: synthetic_lesions.share must lie in [0, 1], got 1.5."
+
+
+@pytest.mark.slow
 def test_the_whole_story_ends_in_a_table_of_all_rows(story: Path) -> None:
     results = json.loads((story / "benchmark" / "results.json").read_text())
     systems = {row["system"] for row in results["rows"]}

@@ -66,6 +66,7 @@ class BenchmarkRecipe:
     training_slices: int = 0  # most slices that competing systems learn from; 0: all
     false_alarm_rate: float = 0.01  # of brain voxels of healthy slices, for label-free thresholds
     seed: int = 0
+    flips: bool = False  # score stage-2 networks as `rasalore predict --flips` does
 
     def sources(self) -> Sources:
         """What systems are built from."""

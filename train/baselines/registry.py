@@ -47,6 +47,7 @@ class Sources:
         sam, medsam, medsam2: repo ids or folders of segmenters.
         size: "small" or "paper".
         seed: of everything random.
+        flips: score stage-2 networks on mirror images too.
     """
 
     stage1: str
@@ -58,6 +59,7 @@ class Sources:
     medsam2: str
     size: str
     seed: int
+    flips: bool = False
 
     def folder_of(self, name: str) -> str | None:
         """The folder that a system of the project needs, None for all other systems."""
@@ -102,7 +104,7 @@ def build(name: str, sources: Sources) -> System:
         "threshold": IntensityThreshold,
         "ddpt": lambda: Stage1Heatmap(folder, sources.stage2),
     }
-    return builders.get(name, lambda: Stage2Network(folder))()
+    return builders.get(name, lambda: Stage2Network(folder, sources.flips))()
 
 
 def restore(name: str, folder: Path, sources: Sources) -> LearnedSystem:
@@ -121,6 +123,8 @@ def settings_of(name: str, sources: Sources) -> Any:
 def describe(name: str, sources: Sources) -> dict[str, Any]:
     """All that a system's scores depend on besides the data, as plain values."""
     facts: dict[str, Any] = {"seed": sources.seed}
+    if name in OWN[3:]:
+        facts["flips"] = sources.flips
     if name in LEARNED:
         facts |= {"size": sources.size, "settings": asdict(settings_of(name, sources))}
     if name in PROMPTED:

@@ -44,17 +44,23 @@ class Stage1Heatmap(GivenSystem):
 
 
 class Stage2Network(GivenSystem):
-    """RASALoRE, or the same network trained on other masks."""
+    """RASALoRE, or the same network trained on other masks.
+
+    Args:
+        folder: of train/stage2.py.
+        flips: average over mirror images, as stage 1's heatmap is over its eight turns.
+    """
 
     weights = "trained"
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, flips: bool = False):
+        self.flips = flips
         self.model = RasaloreModel.from_pretrained(folder).eval()
         self.processor = RasaloreImageProcessor.from_pretrained(folder)
         self.seconds, self.peak_mib = training_cost(folder)
 
     def score(self, slices: Sequence[Image]) -> list[Image]:
-        return predict_slices(self.model, self.processor, slices, batch_size=16)
+        return predict_slices(self.model, self.processor, slices, 16, self.flips)
 
 
 def training_cost(folder: Path) -> tuple[float | None, float | None]:
