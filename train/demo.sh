@@ -27,23 +27,31 @@ $LAUNCH train/stage1.py hub_configs/ddpt-tiny/training.yaml $data $split \
   out="$OUT/stage1" loop.seed="$SEED"
 "$PYTHON" train/make_pseudo_masks.py $data stage1="$OUT/stage1" out="$OUT/pseudo_masks" \
   threshold=0.3 guidance=0.06 minimum_probability=0.5
-# The ceiling: the same network on the true masks of the same slices, trained beside it.
+# The ceiling: the same network on the true masks of the same slices.
 "$PYTHON" train/make_pseudo_masks.py $data stage1="$OUT/stage1" out="$OUT/true_masks" source=truth
+
+# Stage 2 starts on lesions painted into healthy slices: brighter than tissue in T2 and FLAIR,
+# darker in T1, either in T1 with contrast agent.
+case $MODALITY in t1) darker=1 ;; t1ce) darker=0.5 ;; *) darker=0 ;; esac
+stage2="$LAUNCH train/stage2.py hub_configs/rasalore-tiny/training.yaml $data
+  loop.seed=$SEED synthetic_lesions.darker_share=$darker"
+$stage2 pseudo_masks="$OUT/pseudo_masks" out="$OUT/warm_up" synthetic_lesions.share=1 \
+  optimizer.learning_rate=5.0e-3 loop.max_steps=250
+# RASALoRE and its ceiling go on from there side by side, each with half of the cores.
 cores=$("$PYTHON" -c "import os; print(len(os.sched_getaffinity(0)))")
 export OMP_NUM_THREADS=$(((cores + 1) / 2))
-$LAUNCH train/stage2.py hub_configs/rasalore-tiny/training.yaml $data \
-  pseudo_masks="$OUT/true_masks" out="$OUT/ceiling" loop.seed="$SEED" >"$OUT/ceiling.log" 2>&1 &
+$stage2 pseudo_masks="$OUT/true_masks" out="$OUT/ceiling" initial_weights="$OUT/warm_up" \
+  >"$OUT/ceiling.log" 2>&1 &
 ceiling=$!
 trap 'kill $ceiling 2>/dev/null || true' EXIT
-$LAUNCH train/stage2.py hub_configs/rasalore-tiny/training.yaml $data \
-  pseudo_masks="$OUT/pseudo_masks" out="$OUT/stage2" loop.seed="$SEED"
+$stage2 pseudo_masks="$OUT/pseudo_masks" out="$OUT/stage2" initial_weights="$OUT/warm_up"
 echo "waiting for the ceiling (its progress: $OUT/ceiling.log)"
 wait $ceiling || { tail -5 "$OUT/ceiling.log" >&2; exit 1; }
 trap - EXIT
 unset OMP_NUM_THREADS
 
-"$PYTHON" train/run_benchmark.py $data stage1="$OUT/stage1" stage2="$OUT/stage2" \
-  ceiling="$OUT/ceiling" out="$OUT" seed="$SEED"
+"$PYTHON" train/run_benchmark.py $data stage1="$OUT/stage1" \
+  synthetic_only="$OUT/warm_up" stage2="$OUT/stage2" ceiling="$OUT/ceiling" out="$OUT" seed="$SEED"
 
 scan=$("$PYTHON" - <<END
 import json
