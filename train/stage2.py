@@ -39,6 +39,7 @@ from modeling_rasalore.slices import (
     HEALTHY,
     UNHEALTHY,
     check_labels,
+    check_same_split,
     read_split,
     slice_dataset,
     split_hash,
@@ -72,6 +73,8 @@ def main(words: list[str]) -> None:
     # --- Data: the split of stage 1, and its pseudo-masks -------------------------------------
     folder = Path(recipe.pseudo_masks)
     split = read_split(folder / "split.json", find_patients(recipe.data.root))
+    if recipe.initial_weights:
+        check_same_split(recipe.initial_weights, split)
     processor = RasaloreImageProcessor.from_pretrained(recipe.model)
     config = RasaloreConfig.from_pretrained(recipe.model)
     tables = {
