@@ -112,9 +112,10 @@ def calibrate(
         brain = zero_background(scan.slices) > 0
         seen.add(prediction.scores, brain, prediction.voxel_mm3 / 1000)
     if not seen.highest or min(rates) < seen.smallest_rate(unit):
+        seen_words = ", ".join(f"{count} {name}" for name, count in seen.counts.items())
         raise ValueError(
-            f"a rate of {min(rates):g} of {unit} is less than one false alarm in these scans, "
-            f"{seen.smallest_rate(unit):.3g} ({seen.counts}); give more scans or a higher rate."
+            f"one false alarm must not exceed the rate of {min(rates):g} {unit}, but it makes "
+            f"{seen.smallest_rate(unit):.3g} of {seen_words}; give more scans or a higher rate."
         )
     scoring = {"flips": flips, "smooth_mm": smooth_mm}
     entries = []

@@ -5,6 +5,7 @@ resize are linear along each axis, so both become products with two matrices of 
 entries are computed from the box; the same goes for putting the map back into its place.
 """
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +131,7 @@ def export_onnx(model: Any, processor: Any, path: Path) -> Path:
         raise ImportError(
             "export needs the extra [onnx]; run pip install 'rasalore[onnx]'."
         ) from error
-    graph = SliceToScores(model.float(), processor).eval()
+    graph = SliceToScores(deepcopy(model).float(), processor).eval()
     sides = {0: torch.export.Dim("rows", min=2), 1: torch.export.Dim("columns", min=2)}
     with torch.no_grad():
         program = torch.onnx.export(

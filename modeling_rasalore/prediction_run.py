@@ -99,7 +99,7 @@ def predict_scans(
     for scan, place in zip(scans, places, strict=True):
         key = place.relative_to(out).as_posix()
         try:
-            digest = sha256_of(scan) if scan.exists() else None  # the reader says so
+            digest = sha256_of(scan) if scan.exists() else ""  # the reader says so
             entry = finished.get(key, {})
             if entry.get("input_sha256") == digest and _complete(out, entry):
                 say(f"{scan}: finished before, skipped")

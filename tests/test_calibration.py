@@ -59,7 +59,7 @@ def test_the_threshold_of_slices_lets_the_asked_share_of_slices_pass(tmp_path):
 
 def test_too_few_scans_for_a_rate_and_wrong_words_are_refused(tmp_path):
     scans = list(healthy(tmp_path, 0, count=1))
-    with pytest.raises(ValueError, match="at least 1000 healthy slices, got 10"):
+    with pytest.raises(ValueError, match=r"makes 0.1 of 1 scans, 10 slices, 5760 voxels"):
         calibrate(BrightIsAbnormal(), PROCESSOR, scans, [0.001], "slices")
     for rates, unit in (([0.0], "voxels"), ([], "voxels"), ([0.1], "litres")):
         with pytest.raises(ValueError, match="rates must lie"):
@@ -71,7 +71,7 @@ def test_stored_thresholds_belong_to_their_weights_rate_and_unit(tmp_path):
     for rate in (0.05, 0.1):
         save_calibration(tmp_path, calibrate(model, PROCESSOR, scans, [rate]))
     assert load_threshold(tmp_path, model, 0.05) > load_threshold(tmp_path, model, 0.1)
-    with pytest.raises(ValueError, match=r"\[0.05, 0.1\] of voxels, not 0.2"):
+    with pytest.raises(ValueError, match=r"\[0.05, 0.1\] of voxels with these options, not 0.2"):
         load_threshold(tmp_path, model, 0.2)
     model.weight.data += 1
     with pytest.raises(ValueError, match="other weights"):
