@@ -93,6 +93,8 @@ class _HeaderError(Exception):
 def _read_start(path: Path) -> tuple[bytes, bool]:
     """Return up to HEADER_BYTES decoded bytes, and whether the file is compressed."""
     name = path.name.lower()
+    if path.is_dir():
+        raise _HeaderError("a folder is a scan only with DICOM files right in it; name the file")
     if not path.is_file():
         raise _HeaderError("there is no such file")
     with path.open("rb") as file:

@@ -218,7 +218,7 @@ def test_an_archive_over_the_budget_is_refused_unread(tmp_path: Path) -> None:
         info = file.infolist()[0]
         for number in range(1, 70):  # 70 names for one stored block
             file.filelist.append(_renamed(info, str(number)))
-    with pytest.raises(VolumeError, match="may hold 20000 files and 2 GiB, got 70 files and 2.19"):
+    with pytest.raises(VolumeError, match=r"got 70 files and 2[.]19 GiB; pack one"):
         read_scan(tmp_path / "bomb.zip")
 
 
@@ -235,7 +235,7 @@ def test_a_file_that_is_no_zip_is_refused(tmp_path: Path) -> None:
         read_scan(tmp_path / "a.zip")
 
 
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_a_mutated_file_is_refused_in_one_sentence_or_read(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
