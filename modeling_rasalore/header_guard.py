@@ -274,7 +274,9 @@ def _check_forms(header: np.ndarray) -> None:
     values = header["srow" if used == "sform" else "quatern"][0]
     if not np.isfinite(values).all():
         raise _HeaderError(f"the affine must be finite, got a {used} of {values.tolist()}")
-    if used == "qform" and np.square(values[:3], dtype=float).sum() > 1 + 1e-5:
+    with np.errstate(over="ignore"):  # to infinity, which is above 1 too
+        length = float(np.square(values[:3], dtype=float).sum())
+    if used == "qform" and length > 1 + 1e-5:
         raise _HeaderError(f"the affine must be a rotation, got quaternion {values[:3].tolist()}")
 
 
