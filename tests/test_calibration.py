@@ -9,6 +9,7 @@ from torch import nn
 
 from modeling_rasalore import RasaloreImageProcessor
 from modeling_rasalore.calibration import calibrate, load_threshold, save_calibration
+from modeling_rasalore.phantoms import write_phantoms
 from modeling_rasalore.prediction import predict_volume
 from modeling_rasalore.volumes import read_volume, write_nifti
 
@@ -55,6 +56,53 @@ def test_the_threshold_of_slices_lets_the_asked_share_of_slices_pass(tmp_path):
     model = BrightIsAbnormal()
     entry = calibrate(model, PROCESSOR, healthy(tmp_path, 0), [0.5], "slices")["thresholds"][0]
     assert entry["observed"] <= 0.5
+
+
+def test_a_volume_of_false_alarms_per_scan_is_kept_to_on_other_scans(tmp_path):
+    model = BrightIsAbnormal()
+    (entry,) = calibrate(model, PROCESSOR, healthy(tmp_path, 0), [0.3], "ml")["thresholds"]
+    assert entry["observed"] <= 0.3  # of 5.76 mL of brain in each scan
+    found = [
+        predict_volume(model, PROCESSOR, scan, threshold=entry["threshold"]).millilitres
+        for scan in healthy(tmp_path, 1)
+    ]
+    assert np.mean(found) == pytest.approx(0.3, rel=0.2)
+
+
+@pytest.fixture(scope="module")
+def phantoms(tmp_path_factory):
+    """The T2 scans of 24 healthy synthetic brains: 12 to calibrate on, 12 held out."""
+    folder = tmp_path_factory.mktemp("phantoms")
+    write_phantoms(folder, 24, 0, 24, (48, 56, 48), 4.0)
+    scans = [read_volume(path) for path in sorted(folder.glob("*/*_t2.nii.gz"))]
+    return scans[:12], scans[12:]
+
+
+@pytest.mark.parametrize("rate", [0.01, 0.05, 0.1])
+def test_rates_hold_on_phantoms_that_were_not_calibrated_on(phantoms, rate):
+    model = BrightIsAbnormal()
+    (entry,) = calibrate(model, PROCESSOR, phantoms[0], [rate])["thresholds"]
+    above = brain = 0
+    for scan in phantoms[1]:
+        mask = predict_volume(model, PROCESSOR, scan, threshold=entry["threshold"]).mask
+        above, brain = above + int(mask.sum()), brain + int((scan.slices > 0).sum())
+    assert above / brain == pytest.approx(rate, rel=0.2)
+
+
+def test_a_threshold_serves_only_scores_made_in_the_same_way(tmp_path):
+    model, scans = BrightIsAbnormal(), list(healthy(tmp_path, 0, count=1))
+    for flips in (False, True):
+        save_calibration(tmp_path, calibrate(model, PROCESSOR, scans, [0.05], flips=flips))
+    assert load_threshold(tmp_path, model, 0.05, flips=True) > 0
+    with pytest.raises(ValueError, match=r"--per voxels --smooth-mm 2`"):
+        load_threshold(tmp_path, model, 0.05, smooth_mm=2.0)
+
+
+def test_scans_without_brain_calibrate_nothing(tmp_path):
+    blank = read_volume(write_nifti(tmp_path / "0.nii", np.zeros((8, 8, 4), np.int16), np.eye(4)))
+    for unit in ("voxels", "slices", "ml"):
+        with pytest.raises(ValueError, match="0 slices"):
+            calibrate(BrightIsAbnormal(), PROCESSOR, [blank], [0.5], unit)
 
 
 def test_too_few_scans_for_a_rate_and_wrong_words_are_refused(tmp_path):

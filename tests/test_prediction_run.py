@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import psutil
-import pytest
 import torch
 from test_header_guard import REFUSED, REPAIRED
 from torch import nn
@@ -131,9 +130,7 @@ def test_memory_stays_flat_over_many_volumes(tmp_path: Path) -> None:
     def note(line: str) -> None:
         resident.append(psutil.Process().memory_info().rss)
 
-    predict_scans(
-        BrightIsAbnormal(), PROCESSOR, scans, tmp_path / "out", RunSettings(), say=note
-    )
+    predict_scans(BrightIsAbnormal(), PROCESSOR, scans, tmp_path / "out", RunSettings(), say=note)
     assert len(resident) == VOLUMES
     early, late = (np.median(part) for part in (resident[5:15], resident[-10:]))
     assert late < 1.05 * early
