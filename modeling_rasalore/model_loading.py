@@ -52,9 +52,7 @@ def choose_precision(model: Any, asked: str = "auto") -> str:
         ValueError: another word.
     """
     if asked not in ("auto", *PRECISIONS):
-        raise ValueError(
-            f"--precision must be auto or one of {', '.join(PRECISIONS)}, got {asked}."
-        )
+        raise ValueError(f"--precision must be auto, {' or '.join(PRECISIONS)}, got {asked}.")
     if asked != "auto":
         return asked
     on_cuda = next(model.parameters()).device.type == "cuda"

@@ -219,12 +219,19 @@ def zero_background(slices: np.ndarray, brain: np.ndarray | None = None) -> np.n
     only slices with values below 0 change: the corner voxel's value is the background then, and
     all else is brain. So z-scored scans and scans with interpolation overshoot are usable.
     """
-    if brain is None:
-        if slices.min() >= 0:
-            return slices
-        brain = slices != slices[0, 0, 0]
-    lowest = np.min(slices, where=brain, initial=np.inf)  # without a copy of the brain
-    return np.subtract(slices, lowest, out=np.zeros_like(slices), where=brain)
+    if brain is None and slices.min() >= 0:
+        return slices
+    corner = slices[0, 0, 0]
+
+    def inside(index: int) -> np.ndarray:
+        return slices[index] != corner if brain is None else brain[index]
+
+    # Slice by slice: of a large scan, one more array of its shape is much.
+    lowest = min(np.min(one, where=inside(i), initial=np.inf) for i, one in enumerate(slices))
+    result = np.zeros_like(slices)
+    for index, one in enumerate(slices):
+        np.subtract(one, np.float32(lowest), out=result[index], where=inside(index))
+    return result
 
 
 def write_volume(path: str | Path, slices: np.ndarray, like: Volume, dtype: DTypeLike) -> Path:

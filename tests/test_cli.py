@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from modeling_rasalore import (
     DdptConfig,
@@ -26,6 +27,7 @@ from modeling_rasalore.volumes import read_volume, write_nifti
 def model(tmp_path_factory):
     """Folder of a tiny model with random weights."""
     folder = tmp_path_factory.mktemp("model") / "tiny"
+    torch.manual_seed(0)
     config = RasaloreConfig.preset("tiny")
     RasaloreModel(config).save_pretrained(folder)
     RasaloreImageProcessor(size=config.image_size).save_pretrained(folder)
@@ -260,7 +262,7 @@ def test_smoothing_and_removal_change_masks_only_when_asked_for(scan, model, tmp
         read_volume(tmp_path / name / "a_scores.nii.gz").slices for name in ("plain", "smooth")
     )
     assert np.array_equal(plain > 0, smooth > 0)
-    assert smooth.std() < plain.std()
+    assert smooth[plain > 0].std() < 0.9 * plain[plain > 0].std()
 
 
 def test_device_and_precision_are_chosen_and_said(scan, model, tmp_path, capsys):
@@ -274,7 +276,7 @@ def test_device_and_precision_are_chosen_and_said(scan, model, tmp_path, capsys)
     scores = [read_volume(tmp_path / name / "a_scores.nii.gz").slices for name in "ab"]
     assert 0 < np.abs(scores[0] - scores[1]).max() < 0.05
     assert predict(scan, model=model, out=tmp_path / "c", options=["--precision", "int8"]) == 1
-    assert "auto, float32 or bfloat16" in capsys.readouterr().err
+    assert "must be auto, float32 or bfloat16" in capsys.readouterr().err
 
 
 def test_export_without_its_extra_says_which_one(model, tmp_path, capsys, monkeypatch):
