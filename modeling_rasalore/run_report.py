@@ -11,7 +11,8 @@ from .files import replace_file
 from .reports import DISCLAIMER
 
 COLUMNS = (
-    *("status", "millilitres", "slices", "slices_with_anomaly", "threshold", "seconds"),
+    *("status", "modality", "millilitres", "largest_component_ml", "quality_score"),
+    *("bounding_box_mm", "slices", "slices_with_anomaly", "threshold", "seconds"),
     *("warnings", "reason"),
 )
 LIMITS = (
@@ -49,7 +50,7 @@ def write_html(path: Path, manifest: Mapping[str, Any]) -> Path:
     model, settings = manifest["model"], manifest["settings"]
     facts = (
         f"Model {model['name']}, weights {str(model['weights_sha256'])[:12]}, on "
-        f"{manifest['device']} ({manifest['precision']}). Threshold {settings['threshold']:g}: "
+        f"{manifest['device']} ({settings['precision']}). Threshold {settings['threshold']:g}: "
         f"{settings['threshold_source']}. {manifest.get('seconds', 0)} s, "
         f"{manifest.get('peak_memory_mib', 0)} MiB at most."
     )
@@ -75,6 +76,6 @@ def _picture(name: str, entry: Mapping[str, Any]) -> str:
 
 
 def _text(value: Any) -> str:
-    if isinstance(value, list):
-        return " ".join(value)
+    if isinstance(value, list):  # of sentences, or a box in mm: least and greatest x, y, z
+        return " ".join(_text(part) for part in value)
     return "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -30,7 +30,8 @@ HUB_RING: dict[str, set[str]] = {
 USER_RING: dict[str, set[str]] = {
     "files": set(),
     "header_guard": set(),
-    "volumes": {"files", "header_guard"},
+    "slice_frame": set(),
+    "volumes": {"files", "header_guard", "slice_frame"},
     "metrics": set(),
     "layouts": {"volumes"},
     "pseudo_masks": {"volumes"},
@@ -38,15 +39,23 @@ USER_RING: dict[str, set[str]] = {
     "phantom_tumours": set(),
     "phantoms": {"volumes", "phantom_tumours"},
     "slices": {"volumes", "layouts", "phantoms"},
-    "prediction": {"files", "volumes", "reports"},
-    "uncertainty": {"prediction"},
-    "scan_list": {"layouts"},
-    "scan_inspection": {"volumes", "scan_list"},
+    "mask_3d": set(),
+    "prediction": {"files", "slice_frame", "volumes", "mask_3d", "reports"},
+    "uncertainty": {"volumes", "prediction"},
+    "dicom_series": {"header_guard"},
+    "bids": {"files"},
+    "scan_list": {"layouts", "bids", "dicom_series"},
+    "scan_source": {"volumes", "layouts", "dicom_series", "scan_list"},
+    "scan_inspection": {"volumes", "scan_list", "scan_source"},
     "calibration": {"files", "volumes", "metrics", "prediction"},
     "run_report": {"files", "reports"},
-    "prediction_run": {"files", "volumes", "scan_list", "reports", "prediction", "run_report"},
     "registration": set(HUB_RING),
     "model_loading": {"modeling_rasalore", "registration"},
+    "prediction_run": {
+        *("files", "volumes", "bids", "scan_list", "scan_source", "reports", "prediction"),
+        *("uncertainty", "run_report", "model_loading"),
+    },
+    "onnx_export": {"files", "image_processing_rasalore"},
     "released_checkpoints": {
         "configuration_rasalore",
         "configuration_ddpt",
@@ -85,7 +94,10 @@ SPACE: dict[str, set[str]] = {
 NEEDS_TRAIN_EXTRA = {"slices", *TRAIN_RING}
 HUB_LIBRARIES = {"torch", "transformers", "numpy"}
 USER_LIBRARIES = {*HUB_LIBRARIES, "huggingface_hub", "safetensors", "scipy", "PIL", "tqdm", "typer"}
-ONE_OWNER = {"nibabel": "volumes"}  # the only file that knows voxel order
+OWNERS = {
+    "nibabel": {"volumes", "slice_frame"},  # the only files that know voxel order
+    "pydicom": {"dicom_series"},
+}
 FORBIDDEN = {
     "torchvision": "it replaces the installed torch",
     "timm": "it needs torchvision",
@@ -146,9 +158,11 @@ def check_sibling(name: str, found: Import) -> list[str]:
 
 
 def check_library(name: str, found: Import) -> list[str]:
-    owner = ONE_OWNER.get(found.library)
-    if owner:
-        return [] if owner == name else [f"{name}: only {owner} imports {found.library}"]
+    owners = OWNERS.get(found.library)
+    if owners and name not in owners:
+        return [f"{name}: only {' and '.join(sorted(owners))} import {found.library}"]
+    if found.library == "nibabel":
+        return []
     if name in HUB_RING and found.library not in HUB_LIBRARIES and not found.guarded:
         return [f"{name}: everyone who loads the model would need {found.library}"]
     if name not in NEEDS_TRAIN_EXTRA and found.library not in USER_LIBRARIES and not found.lazy:
@@ -308,7 +322,7 @@ def test_versions_agree() -> None:
         ("modeling_ddpt", "from .parts.blocks import Block", "flat copy"),
         ("modeling_ddpt", "import modeling_rasalore.heatmaps_ddpt", "flat copy"),
         ("modeling_ddpt", "def f():\n    import scipy", "everyone who loads"),
-        ("prediction", "import nibabel", "only volumes"),
+        ("prediction", "import nibabel", "only slice_frame and volumes"),
         ("reports", "import matplotlib", "inference dependency"),
         ("cli", "from .slices import read_slices", "train extra"),
         ("reports", "def f():\n    from .cli import main", "must not import"),
