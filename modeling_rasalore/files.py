@@ -25,3 +25,23 @@ def write_json(path: Path, content: Any) -> Path:
     """Return `path`, holding `content` as JSON for people to read; NaN and infinity are refused."""
     text = json.dumps(content, indent=2, allow_nan=False) + "\n"
     return replace_file(path, lambda draft: draft.write_text(text, encoding="utf-8"))
+
+
+def claim_folder(folder: Path, settings: dict[str, Any], held: str) -> Path:
+    """Return `folder`, made where it is not there, holding settings.json.
+
+    Args:
+        held: what it holds, in words, such as "masks".
+
+    Raises:
+        ValueError: results of other settings are in it, and would be mixed with these.
+    """
+    path = folder / "settings.json"
+    if path.exists() and json.loads(path.read_text(encoding="utf-8")) != settings:
+        raise ValueError(
+            f"{folder} holds {held} made with other settings (see settings.json there); give "
+            "out=<another folder> or delete it."
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(path, settings)
+    return folder
