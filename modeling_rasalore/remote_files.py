@@ -118,7 +118,10 @@ def _address(root: str, name: str) -> str:
     if "://" in root:
         return f"{root.rstrip('/')}/{quote(name)}"
     from huggingface_hub import hf_hub_url
+    from huggingface_hub.constants import HF_HUB_OFFLINE
 
+    if HF_HUB_OFFLINE:
+        raise FileNotFoundError(f"HF_HUB_OFFLINE is set, so {root} is not asked for {name}.")
     repo, _, revision = root.partition("@")
     return hf_hub_url(repo, name, repo_type="dataset", revision=revision or None)
 
