@@ -1,4 +1,4 @@
-"""Everything that stage 2 needs, in seconds: toy scans, their masks as pseudo-masks, a toy model."""
+"""All that stage 2 needs, in seconds: toy scans, their masks as pseudo-masks, a toy model."""
 
 import json
 from pathlib import Path
