@@ -1,10 +1,12 @@
 """What computed a result: versions, machine, commit; and what a folder of results says of it."""
 
+import json
 import platform
 import subprocess
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from textwrap import indent
 from typing import Any
 
 PACKAGES = ("rasalore", "torch", "transformers", "datasets", "accelerate", "safetensors", "numpy")
@@ -34,3 +36,43 @@ def versions() -> dict[str, str]:
         with suppress(PackageNotFoundError):
             found[name] = version(name)
     return found
+
+
+# What the scripts leave in a folder, in the order in which it is told.
+RECORDS = ("run.json", "progress.json", "slices.json", "manifest.json", "results.json")
+LONG_LISTS = ("parts", "scans", "rows", "test_patients")  # told as a count
+
+
+def is_result(folder: Path) -> bool:
+    """Whether a folder holds what a script made, rather than scans."""
+    return any((folder / name).is_file() for name in RECORDS)
+
+
+def inspect_folder(folder: Path) -> dict[str, Any]:
+    """Return what a folder of results says of itself: its records, recipe and checkpoints."""
+    facts: dict[str, Any] = {"folder": str(folder)}
+    for name in RECORDS:
+        if (folder / name).is_file():
+            content = json.loads((folder / name).read_text(encoding="utf-8"))
+            facts |= {key: _short(key, value) for key, value in content.items()}
+    if isinstance(facts.get("meta"), dict):  # of a benchmark
+        facts |= {key: _short(key, value) for key, value in facts.pop("meta").items()}
+    for name in ("recipe.yaml", "settings.json"):
+        if (folder / name).is_file():
+            facts["recipe"] = (folder / name).read_text(encoding="utf-8").strip()
+    if steps := sorted((folder / "checkpoints").glob("step-*[0-9]")):
+        facts["checkpoints"] = [path.name for path in steps]
+    return facts
+
+
+def describe_folder(facts: dict[str, Any]) -> str:
+    """Lines for people about the result of `inspect_folder`."""
+    lines = []
+    for key, value in facts.items():
+        text = value if isinstance(value, str) else json.dumps(value)
+        lines.append(f"{key}:\n{indent(text, '  ')}" if "\n" in text else f"{key}: {text}")
+    return "\n".join(lines)
+
+
+def _short(key: str, value: Any) -> Any:
+    return len(value) if key in LONG_LISTS and isinstance(value, list | dict) else value

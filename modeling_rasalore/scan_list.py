@@ -1,6 +1,7 @@
 """Which scans a command line means, and where the results of each go."""
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -74,7 +75,7 @@ def output_places(scans: Sequence[Path], out: Path) -> list[Path]:
     places = [
         out / parent.relative_to(common) / stem for parent, stem in zip(parents, stems, strict=True)
     ]
-    for place in places:
-        if places.count(place) > 1:
+    for place, count in Counter(places).items():
+        if count > 1:
             raise ValueError(f"two scans would both be written to {place}*; name each scan once.")
     return places

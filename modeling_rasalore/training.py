@@ -40,6 +40,7 @@ class TrainingRun:
         epoch, batch, step: where the run stands; `batch` counts within the epoch.
         best_score: highest validation score so far, None before the first validation.
         steps_per_epoch: known once training starts.
+        facts: what the script knows of its data, kept with every checkpoint.
     """
 
     steps_per_epoch: int
@@ -53,6 +54,7 @@ class TrainingRun:
         self.epoch, self.batch, self.step = 0, 0, 0
         self.best_score: float | None = None
         self.average: WeightAverage | None = None
+        self.facts: dict[str, Any] = {}
         self.started = time.monotonic()
         self.accelerator = Accelerator(
             mixed_precision=self.loop.mixed_precision,
@@ -236,7 +238,11 @@ class TrainingRun:
             self.bar.set_postfix_str(f"loss {summed[list(parts).index('loss')]:.3f}")
 
     def validate(self, model: nn.Module, loader: SliceLoader, score: Score) -> float:
-        """Mean score of all validation slices, the same for any number of processes."""
+        """Mean score of all validation slices, the same for any number of processes.
+
+        Raises:
+            ValueError: there are none.
+        """
         model.eval()
         device = self.accelerator.device
         found = [
@@ -244,7 +250,12 @@ class TrainingRun:
             for place, batch in loader.held_out_batches()
         ]
         values = [value for _, scores in sorted(gather_object(found)) for value in scores]
-        return sum(values) / len(values) if values else float("nan")
+        if not values:
+            raise ValueError(
+                "the validation patients have no slice to score; ask for more of them with "
+                "split.validation, or lower minimum_area."
+            )
+        return sum(values) / len(values)
 
     @property
     def validation_due(self) -> bool:
@@ -279,30 +290,29 @@ class TrainingRun:
         self.accelerator.save_state(str(draft))
         self.accelerator.wait_for_everyone()  # each process writes a file of its own
         if self.accelerator.is_main_process:
-            progress = {
-                "epoch": self.epoch,
-                "batch": self.batch,
-                "step": self.step,
-                "best_score": self.best_score,
-            }
-            (draft / "progress.json").write_text(json.dumps(progress))
+            progress = {"epoch": self.epoch, "batch": self.batch, "step": self.step}
+            write_json(draft / "progress.json", {**progress, **self.describe()})
+            shutil.copy(self.folder / "recipe.yaml", draft)
             shutil.rmtree(final, ignore_errors=True)
             os.replace(draft, final)
             for old in sorted(final.parent.glob("step-*[0-9]"))[:-2]:
                 shutil.rmtree(old)
         self.accelerator.wait_for_everyone()
 
+    def describe(self) -> dict[str, Any]:
+        """What a checkpoint and the finished run both say of where they come from."""
+        score = {"best_score": self.best_score}
+        return {**provenance(), "seed": self.loop.seed, **score, **self.facts}
+
     def write_summary(self, **facts: Any) -> None:
         """Write run.json: versions, commit, seed, scores, and the facts of this stage."""
         if self.accelerator.is_main_process:
             summary = {
-                **provenance(),
-                "seed": self.loop.seed,
+                **self.describe(),
                 "steps": self.step,
                 "processes": self.accelerator.num_processes,
                 "seconds": round(time.monotonic() - self.started, 1),
                 "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-                "best_score": self.best_score,
                 **facts,
             }
             write_json(self.folder / "run.json", summary)

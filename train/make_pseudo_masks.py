@@ -27,7 +27,7 @@ from modeling_rasalore.mask_table import SliceMasks, table_path, write_masks
 from modeling_rasalore.provenance import provenance
 from modeling_rasalore.pseudo_masks import SCALING, PromptedSegmenter, PseudoMaskRule
 from modeling_rasalore.recipes import DataRecipe, load_recipe
-from modeling_rasalore.slices import UNHEALTHY, read_slices, read_split, write_split
+from modeling_rasalore.slices import UNHEALTHY, read_slices, read_split, split_hash, write_split
 
 
 @dataclass
@@ -70,7 +70,13 @@ def main(words: list[str]) -> None:
             write_masks(out, patient.patient_id, masks)
     write_json(
         out / "run.json",
-        {**provenance(), **make.facts, "source": recipe.source},
+        {
+            **provenance(),
+            **make.facts,
+            "source": recipe.source,
+            "seed": recipe.seed,
+            "split_sha256": split_hash(split),
+        },
     )
     print(f"done: pseudo-masks of {count} slices of {len(patients)} patients in {out}")
 

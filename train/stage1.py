@@ -70,6 +70,7 @@ def main(words: list[str]) -> None:
     if run.accelerator.is_main_process:
         write_split(split, run.folder / "split.json")
     work = run.list_slices([*split["train"], *split["validation"]])
+    run.facts = {"split_sha256": split_hash(split), "data_sha256": work.fingerprint()}
     training = work.of_patients(split["train"]).check_labels()
     counts = training.count_labels()
     run.accelerator.print(f"training slices by label: {counts}")
@@ -119,8 +120,6 @@ def main(words: list[str]) -> None:
         stage="ddpt",
         criterion="mean log likelihood of the slice labels of validation patients",
         label_counts={str(label): count for label, count in sorted(counts.items())},
-        split_sha256=split_hash(split),
-        data_sha256=work.fingerprint(),
         deletion_scores=scores,
         heatmap=model.config.heatmap,
     )

@@ -69,6 +69,7 @@ def main(words: list[str]) -> None:
 
     run = TrainingRun(recipe)
     work = run.list_slices(patients)
+    run.facts = {"split_sha256": split_hash(split), "data_sha256": work.fingerprint()}
     training, held_out = (work.of_patients(split[name]) for name in ("train", "validation"))
     with_mask = len(rows_with_mask(training, table))
     training = choose_training(recipe, training, table)
@@ -120,8 +121,6 @@ def main(words: list[str]) -> None:
         stage="rasalore",
         criterion="mean soft Dice with the pseudo-masks of validation patients",
         training_slices=len(training),
-        split_sha256=split_hash(split),
-        data_sha256=work.fingerprint(),
         pseudo_masks=json.loads((folder / "run.json").read_text()),
     )
 
