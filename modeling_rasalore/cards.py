@@ -123,8 +123,16 @@ def eval_result(facts: ModelFacts, row: Row, name: str, title: str) -> EvalResul
 
 def data_card(facts: DataFacts, template: Path) -> DatasetCard:
     """The card of a data set of slices; its metadata tells `datasets` where each split lies."""
-    files = [
-        {"split": row["split"], "path": f"data/{row['split']}/*.parquet"} for row in facts.splits
+    kinds = {"default": "data", "masks": "masks"} if facts.with_masks else {"default": "data"}
+    configs = [
+        {
+            "config_name": name,
+            "data_files": [
+                {"split": row["split"], "path": f"{kind}/{row['split']}/*.parquet"}
+                for row in facts.splits
+            ],
+        }
+        for name, kind in kinds.items()
     ]
     title = facts.repo.split("/")[-1]
     metadata = DatasetCardData(
@@ -132,7 +140,7 @@ def data_card(facts: DataFacts, template: Path) -> DatasetCard:
         license=facts.license,
         task_categories=["image-segmentation", "image-classification"],
         tags=["rasalore", "brain-mri", "medical-imaging"],
-        configs=[{"config_name": "default", "data_files": files}],
+        configs=configs,
     )
     card = DatasetCard.from_template(
         metadata, template_path=str(template), title=title, **vars(facts)

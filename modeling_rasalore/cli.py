@@ -138,14 +138,22 @@ def inspect(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Say what predict would do with each scan, and the memory it needs; loads no model."""
+    """Say what predict would do with each scan, and the memory it needs; loads no model.
+
+    Of a folder that a script filled, say how: recipe, versions, seed, hashes and scores.
+    """
     with one_line_errors():
+        from .provenance import describe_folder, inspect_folder, is_result
         from .scan_inspection import describe_facts, inspect_scan
         from .scan_list import find_scans
 
+        results = [inspect_folder(path) for path in scans if is_result(path)]
+        scans = [path for path in scans if not is_result(path)]
         facts = [inspect_scan(path, volume, modality) for path in find_scans(scans, modality)]
+    for result in [] if as_json or quiet else results:
+        print(describe_folder(result))
     if as_json:
-        print(json.dumps(facts, indent=2))
+        print(json.dumps([*results, *facts], indent=2))
     for fact in [] if as_json else facts:
         if fact["reason"]:
             print(f"error: {fact['reason']}", file=sys.stderr)

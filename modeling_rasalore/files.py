@@ -45,3 +45,23 @@ def sha256_of(path: Path) -> str:
     for inside in sorted(p for p in path.iterdir() if p.is_file()):
         digest.update(f"{inside.name}\0{sha256_of(inside)}\n".encode())
     return digest.hexdigest()
+
+
+def claim_folder(folder: Path, settings: dict[str, Any], held: str) -> Path:
+    """Return `folder`, made where it is not there, holding settings.json.
+
+    Args:
+        held: what it holds, in words, such as "masks".
+
+    Raises:
+        ValueError: results of other settings are in it, and would be mixed with these.
+    """
+    path = folder / "settings.json"
+    if path.exists() and json.loads(path.read_text(encoding="utf-8")) != settings:
+        raise ValueError(
+            f"{folder} holds {held} made with other settings (see settings.json there); give "
+            "out=<another folder> or delete it."
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(path, settings)
+    return folder

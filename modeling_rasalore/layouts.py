@@ -2,17 +2,44 @@
 
 import csv
 import difflib
+import json
 import logging
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from .remote_files import is_remote, read_bytes
+
 MODALITIES = ("t1", "t1ce", "t2", "flair")
 LABELS_FILE = "slice_labels.csv"
+SLICES_FILE = "slices.json"  # what a folder of prepared slices holds
+INDEX_FILE = "index.parquet"
+SLICES_FORMAT = "rasalore slices 1"
 LABEL_WORDS = {"healthy": 0, "0": 0, "unhealthy": 1, "1": 1}
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PreparedSlices:
+    """Where the slices of one patient lie in a folder of train/prepare_slices.py.
+
+    Attributes:
+        root: the folder, web address or repo id.
+        part: name of the Parquet file, below data/ and without ending.
+        part_bytes: its length.
+        row_group: which row group of it is this patient's.
+        mask_bytes: length of the file of the same name below masks/; None where there is none.
+        skip: how many of the first and of the last slices were left out.
+    """
+
+    root: str
+    part: str
+    part_bytes: int
+    row_group: int
+    mask_bytes: int | None = None
+    skip: int = 0
 
 
 @dataclass(frozen=True)
@@ -28,6 +55,8 @@ class Patient:
         slice_labels: slice index (0 = most inferior) -> 1 unhealthy, 0 healthy; None without a
             labels file, and then the mask decides.
         source: name of the layout.
+        prepared: where the slices are, for patients without scans; `images` and `mask` then only
+            say what there is.
     """
 
     patient_id: str
@@ -37,6 +66,7 @@ class Patient:
     brain_mask: Path | None = None
     slice_labels: dict[int, int] | None = None
     source: str = "folder"
+    prepared: PreparedSlices | None = None
 
     @property
     def person(self) -> str:
@@ -100,12 +130,15 @@ def find_patients(root: str | Path) -> list[Patient]:
 
     Known layouts: BraTS20, BraTS21, BraTS23, MSD Task01; else any folder of patient folders (or of
     plain files) whose names tell the sequence. `slice_labels.csv` (columns volume = patient_id,
-    slice_index, label = healthy or unhealthy, or 0 or 1) in `root` gives the slice labels.
+    slice_index, label = healthy or unhealthy, or 0 or 1) in `root` gives the slice labels. Slices
+    of train/prepare_slices.py are read from a folder, a web address or a data set's repo id.
 
     Raises:
         ValueError: nothing recognised, two files for one role, a patient with neither a mask nor
             slice labels, or a labels file that is malformed or names an unknown patient.
     """
+    if is_remote(root) or (Path(root) / SLICES_FILE).is_file():
+        return _find_prepared(str(root))
     root = Path(root)
     patients = [patient for layout in LAYOUTS for patient in _match(root, layout)]
     patients = patients or _match_names(root)
@@ -123,6 +156,41 @@ def find_patients(root: str | Path) -> list[Patient]:
             "slice_index, label (healthy or unhealthy)."
         )
     return patients
+
+
+def _find_prepared(root: str) -> list[Patient]:
+    """Return the patients of prepared slices; scans that could not be prepared are not there."""
+    try:
+        content = json.loads(read_bytes(root, SLICES_FILE))
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"the data root must be a folder, or the address or repo id of prepared slices, but "
+            f"there is no folder {root} and no {SLICES_FILE} behind that name ({error})."
+        ) from error
+    if content.get("format") != SLICES_FORMAT:
+        raise ValueError(f"{root}/{SLICES_FILE} must say it holds {SLICES_FORMAT!r}.")
+    patients = []
+    for part in content["parts"]:
+        path = Path("data", f"{part['name']}.parquet")
+        for row_group, entry in enumerate(part["patients"]):
+            place = PreparedSlices(
+                root,
+                part["name"],
+                part["bytes"],
+                row_group,
+                part["mask_bytes"] if entry["has_mask"] else None,
+                content["skip_slices"],
+            )
+            patients.append(
+                Patient(
+                    patient_id=entry["patient_id"],
+                    images=dict.fromkeys(entry["modalities"], path),
+                    mask=path if place.mask_bytes else None,
+                    source=entry["source"],
+                    prepared=place,
+                )
+            )
+    return sorted(patients, key=lambda patient: patient.patient_id)
 
 
 def _match(root: Path, layout: Layout) -> list[Patient]:

@@ -17,11 +17,15 @@ Recipe = TypeVar("Recipe")
 class DataRecipe:
     """Which slices, and in what order."""
 
-    root: str = MISSING  # folder of scans in a known layout
+    # Folder of scans in a known layout; or folder, web address or repo id of prepared slices.
+    root: str = MISSING
     modality: str = "t2"
     skip_slices: int = 15  # lowest and highest axial slices left out
     # Slices held back to mix the order of the stream; more mixes better and takes more memory.
     shuffle_buffer: int = 2000
+    # Patients read side by side. Processes times workers should divide it: each reader then opens
+    # patients of its own.
+    lanes: int = 16
 
 
 @dataclass
@@ -88,7 +92,10 @@ class LoopRecipe:
 
     epochs: int = 0  # one of the two must be given; the shorter one ends the run
     max_steps: int = 0
-    batch_size: int = 16
+    batch_size: int = 16  # slices of an optimizer step, in all processes together
+    # Pieces that a batch is computed in, one after the other or shared out among processes: what a
+    # run learns depends on this number and not on that of the processes. Memory falls with it.
+    accumulation: int = 1
     seed: int = 0
     workers: int = 0  # decoding processes
     mixed_precision: str = "no"  # no | bf16
@@ -96,6 +103,9 @@ class LoopRecipe:
     # Keep fewer intermediate maps and compute them again for the gradients: less memory, more time.
     gradient_checkpointing: bool = False
     gradient_clip: float = 0.0  # largest gradient norm; 0: unclipped
+    # Decay per step of a running mean of the weights, which is validated and kept instead; 0: none.
+    ema: float = 0.0
+    log_every: int = 10  # steps between logged losses
     evaluate_every: int = 200  # steps between validations
     checkpoint_every: int = 200  # steps between checkpoints
     tensorboard: bool = True

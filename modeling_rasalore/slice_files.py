@@ -1,8 +1,16 @@
-"""Slices as Parquet: one file per patient, nothing lost, read back by `datasets` alone."""
+"""Slices as Parquet: nothing lost, one row group per patient, true masks in files of their own.
 
-import io
+A folder holds data/<part>.parquet, masks/<part>.parquet where masks are asked for,
+index.parquet with every row but its images, and slices.json, which says what lies where and is
+written last. `datasets` reads the files alone; `find_patients`
+reads the folder like one of scans.
+"""
+
+import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,96 +18,214 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Features, Image, List, Value
-from PIL import Image as PillowImage
 
-from .files import replace_file
-from .layouts import Patient
-from .slices import HEALTHY, UNHEALTHY, UNKNOWN, read_slices
+from .files import replace_file, write_json
+from .layouts import INDEX_FILE, SLICES_FILE, SLICES_FORMAT, Patient
+from .slice_images import encode_mask, encode_slice
+from .slice_shards import BRAIN
+from .slices import LABEL_NAMES, read_slices
 
-COLUMNS = Features(
-    {
-        "image": Image(),
-        "label": Value("int8"),
-        "patient_id": Value("string"),
-        "slice_index": Value("int32"),
-        "spacing": List(Value("float64"), length=3),  # mm: slices, rows, columns
-        "source": Value("string"),
-    }
+FACTS = {
+    "label": Value("int8"),
+    "patient_id": Value("string"),
+    "slice_index": Value("int32"),
+    "slice_count": Value("int32"),  # of the scan
+    "spacing": List(Value("float64"), length=3),  # mm: slices, rows, columns
+    "source": Value("string"),
+}
+MASK_COLUMNS = Features(
+    {"mask": Image(), "patient_id": Value("string"), "slice_index": Value("int32")}
 )
-MASK_COLUMN = {"mask": Image()}
+Row = dict[str, Any]
 
 
-def write_slice_files(
-    split: Mapping[str, Sequence[Patient]],
-    folder: Path,
-    modality: str,
-    skip: int,
-    with_masks: bool = False,
+@dataclass(frozen=True)
+class SliceChoice:
+    """Which slices are stored.
+
+    Attributes:
+        modalities: one column each; a patient must have all of them.
+        skip: how many of the first and of the last slices are left out.
+        with_masks: write the true masks too.
+    """
+
+    modalities: tuple[str, ...]
+    skip: int = 0
+    with_masks: bool = False
+
+    @property
+    def columns(self) -> Features:
+        """Columns of the files below data/."""
+        images = {modality: Image() for modality in self.modalities}
+        brain = {BRAIN + modality: Value("int32") for modality in self.modalities}
+        return Features({**images, **FACTS, **brain})
+
+
+def write_split_files(
+    split: Mapping[str, Sequence[Patient]], folder: Path, choice: SliceChoice
 ) -> list[dict[str, Any]]:
-    """Write `data/<split>/<patient>.parquet` below `folder`; returns one row of counts per split.
+    """Write data/<split>/<patient>.parquet for the Hub; returns one row of counts per split.
 
-    Splits without patients have neither folder nor row. Arguments as in `slices.read_slices`.
+    Splits without patients have neither folder nor row.
 
     Raises:
-        ValueError: masks are asked for and a patient has none, or a patient without slices.
+        ValueError: a patient that cannot be read, has no slice, or lacks a mask that is asked for.
     """
-    counted = []
+    counted, parts = [], []
     for name, patients in split.items():
-        labels: Counter[int] = Counter()
+        labels: Counter[str] = Counter()
         for patient in patients:
-            path = folder / "data" / name / f"{patient.patient_id}.parquet"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            labels += write_patient(path, patient, modality, skip, with_masks)
+            if choice.with_masks and patient.mask is None:
+                raise ValueError(
+                    f"with_masks=true needs a mask of every patient; {patient.patient_id} has none."
+                )
+            part = write_part(folder, f"{name}/{patient.patient_id}", [patient], choice)
+            for failure in part["failed"]:
+                raise ValueError(failure["reason"])
+            labels.update(part["patients"][0]["labels"])
+            parts.append(part)
         if patients:
-            counted.append(
-                {
-                    "split": name,
-                    "patients": len(patients),
-                    "slices": labels.total(),
-                    "unhealthy": labels[UNHEALTHY],
-                    "healthy": labels[HEALTHY],
-                    "neither": labels[UNKNOWN],
-                }
-            )
+            counts = {"patients": len(patients), "slices": labels.total()}
+            counted.append({"split": name, **counts, **label_counts(labels)})
+    write_manifest(folder, parts, choice)
     return counted
 
 
-def write_patient(
-    path: Path, patient: Patient, modality: str, skip: int, with_masks: bool
-) -> Counter[int]:
-    """Write one patient's slices; returns how many have each label."""
-    if with_masks and patient.mask is None:
-        raise ValueError(f"with_masks=true needs a mask of every patient; {patient.patient_id} "
-                         "has none.")  # fmt: skip
-    rows, labels = [], Counter[int]()
-    for example in read_slices(patient, modality, with_masks, skip):
-        labels[example["label"]] += 1
-        row = {**example, "image": image_bytes(example["image"])}
-        if with_masks:
-            row["mask"] = image_bytes(example["mask"] * np.uint8(255))
-        rows.append({name: row[name] for name in columns(with_masks)})
+def write_part(
+    folder: Path, name: str, patients: Sequence[Patient], choice: SliceChoice
+) -> dict[str, Any]:
+    """Write the files of some patients; returns their entry in slices.json.
+
+    A patient that cannot be read does not stop the others: "failed" names it and the reason.
+    """
+    entry: dict[str, Any] = {"name": name, "patients": [], "failed": []}
+    data, masks = (folder / kind / f"{name}.parquet" for kind in ("data", "masks"))
+    data.parent.mkdir(parents=True, exist_ok=True)
+    if choice.with_masks:
+        masks.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(
+            masks,
+            lambda beside: replace_file(
+                data, lambda draft: _fill(draft, beside, patients, choice, entry)
+            ),
+        )
+    else:
+        replace_file(data, lambda draft: _fill(draft, None, patients, choice, entry))
+    entry |= {"bytes": data.stat().st_size, "sha256": _sha256(data)}
+    if choice.with_masks:
+        return {**entry, "mask_bytes": masks.stat().st_size, "mask_sha256": _sha256(masks)}
+    return {**entry, "mask_bytes": None, "mask_sha256": None}
+
+
+def write_manifest(
+    folder: Path, parts: Sequence[dict[str, Any]], choice: SliceChoice, **facts: Any
+) -> Path:
+    """Write index.parquet, every row without its images, and slices.json, which names the parts."""
+    facts_of = [*FACTS, *(BRAIN + modality for modality in choice.modalities)]
+    tables = [
+        pq.read_table(folder / "data" / f"{p['name']}.parquet", columns=facts_of) for p in parts
+    ]
+    index = pa.concat_tables(tables).replace_schema_metadata(None)
+    replace_file(folder / INDEX_FILE, lambda draft: pq.write_table(index, draft))
+    totals: Counter[str] = Counter()
+    for part in parts:
+        for patient in part["patients"]:
+            totals.update(patient["labels"])
+    content = {
+        "format": SLICES_FORMAT,
+        "modalities": list(choice.modalities),
+        "skip_slices": choice.skip,
+        "patients": sum(len(part["patients"]) for part in parts),
+        "slices": totals.total(),
+        **label_counts(totals),
+        **facts,
+        "failed": [failure for part in parts for failure in part["failed"]],
+        "parts": [{key: value for key, value in part.items() if key != "failed"} for part in parts],
+    }
+    return write_json(folder / SLICES_FILE, content)
+
+
+def label_counts(labels: Counter[str]) -> dict[str, int]:
+    """How many slices have each label."""
+    return {name: labels[name] for name in ("unhealthy", "healthy", "neither")}
+
+
+def describe_inputs(patient: Patient, modalities: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Name of each of a patient's files -> its length."""
+    if patient.prepared:
+        return {}
+    paths = [patient.images[modality] for modality in modalities if modality in patient.images]
+    paths += [path for path in (patient.mask, patient.brain_mask) if path is not None]
+    return {path.name: {"bytes": path.stat().st_size} for path in paths if path.is_file()}
+
+
+def _fill(
+    data: Path,
+    masks: Path | None,
+    patients: Sequence[Patient],
+    choice: SliceChoice,
+    entry: dict[str, Any],
+) -> None:
+    with ExitStack() as stack:
+        writer = stack.enter_context(_writer(data, choice.columns))
+        mask_writer = stack.enter_context(_writer(masks, MASK_COLUMNS)) if masks else None
+        for patient in patients:
+            try:
+                rows = read_rows(patient, choice)
+            except (ValueError, OSError) as error:
+                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+                entry["failed"].append({"patient_id": patient.patient_id, "reason": reason})
+                continue
+            _write_group(writer, rows, choice.columns)
+            if mask_writer:
+                _write_group(mask_writer, rows, MASK_COLUMNS)
+            labels = Counter(LABEL_NAMES.get(row["label"], "neither") for row in rows)
+            entry["patients"].append(
+                {
+                    "patient_id": patient.patient_id,
+                    "source": patient.source,
+                    "modalities": list(choice.modalities),
+                    "has_mask": choice.with_masks and patient.mask is not None,
+                    "labels": label_counts(labels),
+                    "inputs": describe_inputs(patient, choice.modalities),
+                }
+            )
+
+
+def read_rows(patient: Patient, choice: SliceChoice) -> list[Row]:
+    """Return a patient's rows, inferior to superior: slices with brain in at least one sequence.
+
+    Raises:
+        ValueError: a sequence is missing or cannot be read, or no slice shows brain.
+    """
+    rows: dict[int, Row] = {}
+    for modality in choice.modalities:
+        for example in read_slices(patient, modality, choice.with_masks, choice.skip):
+            image, mask = example.pop("image"), example.pop("mask")
+            row = rows.setdefault(example["slice_index"], _blank(example, choice))
+            row[modality] = {"bytes": encode_slice(image), "path": None}
+            row[BRAIN + modality] = int(np.count_nonzero(image))
+            if mask is not None:
+                row["mask"] = {"bytes": encode_mask(mask), "path": None}
     if not rows:
         raise ValueError(f"no slice of {patient.patient_id} shows brain; leave that scan out.")
-    table = pa.Table.from_pylist(rows, columns(with_masks).arrow_schema)
-    replace_file(path, lambda draft: pq.write_table(table, draft, compression="zstd"))
-    return labels
+    return [rows[index] for index in sorted(rows)]
 
 
-def columns(with_masks: bool) -> Features:
-    """The columns of a file."""
-    return Features({**COLUMNS, **MASK_COLUMN}) if with_masks else COLUMNS
+def _blank(example: Row, choice: SliceChoice) -> Row:
+    images = dict.fromkeys(choice.modalities)
+    return {"mask": None, **images, **{BRAIN + name: 0 for name in images}, **example}
 
 
-def image_bytes(image: np.ndarray) -> dict[str, Any]:
-    """A slice (H, W) as a file that holds its exact values, as `datasets.Image` stores it.
+def _writer(path: Path, columns: Features) -> pq.ParquetWriter:
+    return pq.ParquetWriter(path, columns.arrow_schema, compression="zstd", use_dictionary=False)
 
-    uint8 -> PNG; float32 -> 16-bit PNG where all values are whole numbers below 65536, as scanners
-    store them; otherwise 32-bit float TIFF.
-    """
-    if image.dtype == np.float32:
-        whole = image.astype(np.uint16)  # wraps what does not fit, and so differs
-        image = whole if np.array_equal(whole, image) else image
-    file = io.BytesIO()
-    form = "TIFF" if image.dtype == np.float32 else "PNG"
-    PillowImage.fromarray(image).save(file, form)
-    return {"bytes": file.getvalue(), "path": None}
+
+def _write_group(writer: pq.ParquetWriter, rows: list[Row], columns: Features) -> None:
+    chosen = [{name: row[name] for name in columns} for row in rows]
+    writer.write_table(pa.Table.from_pylist(chosen, columns.arrow_schema), row_group_size=len(rows))
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

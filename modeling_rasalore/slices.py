@@ -5,9 +5,7 @@ import hashlib
 import json
 import logging
 import random
-from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,8 @@ import numpy as np
 from datasets import IterableDataset
 
 from .layouts import LABELS_FILE, MODALITIES, Patient, some
-from .volumes import count_slices, read_mask, read_volume, zero_background
+from .slice_shards import read_prepared, read_row_group
+from .volumes import read_mask, read_volume, zero_background
 
 # The paper counts "more than 200 px" on 1 mm pixels; as an area it means the same on every scan.
 UNHEALTHY_AREA = 200.0  # mm2
@@ -69,18 +68,23 @@ def read_slices(
     with_mask: bool = False,
     skip: int = 15,
     labels: Collection[int] | None = None,
+    only: Collection[int] | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Yield one dict per axial slice that shows brain, inferior to superior.
 
     `image` (H, W) float32, 0 in the background and >= 0 elsewhere; `label` 1 unhealthy, 0 healthy,
-    -1 neither; `mask` (H, W) uint8, 1 in the lesion, or None; `patient_id`; `slice_index`;
-    `spacing` (slice, row, column) in mm; `source`. Arguments as in `slice_dataset`.
+    -1 neither; `mask` (H, W) uint8, 1 in the lesion, or None; `patient_id`; `slice_index`, of
+    `slice_count` slices of the scan; `spacing` (slice, row, column) in mm; `source`. Arguments as
+    in `slice_dataset`; `only`: indices of slices, to read no others.
 
     Raises:
         ValueError: no such modality, fewer than 2 * skip + 1 slices, or a labelled slice beyond
             the scan; VolumeError, one of these, for a file that cannot be read.
     """
     _require([patient], modality)
+    if patient.prepared:
+        yield from read_prepared(patient, modality, with_mask, skip, labels, only)
+        return
     volume = read_volume(patient.images[modality], patient.channels.get(modality))
     if volume.replaced_voxels:
         replaced = f"{volume.replaced_voxels} NaN or infinite voxels were set to 0"
@@ -97,13 +101,14 @@ def read_slices(
     if blank := len(used) - len(with_brain):
         _say_once(logging.INFO, f"{volume.path}: {blank} slices without brain are skipped")
     for index in with_brain:
-        if labels is None or slice_labels[index] in labels:
+        if (labels is None or slice_labels[index] in labels) and (only is None or index in only):
             yield {
                 "image": images[index].copy(),  # a view would keep the whole volume in memory
                 "label": slice_labels[index],
                 "mask": None if truth is None else truth[index].copy(),
                 "patient_id": patient.patient_id,
                 "slice_index": index,
+                "slice_count": len(images),
                 "spacing": volume.spacing,
                 "source": patient.source,
             }
@@ -121,27 +126,6 @@ def label_slices(lesion: np.ndarray, spacing: tuple[float, float]) -> list[int]:
     return np.where(unhealthy, UNHEALTHY, np.where(areas > 0, UNKNOWN, HEALTHY)).tolist()
 
 
-def check_labels(patients: Sequence[Patient], skip: int = 15) -> dict[str, Counter[int]]:
-    """Return patient_id -> how many slices have each label (1, 0, -1), reading no scan.
-
-    Slices that a labels file does not name are counted in one logged warning.
-
-    Raises:
-        ValueError: no slice is healthy, or none is unhealthy, so nothing could be learned.
-    """
-    counts = {patient.patient_id: _count_labels(patient, skip) for patient in patients}
-    healthy, unhealthy = (sum(c[label] for c in counts.values()) for label in (HEALTHY, UNHEALTHY))
-    if not healthy or not unhealthy:
-        raise ValueError(
-            f"training needs healthy and unhealthy slices, got {healthy} and {unhealthy} in "
-            f"{len(counts)} patients; add patients or correct {LABELS_FILE}."
-        )
-    unnamed = sum(counts[p.patient_id][UNKNOWN] for p in patients if p.slice_labels is not None)
-    if unnamed:
-        logger.warning("%d slices are not named in %s and have no label", unnamed, LABELS_FILE)
-    return counts
-
-
 def write_slice_labels(patients: Sequence[Patient], path: str | Path) -> Path:
     """Return `path` after writing the slice labels that the masks give, as a slice_labels.csv.
 
@@ -154,7 +138,7 @@ def write_slice_labels(patients: Sequence[Patient], path: str | Path) -> Path:
     rows = [
         (patient.patient_id, index, LABEL_NAMES[label])
         for patient in patients
-        for index, label in enumerate(_labels_without_scan(replace(patient, slice_labels=None)))
+        for index, label in enumerate(_labels_without_scan(patient))
         if label != UNKNOWN
     ]
     with Path(path).open("w", newline="", encoding="utf-8") as file:
@@ -296,19 +280,15 @@ def _all_labels(
 
 
 def _labels_without_scan(patient: Patient) -> list[int]:
-    """Return the label of every slice, from the mask file or from the labels and one header."""
-    if patient.slice_labels is not None:
-        scan = next(iter(patient.images.values()))
-        return _all_labels(patient, count_slices(scan), None, (1.0, 1.0))
+    """Return the label of every slice, from the mask file or from prepared slices."""
+    if patient.prepared:
+        rows = read_row_group(patient.prepared, ("slice_index", "slice_count", "label")).to_pylist()
+        known = {row["slice_index"]: row["label"] for row in rows}
+        return [known.get(index, UNKNOWN) for index in range(rows[0]["slice_count"])]
     if patient.mask is None:
         raise ValueError(f"slice labels need a mask, but {patient.patient_id} has none.")
     mask = read_volume(patient.mask)
     return label_slices(mask.slices > 0, mask.spacing[1:])
-
-
-def _count_labels(patient: Patient, skip: int) -> Counter[int]:
-    slice_labels = _labels_without_scan(patient)
-    return Counter(slice_labels[index] for index in _used(patient, len(slice_labels), skip))
 
 
 def _share(asked: int | float, total: int, name: str) -> int:

@@ -1,32 +1,35 @@
-"""What both training scripts share: a run's folder, its counters, checkpoints and schedules."""
+"""What both training scripts share: a run's folder, its counters, its loop and its checkpoints."""
 
 import json
-import math
 import os
-import platform
 import resource
 import shutil
-import subprocess
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import DataLoaderConfiguration, set_seed
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.utils import gather_object, set_seed
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers.utils import ModelOutput
 
 from .files import replace_file, write_json
-from .recipes import BaseRecipe, LoopRecipe, OptimizerRecipe, save_recipe
+from .layouts import Patient
+from .optimizers import set_learning_rates
+from .provenance import provenance
+from .recipes import BaseRecipe, OptimizerRecipe, save_recipe
+from .slice_loader import SliceLoader, Step
+from .step_statistics import RunningStatistics, WeightAverage
+from .work_list import WorkList
 
-PACKAGES = ("torch", "transformers", "datasets", "accelerate", "safetensors", "numpy")
+Losses = Callable[[nn.Module, dict[str, Tensor], int], dict[str, Tensor]]
+Score = Callable[[nn.Module, dict[str, Tensor]], Tensor]
 
 
 class TrainingRun:
@@ -36,34 +39,34 @@ class TrainingRun:
         accelerator: the Accelerate object that the script prepares its parts with.
         epoch, batch, step: where the run stands; `batch` counts within the epoch.
         best_score: highest validation score so far, None before the first validation.
+        steps_per_epoch: known once training starts.
+        facts: what the script knows of its data, kept with every checkpoint.
     """
 
-    def __init__(self, recipe: BaseRecipe, steps_per_epoch: int):
+    steps_per_epoch: int
+    bar: tqdm
+
+    def __init__(self, recipe: BaseRecipe):
         self.recipe, self.loop = recipe, recipe.loop
         if not self.loop.epochs and not self.loop.max_steps:
             raise ValueError("a run needs loop.epochs or loop.max_steps above 0, got 0 and 0.")
         self.folder = Path(recipe.out)
-        self.steps_per_epoch = steps_per_epoch
         self.epoch, self.batch, self.step = 0, 0, 0
         self.best_score: float | None = None
+        self.average: WeightAverage | None = None
+        self.facts: dict[str, Any] = {}
         self.started = time.monotonic()
         self.accelerator = Accelerator(
             mixed_precision=self.loop.mixed_precision,
             log_with="tensorboard" if self.loop.tensorboard else None,
             project_dir=str(self.folder),
-            # Every process reads its own files of the stream.
-            dataloader_config=DataLoaderConfiguration(dispatch_batches=False),
+            # Buffers change by the same amount everywhere, see RunningStatistics.
+            kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
         )
         self.claim_folder()
         set_seed(self.loop.seed)
         if self.loop.tensorboard:
             self.accelerator.init_trackers("tensorboard")
-        self.bar = tqdm(
-            total=self.total_steps,
-            disable=not self.accelerator.is_main_process,
-            desc=self.folder.name,
-            unit="step",
-        )
 
     @property
     def total_steps(self) -> int:
@@ -96,46 +99,72 @@ class TrainingRun:
             os.replace(draft, path)
         self.accelerator.wait_for_everyone()
 
+    def list_slices(self, patients: Sequence[Patient]) -> WorkList:
+        """Every slice of these patients, listed once per run, by the first process."""
+        data = self.recipe.data
+        with self.accelerator.main_process_first():
+            return WorkList.kept(
+                self.folder / "work_list.parquet", patients, data.modality, data.skip_slices
+            )
+
     # --- The loop ---------------------------------------------------------------------------
     def train(
         self,
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
-        loaders: tuple[Any, Any],
+        loader: SliceLoader,
         schedule: OptimizerRecipe,
-        losses: Callable[[nn.Module, dict[str, Tensor], int], dict[str, Tensor]],
-        score: Callable[[nn.Module, dict[str, Tensor]], Tensor],
+        losses: Losses,
+        score: Score,
         criterion: str,
     ) -> None:
         """Train `model` to the end of the run and leave it with its best weights.
 
         Args:
-            loaders: batches of training and of validation patients.
-            losses: model, batch and epoch -> "loss" and its parts.
+            loader: this process's batches of training and of validation patients.
+            losses: model, batch and epoch -> "loss" and its parts, means over the batch.
             score: model and validation batch -> score of each sample, (B,); no pixel label.
             criterion: name of that score in the log.
         """
+        self.start(loader)
         if self.loop.gradient_checkpointing:
             # Not reentrant: slices need no gradient, and reentrant checkpoints would stop there.
             model.activation_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
-        model, optimizer, loader, held_out = self.accelerator.prepare(model, optimizer, *loaders)
+        if self.loop.ema:
+            self.average = WeightAverage(model.to(self.accelerator.device), self.loop.ema)
+            self.accelerator.register_for_checkpointing(self.average)
+        model, optimizer = self.accelerator.prepare(model, optimizer)
         if self.loop.compile:
             model.compile()  # in place, so that the names of saved weights stay as they are
         self.resume()
         for epoch in self.epochs():
             model.train()
-            for batch in self.batches(loader):
+            for step in loader.steps(epoch, self.batch):
                 set_learning_rates(optimizer, schedule, *self.progress)
-                parts = losses(model, batch, epoch)
-                self.backward(parts["loss"], model, optimizer)
-                self.after_step(parts)
+                parts = self.learn(model, optimizer, step, losses)
+                self.after_step(parts, model)
                 if self.validation_due:
-                    model.eval()
-                    mean = mean_over_batches(self, held_out, partial(score, model))
-                    self.after_validation(mean, criterion, model)
+                    judged = self.average.model if self.average else self.bare(model)
+                    self.after_validation(self.validate(judged, loader, score), criterion, judged)
                     model.train()
                 self.checkpoint_if_due()
+                if self.finished:
+                    break
         self.load_best(model)
+
+    def start(self, loader: SliceLoader) -> None:
+        """Learn from the data how long the run is."""
+        self.steps_per_epoch, self.pieces = loader.steps_per_epoch, loader.pieces
+        self.bar = tqdm(
+            total=self.total_steps,
+            disable=not self.accelerator.is_main_process,
+            desc=self.folder.name,
+            unit="step",
+        )
+
+    def bare(self, model: nn.Module) -> nn.Module:
+        """The model without what spreads it over processes, which would wait for the others."""
+        return self.accelerator.unwrap_model(model)
 
     def resume(self) -> None:
         """Load the newest checkpoint, if there is one."""
@@ -150,52 +179,83 @@ class TrainingRun:
         self.accelerator.print(f"going on from step {self.step} of {self.total_steps}")
 
     def epochs(self) -> Iterator[int]:
-        """Epochs still to run; ValueError for one that gives no batch, which would never end."""
+        """Epochs still to run."""
         while not self.finished:
-            before = self.step - self.batch
             yield self.epoch
-            if self.step == before:
-                raise ValueError("the stream of training slices is empty; check data.root.")
             self.epoch, self.batch = self.epoch + 1, 0
 
-    def batches(self, loader: Any) -> Iterator[dict[str, Tensor]]:
-        """Batches still to run in this epoch, whatever was done before an interruption.
+    def learn(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, step: Step, losses: Losses
+    ) -> dict[str, Tensor]:
+        """One optimizer step; returns the loss and its parts as far as this process saw them.
 
-        Every step starts from a random state of its own, so what a step draws does not depend on
-        when the run was started, interrupted or validated.
+        Every piece starts from a random state of its own, so what it draws depends neither on when
+        the run was started, interrupted or validated nor on which process computes it.
+
+        Raises:
+            ValueError: the loss is not finite.
         """
-        if self.batch:
-            loader = self.accelerator.skip_first_batches(loader, self.batch)
-        # Accelerate counts epochs from 0 in every process it is started in and tells the stream so.
-        loader.set_epoch(self.epoch)
-        processes, rank = self.accelerator.num_processes, self.accelerator.process_index
-        for batch in loader:
-            if self.finished:
-                return
-            torch.manual_seed((self.loop.seed * 1_000_003 + self.step) * processes + rank)
-            yield batch
+        statistics = RunningStatistics(model) if self.pieces > 1 else None
+        totals: dict[str, Tensor] = {}
+        for place, (number, samples, batch) in enumerate(step.pieces):
+            share, last = samples / step.samples, place == len(step.pieces) - 1
+            torch.manual_seed((self.loop.seed * 1_000_003 + self.step) * self.pieces + number)
+            batch = {name: value.to(self.accelerator.device) for name, value in batch.items()}
+            with nullcontext() if last else self.accelerator.no_sync(model):
+                parts = losses(model, batch, self.epoch)
+                self.refuse_nan(parts["loss"])
+                # Processes add up to a mean over the step, of which each has its own share.
+                self.accelerator.backward(parts["loss"] * (share * self.accelerator.num_processes))
+            for name, part in parts.items():
+                totals[name] = totals.get(name, 0) + share * part.detach()
+            if statistics:
+                statistics.add(share)
+        if statistics:
+            statistics.finish(self.accelerator)
+        if self.loop.gradient_clip:
+            self.accelerator.clip_grad_norm_(model.parameters(), self.loop.gradient_clip)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return totals
 
-    def backward(self, loss: Tensor, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        """One optimizer step; ValueError when the loss is not finite."""
+    def refuse_nan(self, loss: Tensor) -> None:
+        """Raise ValueError when the loss is not finite."""
         if not torch.isfinite(loss):
             raise ValueError(
                 f"the loss became {loss.item()} at step {self.step}; lower the learning rate. "
                 f"The last checkpoint is kept in {self.folder / 'checkpoints'}."
             )
-        self.accelerator.backward(loss)
-        if self.loop.gradient_clip:
-            self.accelerator.clip_grad_norm_(model.parameters(), self.loop.gradient_clip)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
 
-    def after_step(self, parts: dict[str, Tensor]) -> None:
-        """Count the step and log the loss and its parts."""
+    def after_step(self, parts: dict[str, Tensor], model: nn.Module) -> None:
+        """Count the step, average the weights, and log the loss and its parts."""
         self.step, self.batch = self.step + 1, self.batch + 1
         self.bar.update()
-        if self.step % 10 == 0 or self.step == 1:
-            values = {name: part.item() for name, part in parts.items()}
-            self.accelerator.log(values, step=self.step)
-            self.bar.set_postfix_str(f"loss {values['loss']:.3f}")
+        if self.average:
+            self.average.update(self.bare(model), self.step)
+        if self.step % self.loop.log_every == 0 or self.step == 1:
+            summed = self.accelerator.reduce(torch.stack(list(parts.values())), "sum").tolist()
+            self.accelerator.log(dict(zip(parts, summed, strict=True)), step=self.step)
+            self.bar.set_postfix_str(f"loss {summed[list(parts).index('loss')]:.3f}")
+
+    def validate(self, model: nn.Module, loader: SliceLoader, score: Score) -> float:
+        """Mean score of all validation slices, the same for any number of processes.
+
+        Raises:
+            ValueError: there are none.
+        """
+        model.eval()
+        device = self.accelerator.device
+        found = [
+            (place, score(model, {k: v.to(device) for k, v in batch.items()}).float().tolist())
+            for place, batch in loader.held_out_batches()
+        ]
+        values = [value for _, scores in sorted(gather_object(found)) for value in scores]
+        if not values:
+            raise ValueError(
+                "the validation patients have no slice to score; ask for more of them with "
+                "split.validation, or lower minimum_area."
+            )
+        return sum(values) / len(values)
 
     @property
     def validation_due(self) -> bool:
@@ -213,15 +273,14 @@ class TrainingRun:
         if self.best_score is None or score > self.best_score:
             self.best_score = score
             if self.accelerator.is_main_process:
-                state = self.accelerator.unwrap_model(model).state_dict()
-                state = {name: value.contiguous().cpu() for name, value in state.items()}
+                state = {k: v.contiguous().cpu() for k, v in self.bare(model).state_dict().items()}
                 replace_file(self.folder / "best.safetensors", partial(save_file, state))
         self.accelerator.wait_for_everyone()
 
     def load_best(self, model: nn.Module) -> None:
         """Put the weights of the best validation back into the model."""
         state = load_file(self.folder / "best.safetensors")
-        self.accelerator.unwrap_model(model).load_state_dict(state)
+        self.bare(model).load_state_dict(state)
 
     # --- Files ------------------------------------------------------------------------------
     def save_checkpoint(self) -> None:
@@ -229,121 +288,37 @@ class TrainingRun:
         final = self.folder / "checkpoints" / f"step-{self.step:07d}"
         draft = final.with_suffix(".tmp")
         self.accelerator.save_state(str(draft))
+        self.accelerator.wait_for_everyone()  # each process writes a file of its own
         if self.accelerator.is_main_process:
-            progress = {
-                "epoch": self.epoch,
-                "batch": self.batch,
-                "step": self.step,
-                "best_score": self.best_score,
-            }
-            (draft / "progress.json").write_text(json.dumps(progress))
+            progress = {"epoch": self.epoch, "batch": self.batch, "step": self.step}
+            write_json(draft / "progress.json", {**progress, **self.describe()})
+            shutil.copy(self.folder / "recipe.yaml", draft)
             shutil.rmtree(final, ignore_errors=True)
             os.replace(draft, final)
             for old in sorted(final.parent.glob("step-*[0-9]"))[:-2]:
                 shutil.rmtree(old)
         self.accelerator.wait_for_everyone()
 
+    def describe(self) -> dict[str, Any]:
+        """What a checkpoint and the finished run both say of where they come from."""
+        score = {"best_score": self.best_score}
+        return {**provenance(), "seed": self.loop.seed, **score, **self.facts}
+
     def write_summary(self, **facts: Any) -> None:
         """Write run.json: versions, commit, seed, scores, and the facts of this stage."""
         if self.accelerator.is_main_process:
             summary = {
-                **provenance(),
-                "seed": self.loop.seed,
+                **self.describe(),
                 "steps": self.step,
                 "processes": self.accelerator.num_processes,
                 "seconds": round(time.monotonic() - self.started, 1),
                 "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-                "best_score": self.best_score,
                 **facts,
             }
             write_json(self.folder / "run.json", summary)
         self.bar.close()
         self.accelerator.end_training()
         self.accelerator.print(f"done: {self.folder}")
-
-
-def provenance() -> dict[str, Any]:
-    """Versions of what computed a result, the machine and the commit of the checkout."""
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return {
-        "versions": {name: version(name) for name in (*PACKAGES, "rasalore")},
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "commit": commit.stdout.strip() or None,
-    }
-
-
-def make_loader(
-    stream: Any, collate: Callable[[list[Any]], dict[str, Tensor]], loop: LoopRecipe
-) -> DataLoader:
-    """Batches of tensors from a stream of samples."""
-    return DataLoader(
-        stream, batch_size=loop.batch_size, collate_fn=collate, num_workers=loop.workers
-    )
-
-
-def build_optimizer(
-    recipe: OptimizerRecipe, groups: Iterable[dict[str, Any]]
-) -> torch.optim.Optimizer:
-    """SGD or AdamW over parameter groups; each group keeps its peak rate as `peak`.
-
-    Raises:
-        ValueError: for another name.
-    """
-    parameters = [{"lr": recipe.learning_rate, **group} for group in groups]
-    for group in parameters:
-        group["peak"] = group["lr"]
-    if recipe.name == "sgd":
-        return torch.optim.SGD(
-            parameters, momentum=recipe.momentum, weight_decay=recipe.weight_decay
-        )
-    if recipe.name == "adamw":
-        return torch.optim.AdamW(parameters, weight_decay=recipe.weight_decay)
-    raise ValueError(f"optimizer.name must be 'sgd' or 'adamw', got {recipe.name!r}.")
-
-
-def set_learning_rates(
-    optimizer: torch.optim.Optimizer, recipe: OptimizerRecipe, epoch: float, epochs: float
-) -> None:
-    """Set each group's rate for a moment of the run, `epoch` of `epochs` in fractions.
-
-    A pure function of the position: resuming needs no scheduler state, and the number of processes
-    does not change it.
-    """
-    for group in optimizer.param_groups:
-        if epoch < group.get("warmup_epochs", recipe.warmup_epochs):
-            group["lr"] = recipe.warmup_learning_rate
-        else:
-            group["lr"] = group["peak"] * schedule_factor(recipe, epoch, epochs)
-
-
-def schedule_factor(recipe: OptimizerRecipe, epoch: float, epochs: float) -> float:
-    """Share of the peak rate at `epoch`; ValueError for an unknown schedule."""
-    if recipe.schedule == "cosine":
-        return 0.5 * (1 + math.cos(math.pi * min(epoch / epochs, 1.0)))
-    if recipe.schedule == "halving":
-        halvings = max(0, math.ceil((epoch - recipe.hold_epochs + 1e-9) / recipe.halving_epochs))
-        return 0.5**halvings
-    raise ValueError(f"optimizer.schedule must be 'cosine' or 'halving', got {recipe.schedule!r}.")
-
-
-def count_steps(samples: int, loop: LoopRecipe, processes: int = 1) -> int:
-    """Steps of one epoch over `samples`, the last batch included."""
-    return max(1, math.ceil(samples / (loop.batch_size * processes)))
-
-
-def mean_over_batches(
-    run: TrainingRun, loader: Any, score: Callable[[dict[str, Tensor]], Tensor]
-) -> float:
-    """Mean of a per-sample score (B,) over a loader, on all processes."""
-    values = [run.accelerator.gather_for_metrics(score(batch)).float().cpu() for batch in loader]
-    return float(torch.cat(values).mean()) if values else float("nan")
 
 
 def loss_parts(output: ModelOutput) -> dict[str, Tensor]:

@@ -174,15 +174,6 @@ def _facts(scan: ScanFile) -> ScanFacts:
     )
 
 
-def count_slices(path: str | Path) -> int:
-    """Return S, how many axial slices the scan at `path` has, from its header alone.
-
-    Raises:
-        VolumeError: the header guard refuses the file.
-    """
-    return read_facts(path).shape[0]
-
-
 def read_mask(path: str | Path, like: Volume) -> np.ndarray:
     """Return the label map at `path` as (S, H, W) uint8 in the slice frame of the scan `like`.
 

@@ -61,7 +61,7 @@ class LoopbackHub(ThreadingHTTPServer):
     """Serves on a free port of 127.0.0.1 while it is entered as a context.
 
     repositories: by (kind, "user/name"); requests: method and path of each; refused: SHA-256 of
-    large files that its storage does not take.
+    large files that its storage does not take; cuts: which requests, counted from 1, end halfway.
     """
 
     def __init__(self) -> None:
@@ -71,6 +71,7 @@ class LoopbackHub(ThreadingHTTPServer):
         self.large_files: dict[str, bytes] = {}
         self.requests: list[tuple[str, str]] = []
         self.refused: set[str] = set()
+        self.cuts: set[int] = set()
         self.shas = (hashlib.sha1(b"%d" % number).hexdigest() for number in count())
 
     @property
@@ -135,7 +136,11 @@ class Handler(BaseHTTPRequestHandler):
         for name, value in headers.items():
             self.send_header(name, value)
         self.end_headers()
-        if self.command != "HEAD":
+        if len(self.server.requests) in self.server.cuts:
+            self.server.cuts.remove(len(self.server.requests))
+            self.wfile.write(content[: len(content) // 2])
+            self.close_connection = True
+        elif self.command != "HEAD":
             self.wfile.write(content)
 
     # --- Routes: each ends with an Answer -----------------------------------------------------

@@ -33,12 +33,15 @@ USER_RING: dict[str, set[str]] = {
     "slice_frame": set(),
     "volumes": {"files", "header_guard", "slice_frame"},
     "metrics": set(),
-    "layouts": {"volumes"},
+    "remote_files": set(),
+    "layouts": {"remote_files", "volumes"},
     "pseudo_masks": {"volumes"},
     "reports": set(),
     "phantom_tumours": set(),
     "phantoms": {"volumes", "phantom_tumours"},
-    "slices": {"volumes", "layouts", "phantoms"},
+    "slice_images": set(),
+    "slice_shards": {"layouts", "remote_files", "slice_images"},
+    "slices": {"volumes", "layouts", "slice_shards"},
     "mask_3d": set(),
     "prediction": {"files", "slice_frame", "volumes", "mask_3d", "reports"},
     "uncertainty": {"volumes", "prediction"},
@@ -49,6 +52,8 @@ USER_RING: dict[str, set[str]] = {
     "scan_inspection": {"volumes", "scan_list", "scan_source"},
     "calibration": {"files", "volumes", "metrics", "prediction"},
     "run_report": {"files", "reports"},
+    "archive": {"files", "volumes", "scan_list", "prediction", "prediction_run"},
+    "provenance": set(),
     "registration": set(HUB_RING),
     "model_loading": {"modeling_rasalore", "registration"},
     "prediction_run": {
@@ -70,9 +75,23 @@ TRAIN_RING: dict[str, set[str]] = {
     "augmentation": {"recipes"},
     "synthetic_lesions": set(),
     "mask_table": {"files"},
-    "training": {"files", "recipes", "slices"},
+    "optimizers": {"recipes"},
+    "epoch_order": set(),
+    "work_list": {"files", "layouts", "remote_files", "slice_shards", "slices"},
+    "slice_loader": {"epoch_order", "recipes", "slices", "work_list"},
+    "step_statistics": set(),
+    "training": {
+        "files",
+        "layouts",
+        "optimizers",
+        "provenance",
+        "recipes",
+        "slice_loader",
+        "step_statistics",
+        "work_list",
+    },
     "evaluation": {"files", "metrics", "volumes", "layouts", "slices"},
-    "slice_files": {"files", "layouts", "slices"},
+    "slice_files": {"files", "layouts", "slice_images", "slice_shards", "slices"},
     "cards": {"reports"},
     "publishing": set(),
 }
@@ -91,7 +110,7 @@ SPACE: dict[str, set[str]] = {
 }
 
 # Modules that need the `train` extra as soon as they are imported; all others do with less.
-NEEDS_TRAIN_EXTRA = {"slices", *TRAIN_RING}
+NEEDS_TRAIN_EXTRA = {"slice_shards", "slices", *TRAIN_RING}
 HUB_LIBRARIES = {"torch", "transformers", "numpy"}
 USER_LIBRARIES = {*HUB_LIBRARIES, "huggingface_hub", "safetensors", "scipy", "PIL", "tqdm", "typer"}
 OWNERS = {

@@ -139,9 +139,14 @@ def test_a_data_card_tells_where_each_split_lies() -> None:
         {
             "config_name": "default",
             "data_files": [{"split": "train", "path": "data/train/*.parquet"}],
-        }
+        },
+        {
+            "config_name": "masks",
+            "data_files": [{"split": "train", "path": "masks/train/*.parquet"}],
+        },
     ]
     assert "| train | 3 | 50 | 20 | 25 | 5 |" in written.text
-    assert "| `mask` |" in written.text
-    assert "| `mask` |" not in data_card(replace(facts, with_masks=False),
-                                         TEMPLATES / "data_card.md").text  # fmt: skip
+    assert "has `mask`" in written.text
+    without = data_card(replace(facts, with_masks=False), TEMPLATES / "data_card.md")
+    assert "has `mask`" not in without.text
+    assert len(without.data.to_dict()["configs"]) == 1

@@ -10,11 +10,13 @@ import torch
 from accelerate.state import AcceleratorState
 from small_ddpt import LABELS, TRAINED, make_model, make_slices
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import default_collate
 
 from modeling_rasalore import RasaloreConfig, RasaloreModel
+from modeling_rasalore.optimizers import build_optimizer
 from modeling_rasalore.recipes import BaseRecipe, LoopRecipe, OptimizerRecipe
-from modeling_rasalore.training import TrainingRun, build_optimizer, loss_parts
+from modeling_rasalore.slice_loader import Step
+from modeling_rasalore.training import TrainingRun, loss_parts
 
 SMALL: dict[str, Any] = {
     "image_size": 16,
@@ -53,10 +55,25 @@ def make_samples() -> list[dict[str, Tensor]]:
     ]
 
 
+class Batches:
+    """Two batches in place of a loader."""
+
+    steps_per_epoch, pieces = 2, 1
+
+    def __init__(self, *batches: dict[str, Tensor]):
+        self.batches = batches
+
+    def steps(self, epoch: int, first: int) -> list[Step]:
+        return [Step([(0, 2, batch)], 2) for batch in self.batches[first:]]
+
+    def held_out_batches(self) -> list[tuple[tuple[int, int], dict[str, Tensor]]]:
+        return [((0, place), batch) for place, batch in enumerate(self.batches)]
+
+
 def train(folder: Path, **flags: Any) -> tuple[list[float], RasaloreModel]:
     """Loss of every step of a short run, and the model it leaves behind."""
     loop = LoopRecipe(max_steps=STEPS, batch_size=2, tensorboard=False, **flags)
-    run = TrainingRun(BaseRecipe(model="none", out=str(folder), loop=loop), steps_per_epoch=2)
+    run = TrainingRun(BaseRecipe(model="none", out=str(folder), loop=loop))
     model, samples = make_stage2(), make_samples()
     recipe = OptimizerRecipe(learning_rate=1e-2)
     history: list[float] = []
@@ -70,9 +87,9 @@ def train(folder: Path, **flags: Any) -> tuple[list[float], RasaloreModel]:
     def score(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
         return model(batch["pixel_values"]).logits.mean((1, 2, 3))
 
-    loaders = DataLoader(samples, batch_size=2), DataLoader(samples, batch_size=2)  # type: ignore[arg-type]
     optimizer = build_optimizer(recipe, [{"params": list(model.parameters())}])
-    run.train(model, optimizer, loaders, recipe, losses, score, "score")
+    loader: Any = Batches(default_collate(samples[:2]), default_collate(samples[2:]))
+    run.train(model, optimizer, loader, recipe, losses, score, "score")
     return history, model
 
 

@@ -3,7 +3,6 @@
 import json
 import logging
 import pickle
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +12,6 @@ import pytest
 from modeling_rasalore import slices as slices_module
 from modeling_rasalore.layouts import Patient, find_patients
 from modeling_rasalore.slices import (
-    check_labels,
     label_slices,
     read_slices,
     read_split,
@@ -150,13 +148,6 @@ def test_a_labels_file_decides_and_no_mask_is_opened(tmp_path):
         rows_of(patient, with_mask=True)
 
 
-def test_slices_without_a_label_in_the_file_are_counted(tmp_path, caplog):
-    write_labels(brats21(tmp_path), "BraTS2021_00001,1,1", "BraTS2021_00001,2,Healthy")
-    counts = check_labels(find_patients(tmp_path), skip=1)
-    assert counts == {"BraTS2021_00001": Counter({-1: 4, 0: 1, 1: 1})}
-    assert "4 slices are not named in slice_labels.csv" in caplog.text
-
-
 def test_a_labelled_slice_beyond_the_scan_is_refused(tmp_path):
     write_labels(brats21(tmp_path), "BraTS2021_00001,8,healthy")
     with pytest.raises(
@@ -172,16 +163,6 @@ def test_written_slice_labels_replace_the_masks(tmp_path):
         mask.unlink()
     patients = find_patients(root)
     assert [[row["label"] for row in rows_of(patient)] for patient in patients] == [LABELS] * 2
-
-
-@pytest.mark.parametrize("skip", [2, 3])
-def test_training_labels_need_both_classes(tmp_path, skip):
-    patients = find_patients(brats21(tmp_path))
-    if skip == 2:
-        assert check_labels(patients, skip=2)["BraTS2021_00001"] == {-1: 2, 1: 1, 0: 1}
-    else:
-        with pytest.raises(ValueError, match="got 0 and 1 in 1 patients"):
-            check_labels(patients, skip=3)
 
 
 def test_a_brain_mask_sets_the_background_and_the_least_brain_value_to_0():

@@ -9,7 +9,6 @@ Start it again after an interruption: patients that are done are kept. `source=t
 true masks instead, for the ceiling row of the benchmark and nothing else.
 """
 
-import json
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -23,11 +22,12 @@ from omegaconf import MISSING
 from tqdm import tqdm
 
 from modeling_rasalore import DdptModel, RasaloreImageProcessor
-from modeling_rasalore.files import write_json
+from modeling_rasalore.files import claim_folder, write_json
 from modeling_rasalore.layouts import Patient, find_patients
 from modeling_rasalore.mask_table import SliceMasks, table_path, write_masks
 from modeling_rasalore.model_loading import load_model
 from modeling_rasalore.prediction import predict_slices
+from modeling_rasalore.provenance import provenance
 from modeling_rasalore.pseudo_masks import SCALING, PromptedSegmenter, PseudoMaskRule
 from modeling_rasalore.recipes import DataRecipe, load_recipe
 from modeling_rasalore.slices import (
@@ -35,9 +35,9 @@ from modeling_rasalore.slices import (
     check_same_split,
     read_slices,
     read_split,
+    split_hash,
     write_split,
 )
-from modeling_rasalore.training import provenance
 
 Image = NDArray[np.float32]
 
@@ -71,11 +71,10 @@ def main(words: list[str]) -> None:
     if recipe.source not in ("ddpt", "truth"):
         raise ValueError(f"source must be 'ddpt' or 'truth', got {recipe.source!r}.")
     out = Path(recipe.out)
-    out.mkdir(parents=True, exist_ok=True)
     split = read_split(Path(recipe.stage1) / "split.json", find_patients(recipe.data.root))
     if recipe.appearance:
         check_same_split(recipe.appearance, split)
-    claim(out, recipe)
+    claim_folder(out, settings_of(recipe), "masks")
     write_split(split, out / "split.json")
     make = TruthMaker(recipe) if recipe.source == "truth" else HeatmapMaker(recipe)
 
@@ -88,22 +87,21 @@ def main(words: list[str]) -> None:
             write_masks(out, patient.patient_id, masks)
     write_json(
         out / "run.json",
-        {**provenance(), **make.facts, "source": recipe.source},
+        {
+            **provenance(),
+            **make.facts,
+            "source": recipe.source,
+            "seed": recipe.seed,
+            "split_sha256": split_hash(split),
+        },
     )
     print(f"done: pseudo-masks of {count} slices of {len(patients)} patients in {out}")
 
 
-def claim(out: Path, recipe: PseudoMaskRecipe) -> None:
-    """Refuse to mix masks of two recipes in one folder."""
+def settings_of(recipe: PseudoMaskRecipe) -> dict[str, Any]:
+    """What decides the masks, so that a folder never mixes those of two recipes."""
     settings = {k: v for k, v in vars(recipe).items() if k not in ("out", "batch_size", "data")}
-    settings |= {"modality": recipe.data.modality, "skip_slices": recipe.data.skip_slices}
-    path = out / "settings.json"
-    if path.exists() and json.loads(path.read_text()) != settings:
-        raise ValueError(
-            f"{out} holds masks made with other settings (see settings.json there); give "
-            "out=<another folder> or delete it."
-        )
-    write_json(path, settings)
+    return settings | {"modality": recipe.data.modality, "skip_slices": recipe.data.skip_slices}
 
 
 class HeatmapMaker:

@@ -2,6 +2,7 @@
 
     python train/measure_speed.py out=runs/speed
     python train/measure_speed.py out=runs/speed names=[losses,heatmaps] rounds=9 root=scans
+    python train/measure_speed.py scale out=runs/scale    (see measure_scale.py)
 
 Each figure is a ratio of median wall times; plain form, ours and a matrix product take turns in one
 process, so that whatever else the machine does slows all three. On a busy machine threads=1 and the
@@ -9,6 +10,7 @@ ratio of processor times ("cpu") disturb less. Peak memory is measured in a fres
 Writes speed.json and prints a table.
 """
 
+import runpy
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -75,6 +77,10 @@ class Case:
 
 
 def main(words: list[str]) -> None:
+    if words[:1] == ["scale"]:
+        sys.argv = ["measure_scale.py", *words[1:]]
+        runpy.run_path(str(Path(__file__).with_name("measure_scale.py")), run_name="__main__")
+        return
     recipe = load_recipe(SpeedRecipe, words)
     unknown = [name for name in recipe.names if name not in NAMES]
     if unknown or recipe.rounds < 1:

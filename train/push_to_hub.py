@@ -39,7 +39,7 @@ from modeling_rasalore.publishing import (
     push_folder,
 )
 from modeling_rasalore.recipes import load_recipe
-from modeling_rasalore.slice_files import write_slice_files
+from modeling_rasalore.slice_files import SliceChoice, write_split_files
 from modeling_rasalore.slices import read_split, split_hash, write_split
 
 TEMPLATES = Path(__file__).resolve().parents[1] / "hub_configs"
@@ -208,9 +208,8 @@ def check_model(model: Any, processor: Any, folder: Path) -> None:
 def assemble_data(recipe: PushRecipe, folder: Path) -> list[dict[str, Any]]:
     """Fill `folder` with a data set repository; returns the counts of each split."""
     split = read_split(recipe.split, find_patients(recipe.scans))
-    counts = write_slice_files(
-        split, folder, recipe.modality, recipe.skip_slices, recipe.with_masks
-    )
+    choice = SliceChoice((recipe.modality,), recipe.skip_slices, recipe.with_masks)
+    counts = write_split_files(split, folder, choice)
     write_split(split, folder / "split.json")
     facts = DataFacts(
         repo=recipe.repo,

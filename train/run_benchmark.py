@@ -40,10 +40,10 @@ from modeling_rasalore.evaluation import (
 from modeling_rasalore.files import replace_file, write_json
 from modeling_rasalore.layouts import Patient, find_patients
 from modeling_rasalore.metrics import false_alarm_threshold
+from modeling_rasalore.provenance import provenance
 from modeling_rasalore.recipes import DataRecipe, load_recipe
 from modeling_rasalore.reports import cost_table, results_figure, results_table
 from modeling_rasalore.slices import HEALTHY, read_split, split_hash
-from modeling_rasalore.training import provenance
 
 
 @dataclass

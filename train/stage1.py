@@ -7,13 +7,13 @@ The poster's setting, on a GPU:
     accelerate launch train/stage1.py hub_configs/ddpt/training.yaml data.root=scans out=runs/stage1
 
 Only slice labels are read from here on: training patients' masks, where there are any, are reduced
-to one label per slice when the labels are scanned.
+to one label per slice when the slices are listed.
 """
 
 import sys
-from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,7 +22,8 @@ import torch.nn.functional as F
 from modeling_rasalore import DdptConfig, DdptModel, RasaloreImageProcessor
 from modeling_rasalore.augmentation import augment_batch
 from modeling_rasalore.heatmaps_ddpt import HEATMAPS
-from modeling_rasalore.layouts import Patient, find_patients
+from modeling_rasalore.layouts import find_patients
+from modeling_rasalore.optimizers import build_optimizer
 from modeling_rasalore.pseudo_masks import choose_heatmap, deletion_scores
 from modeling_rasalore.recipes import (
     AugmentationRecipe,
@@ -31,14 +32,15 @@ from modeling_rasalore.recipes import (
     SplitRecipe,
     load_recipe,
 )
-from modeling_rasalore.slices import check_labels, slice_dataset, split_patients, write_split
-from modeling_rasalore.training import (
-    TrainingRun,
-    build_optimizer,
-    count_steps,
-    loss_parts,
-    make_loader,
+from modeling_rasalore.slice_loader import SliceLoader
+from modeling_rasalore.slices import (
+    HEALTHY,
+    UNHEALTHY,
+    split_hash,
+    split_patients,
+    write_split,
 )
+from modeling_rasalore.training import TrainingRun, loss_parts
 
 
 @dataclass
@@ -62,18 +64,26 @@ def main(words: list[str]) -> None:
     # --- Data: patients, split, labels ------------------------------------------------------
     patients = find_patients(recipe.data.root)
     split = split_patients(patients, recipe.split.seed, **recipe.split.amounts())
-    counts = sum(check_labels(split["train"], recipe.data.skip_slices).values(), Counter())
     processor = RasaloreImageProcessor.from_pretrained(recipe.model)
-    steps_per_epoch = count_steps(counts[0] + counts[1], recipe.loop)
 
-    run = TrainingRun(recipe, steps_per_epoch)
+    run = TrainingRun(recipe)
     if run.accelerator.is_main_process:
         write_split(split, run.folder / "split.json")
-    run.accelerator.print(f"training slices by label: {dict(counts)}")
-    stream = labelled_stream(split["train"], recipe, processor)
-    stream = stream.shuffle(seed=recipe.loop.seed, buffer_size=recipe.data.shuffle_buffer)
-    held_out = labelled_stream(split["validation"], recipe, processor)
-    loaders = make_loader(stream, collate, recipe.loop), make_loader(held_out, collate, recipe.loop)
+    work = run.list_slices([*split["train"], *split["validation"]])
+    run.facts = {"split_sha256": split_hash(split), "data_sha256": work.fingerprint()}
+    training = work.of_patients(split["train"]).check_labels()
+    counts = training.count_labels()
+    run.accelerator.print(f"training slices by label: {counts}")
+    loader = SliceLoader(
+        training.keep_labels({HEALTHY, UNHEALTHY}),
+        work.of_patients(split["validation"]).keep_labels({HEALTHY, UNHEALTHY}),
+        recipe.data,
+        recipe.loop,
+        partial(prepare, processor),
+        collate,
+        run.accelerator.process_index,
+        run.accelerator.num_processes,
+    )
 
     # --- Model and optimizer ----------------------------------------------------------------
     model = DdptModel.from_backbone(DdptConfig.from_pretrained(recipe.model))
@@ -91,7 +101,7 @@ def main(words: list[str]) -> None:
     run.train(
         model,
         optimizer,
-        loaders,
+        loader,
         recipe.optimizer,
         losses,
         log_likelihood,
@@ -100,10 +110,8 @@ def main(words: list[str]) -> None:
 
     # --- Choose the heatmap, save -----------------------------------------------------------
     model.eval()
-    unhealthy = labelled_stream(split["train"], recipe, processor, labels={1})
-    unhealthy = unhealthy.shuffle(seed=recipe.loop.seed, buffer_size=recipe.data.shuffle_buffer)
-    loader = make_loader(unhealthy.take(recipe.heatmap_slices), collate, recipe.loop)
-    scores = score_heatmaps(model, loader)
+    unhealthy = replace(loader, training=training.keep_labels({UNHEALTHY}), ranks=1, rank=0)
+    scores = score_heatmaps(model, unhealthy.first_batches(recipe.heatmap_slices))
     model.config.heatmap = choose_heatmap(scores) if recipe.heatmap == "auto" else recipe.heatmap
     if run.accelerator.is_main_process:
         model.save_pretrained(run.folder)
@@ -117,22 +125,10 @@ def main(words: list[str]) -> None:
     )
 
 
-def labelled_stream(
-    patients: list[Patient],
-    recipe: Stage1Recipe,
-    processor: RasaloreImageProcessor,
-    labels: frozenset[int] | set[int] = frozenset({0, 1}),
-) -> Any:
-    """Stream of {"pixel_values", "labels"} of the slices with these labels."""
-    stream = slice_dataset(
-        patients, recipe.data.modality, skip=recipe.data.skip_slices, labels=labels
-    )
-
-    def prepare(example: dict[str, Any]) -> dict[str, Any]:
-        pixel_values = processor([example["image"]])["pixel_values"][0]
-        return {"pixel_values": pixel_values, "labels": example["label"]}
-
-    return stream.map(prepare)
+def prepare(processor: RasaloreImageProcessor, example: dict[str, Any]) -> dict[str, Any]:
+    """Slice -> {"pixel_values", "labels"}."""
+    pixel_values = processor([example["image"]])["pixel_values"][0]
+    return {"pixel_values": pixel_values, "labels": example["label"]}
 
 
 def collate(examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:

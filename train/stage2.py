@@ -14,8 +14,8 @@ of validation patients.
 import json
 import random
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from modeling_rasalore.augmentation import augment_batch
 from modeling_rasalore.layouts import Patient, find_patients
 from modeling_rasalore.loss_rasalore import soft_dice
 from modeling_rasalore.mask_table import MaskTable
+from modeling_rasalore.optimizers import build_optimizer
 from modeling_rasalore.recipes import (
     AugmentationRecipe,
     BaseRecipe,
@@ -35,24 +36,18 @@ from modeling_rasalore.recipes import (
     SyntheticLesionRecipe,
     load_recipe,
 )
+from modeling_rasalore.slice_loader import SliceLoader
 from modeling_rasalore.slices import (
     HEALTHY,
     UNHEALTHY,
-    check_labels,
     check_same_split,
     read_split,
-    slice_dataset,
     split_hash,
     write_split,
 )
 from modeling_rasalore.synthetic_lesions import paint_lesions
-from modeling_rasalore.training import (
-    TrainingRun,
-    build_optimizer,
-    count_steps,
-    loss_parts,
-    make_loader,
-)
+from modeling_rasalore.training import TrainingRun, loss_parts
+from modeling_rasalore.work_list import WorkList
 
 
 @dataclass
@@ -77,21 +72,29 @@ def main(words: list[str]) -> None:
         check_same_split(recipe.initial_weights, split)
     processor = RasaloreImageProcessor.from_pretrained(recipe.model)
     config = RasaloreConfig.from_pretrained(recipe.model)
-    tables = {
-        name: open_table(folder, split[name], recipe.minimum_area)
-        for name in ("train", "validation")
-    }
-    *used, samples = healthy_shares(recipe, split["train"], len(tables["train"]))
+    patients = [*split["train"], *split["validation"]]
+    table = open_table(folder, patients, recipe.minimum_area)
+    check_share(recipe.synthetic_lesions.share)
 
-    run = TrainingRun(recipe, count_steps(samples, recipe.loop))
-    run.accelerator.print(f"training slices: {samples}, with a pseudo-mask: {len(tables['train'])}")
+    run = TrainingRun(recipe)
+    work = run.list_slices(patients)
+    run.facts = {"split_sha256": split_hash(split), "data_sha256": work.fingerprint()}
+    training, held_out = (work.of_patients(split[name]) for name in ("train", "validation"))
+    with_mask = len(rows_with_mask(training, table))
+    training = choose_training(recipe, training, table)
+    run.accelerator.print(f"training slices: {len(training)}, with a pseudo-mask: {with_mask}")
     if run.accelerator.is_main_process:
         write_split(split, run.folder / "split.json")
-    prepare = sample_maker(processor, config.output_size)
-    stream = masked_stream(split["train"], recipe, tables["train"], prepare, (used[0], used[1]))
-    stream = stream.shuffle(seed=recipe.loop.seed, buffer_size=recipe.data.shuffle_buffer)
-    held_out = masked_stream(split["validation"], recipe, tables["validation"], prepare)
-    loaders = make_loader(stream, collate, recipe.loop), make_loader(held_out, collate, recipe.loop)
+    loader = SliceLoader(
+        training,
+        held_out.keep_rows(rows_with_mask(held_out, table)),
+        recipe.data,
+        recipe.loop,
+        partial(prepare, processor, table, config.output_size),
+        collate,
+        run.accelerator.process_index,
+        run.accelerator.num_processes,
+    )
 
     # --- Model and optimizer ----------------------------------------------------------------
     model = RasaloreModel(config)
@@ -112,7 +115,7 @@ def main(words: list[str]) -> None:
     run.train(
         model,
         optimizer,
-        loaders,
+        loader,
         recipe.optimizer,
         losses,
         agreement,
@@ -126,95 +129,80 @@ def main(words: list[str]) -> None:
     run.write_summary(
         stage="rasalore",
         criterion="mean soft Dice with the pseudo-masks of validation patients",
-        training_slices=samples,
-        split_sha256=split_hash(split),
+        training_slices=len(training),
         pseudo_masks=json.loads((folder / "run.json").read_text()),
     )
 
 
 def open_table(folder: Path, patients: list[Patient], minimum_area: float) -> MaskTable:
-    """Pseudo-masks of these patients; ValueError where none is large enough to learn from."""
+    """Pseudo-masks of these patients that are large enough to learn from."""
     table = MaskTable(folder, [patient.patient_id for patient in patients])
     total = len(table)
-    dropped = table.drop_small(minimum_area)
-    if not len(table):
-        raise ValueError(
-            f"no pseudo-mask of {len(patients)} patients reaches {minimum_area:g} mm2 "
-            f"({total} slices looked at); lower minimum_area or the threshold of the masks."
-        )
-    if dropped:
+    if dropped := table.drop_small(minimum_area):
         print(f"{dropped} of {total} slices left out: pseudo-mask below {minimum_area:g} mm2")
     return table
 
 
-def healthy_shares(
-    recipe: Stage2Recipe, patients: list[Patient], with_mask: int
-) -> tuple[float, float, int]:
-    """Which part of unhealthy and of healthy slices is used, and the slices of an epoch.
+def rows_with_mask(work: WorkList, table: MaskTable) -> list[int]:
+    """Unhealthy slices that the table has; ValueError where there are none."""
+    rows = [
+        row
+        for row in range(len(work))
+        if work.label[row] == UNHEALTHY and work.key(row) in table.rows
+    ]
+    if not rows:
+        raise ValueError(
+            f"no pseudo-mask of {len(set(work.owner))} patients is large enough to learn from or "
+            "to validate on; lower minimum_area or the threshold of the masks."
+        )
+    return rows
+
+
+def check_share(share: float) -> None:
+    """Raise ValueError for a share that is none."""
+    if not 0 <= share <= 1:
+        raise ValueError(f"synthetic_lesions.share must lie in [0, 1], got {share}.")
+
+
+def choose_training(recipe: Stage2Recipe, work: WorkList, table: MaskTable) -> WorkList:
+    """Slices with a pseudo-mask, and healthy ones with enough brain for a synthetic lesion.
 
     As many of both as their shares allow: with twice as many healthy slices as unhealthy ones and
     equal shares, all unhealthy ones are used and half of the healthy ones.
 
     Raises:
-        ValueError: a share outside [0, 1].
+        ValueError: no slice to paint on.
     """
-    share = recipe.synthetic_lesions.share
-    if not 0 <= share <= 1:
-        raise ValueError(f"synthetic_lesions.share must lie in [0, 1], got {share}.")
+    share, least = recipe.synthetic_lesions.share, recipe.synthetic_lesions.minimum_brain_area
+    masked = rows_with_mask(work, table)
     if share == 0:
-        return 1.0, 0.0, with_mask
-    counts = check_labels(patients, recipe.data.skip_slices)
-    healthy = sum(count[HEALTHY] for count in counts.values())
-    total = min(with_mask / (1 - share), healthy / share) if share < 1 else healthy
-    return total * (1 - share) / with_mask, total * share / healthy, round(total)
+        return work.keep_rows(masked)
+    healthy = np.flatnonzero((work.label == HEALTHY) & (work.brain_area >= least)).tolist()
+    if not healthy:
+        raise ValueError(f"no healthy slice shows {least:g} mm2 of brain to paint a lesion on.")
+    total = min(len(masked) / (1 - share), len(healthy) / share) if share < 1 else len(healthy)
+
+    def drawn(row: int) -> float:  # from its name and the seed: no order of reading changes it
+        return random.Random(f"{recipe.loop.seed} {work.key(row)}").random()
+
+    chosen = sorted(masked, key=drawn)[: round(total * (1 - share))]
+    return work.keep_rows(chosen + sorted(healthy, key=drawn)[: round(total * share)])
 
 
-def sample_maker(
-    processor: RasaloreImageProcessor, size: int
-) -> Callable[[dict[str, Any], MaskTable], dict[str, Any]]:
-    """Function from a slice and the table to {"pixel_values", "labels", maybe "sam_masks"}."""
-
-    def prepare(example: dict[str, Any], table: MaskTable) -> dict[str, Any]:
-        images = [example["image"]]
-        sample = {"pixel_values": processor(images)["pixel_values"][0]}
-        sample["healthy"] = example["label"] == HEALTHY
-        if sample["healthy"]:
-            return {**sample, "labels": np.zeros((size, size), np.uint8)}
-        masks = table[example["patient_id"], example["slice_index"]]
-        sample["labels"] = processor.crop_masks([masks.pseudo_mask], images, size)[0].numpy()
-        if masks.sam_mask is not None:
-            sample["sam_masks"] = processor.crop_masks([masks.sam_mask], images, size)[0].numpy()
-        return sample
-
-    return prepare
-
-
-def masked_stream(
-    patients: list[Patient],
-    recipe: Stage2Recipe,
-    table: MaskTable,
-    prepare: Callable[[dict[str, Any], MaskTable], dict[str, Any]],
-    used: tuple[float, float] = (1.0, 0.0),
-) -> Any:
-    """Stream of prepared samples: slices of the table, and healthy ones that show enough brain.
-
-    used: part of the table's slices and part of the healthy slices; which ones is drawn from their
-        names and the seed, so that no order of reading changes it.
-    """
-    data, least = recipe.data, recipe.synthetic_lesions.minimum_brain_area
-    labels = {label for label, part in zip((UNHEALTHY, HEALTHY), used, strict=True) if part > 0}
-    stream = slice_dataset(patients, data.modality, skip=data.skip_slices, labels=labels)
-
-    def wanted(example: dict[str, Any]) -> bool:
-        key = (example["patient_id"], example["slice_index"])
-        draw = random.Random(f"{recipe.loop.seed} {key}").random()
-        if example["label"] == HEALTHY:
-            _, row_mm, column_mm = example["spacing"]
-            area = np.count_nonzero(example["image"]) * row_mm * column_mm
-            return bool(draw < used[1] and area >= least)
-        return draw < used[0] and key in table.rows
-
-    return stream.filter(wanted).map(lambda example: prepare(example, table))
+def prepare(
+    processor: RasaloreImageProcessor, table: MaskTable, size: int, example: dict[str, Any]
+) -> dict[str, Any]:
+    """Slice -> {"pixel_values", "labels", "healthy", maybe "sam_masks"}."""
+    images = [example["image"]]
+    sample = {"pixel_values": processor(images)["pixel_values"][0]}
+    sample["healthy"] = example["label"] == HEALTHY
+    if sample["healthy"]:
+        return {**sample, "labels": np.zeros((size, size), np.uint8)}
+    masks = table[example["patient_id"], example["slice_index"]]
+    sample["labels"] = processor.crop_masks([masks.pseudo_mask], images, size)[0].numpy()
+    if masks.sam_mask is not None:
+        sample["sam_masks"] = processor.crop_masks([masks.sam_mask], images, size)[0].numpy()
+    return sample
 
 
 def collate(examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:

@@ -1,0 +1,213 @@
+"""An archive of scans in shards: one row per scan, whatever is killed and started again.
+
+Every shard keeps a journal, one line per scan, written when the scan's files are complete. Journals
+are all there is to agree on: a shard skips what any journal has, so shards may be cut anew, and the
+last one to finish makes results.parquet of them.
+"""
+
+import hashlib
+import json
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from .files import replace_file
+from .prediction import VolumePrediction, find_warnings, predict_volume
+from .prediction_run import SCAN_ERRORS, RunSettings
+from .scan_list import output_places, pick_volume
+from .volumes import Volume, read_facts, read_volume, write_volume
+
+RESULTS = "results.parquet"
+JOURNALS = "shards"
+VOLUMES = "files"
+FILES = ("mask", "scores")
+COLUMNS = {
+    "scan": "string",  # below the archive's folder
+    "status": "string",  # done | failed
+    "reason": "string",  # of a failure
+    "millilitres": "float64",
+    "slices": "int32",
+    "slices_with_anomaly": "int32",
+    "threshold": "float64",
+    "input_sha256": "string",
+    "warnings": "string",  # one per line
+}
+Row = dict[str, Any]
+Item = TypeVar("Item")
+Loaded = TypeVar("Loaded")
+
+
+@dataclass(frozen=True)
+class Archive:
+    """Scans to judge and where their results go; the same for every shard.
+
+    Attributes:
+        root: folder of the scans.
+        names: their paths below it, in the order of the results.
+        out: folder of the results.
+        files: which volumes are written per scan: "mask", "scores", both or none.
+    """
+
+    root: Path
+    names: tuple[str, ...]
+    out: Path
+    files: tuple[str, ...] = ("mask",)
+
+    def finished(self) -> dict[str, Row]:
+        """The last row of every scan that any journal has, whole lines only."""
+        rows: dict[str, Row] = {}
+        for path in sorted((self.out / JOURNALS).glob("*.jsonl")):
+            for line in path.read_bytes().splitlines(keepends=True):
+                if line.endswith(b"}\n"):  # a kill may leave half a line
+                    row = json.loads(line)
+                    if rows.get(row["scan"], {}).get("status") != "done":
+                        rows[row["scan"]] = row
+        return rows
+
+    def progress(self) -> dict[str, int]:
+        """How many scans there are, are done, failed, and are left, over all shards."""
+        rows = self.finished()
+        states = [rows[name]["status"] for name in self.names if name in rows]
+        done, failed = states.count("done"), states.count("failed")
+        return {"scans": len(self.names), "done": done, "failed": failed,
+                "left": len(self.names) - done - failed}  # fmt: skip
+
+    def merge(self) -> Path | None:
+        """Write results.parquet, one row per scan in the order of the list; None while some lack.
+
+        Drafts that killed processes left behind are deleted.
+        """
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        rows = self.finished()
+        if any(name not in rows for name in self.names):
+            return None
+        for draft in (self.out / VOLUMES).rglob(".[0-9]*-*"):
+            draft.unlink(missing_ok=True)
+        schema = pa.schema([(name, pa.type_for_alias(kind)) for name, kind in COLUMNS.items()])
+        ordered = [{name: rows[scan].get(name) for name in COLUMNS} for scan in self.names]
+        table = pa.Table.from_pylist(ordered, schema)
+        return replace_file(self.out / RESULTS, lambda draft: pq.write_table(table, draft))
+
+
+def run_shard(
+    archive: Archive,
+    shard: tuple[int, int],
+    model: Any,
+    processor: Any,
+    settings: RunSettings,
+    say: Callable[[str], None] = print,
+) -> dict[str, int]:
+    """Judge every n-th scan that no journal has yet; returns the progress of all shards.
+
+    The next scans are decoded while the model works. A scan that cannot be judged is listed with
+    the reason, and tried again by the next run.
+
+    Args:
+        shard: which one, counted from 0, of how many.
+    """
+    number, count = shard
+    known = {name for name, row in archive.finished().items() if row["status"] == "done"}
+    places = dict(zip(archive.names, places_of(archive), strict=True))
+    left = [name for name in archive.names[number::count] if name not in known]
+    path = archive.out / JOURNALS / f"{number:05d}-of-{count:05d}.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    close_line(path)
+    with path.open("a", encoding="utf-8") as journal:
+        for name, future in read_ahead(lambda name: load(archive.root / name, settings), left):
+            try:
+                row = judge(*future.result(), model, processor, settings, places[name], archive)
+            except SCAN_ERRORS as error:
+                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+                row = {"status": "failed", "reason": reason.replace(f"{archive.root}/", "")}
+                say(f"error: {name}: {row['reason']}")
+            journal.write(json.dumps({"scan": name, **row}) + "\n")
+            journal.flush()
+            os.fsync(journal.fileno())
+    archive.merge()
+    return archive.progress()
+
+
+def close_line(path: Path) -> None:
+    """End the half line that a kill left, so that the next line begins anew."""
+    if path.exists() and not path.read_bytes().endswith(b"\n") and path.stat().st_size:
+        with path.open("ab") as journal:
+            journal.write(b"\n")
+
+
+def places_of(archive: Archive) -> list[Path]:
+    """Start of the names of each scan's files: `out` mirrors the archive's folders."""
+    return output_places([archive.root / name for name in archive.names], archive.out / VOLUMES)
+
+
+def read_ahead(
+    load: Callable[[Item], Loaded], items: Iterable[Item], depth: int = 2
+) -> Iterator[tuple[Item, "Future[Loaded]"]]:
+    """Yield every item with what a thread loads for it; at most `depth` wait in memory."""
+    with ThreadPoolExecutor(1) as pool:
+        waiting: deque[tuple[Item, Future[Loaded]]] = deque()
+        for item in items:
+            waiting.append((item, pool.submit(load, item)))
+            if len(waiting) > depth:
+                yield waiting.popleft()
+        while waiting:
+            yield waiting.popleft()
+
+
+def load(path: Path, settings: RunSettings) -> tuple[Volume, str]:
+    """A scan, and the SHA-256 of its file."""
+    channel = pick_volume(path, read_facts(path).volumes, settings.volume, settings.modality)
+    volume = read_volume(path, channel)
+    with path.open("rb") as file:
+        return volume, hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def judge(
+    volume: Volume,
+    digest: str,
+    model: Any,
+    processor: Any,
+    settings: RunSettings,
+    place: Path,
+    archive: Archive,
+) -> Row:
+    """The row of one scan, whose files are written."""
+    prediction = predict_volume(
+        model,
+        processor,
+        volume,
+        batch_size=settings.batch_size,
+        threshold=settings.threshold,
+        flips=settings.flips,
+    )
+    write_files(prediction, volume, place, archive.files)
+    return {
+        "status": "done",
+        "millilitres": prediction.millilitres,
+        "slices": len(prediction.mask),
+        "slices_with_anomaly": len(prediction.slices_with_anomaly),
+        "threshold": prediction.threshold,
+        "input_sha256": digest,
+        "warnings": "\n".join(find_warnings(volume)),
+    }
+
+
+def write_files(
+    prediction: VolumePrediction, volume: Volume, place: Path, files: Sequence[str]
+) -> None:
+    """Write the volumes that are asked for, on the scan's own grid."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    kinds: dict[str, tuple[Any, Any]] = {
+        "mask": (prediction.mask, np.uint8),
+        "scores": (prediction.scores, np.float32),
+    }
+    for name in files:
+        values, dtype = kinds[name]
+        write_volume(place.with_name(f"{place.name}_{name}.nii.gz"), values, volume, dtype)

@@ -1,0 +1,78 @@
+"""What computed a result: versions, machine, commit; and what a folder of results says of it."""
+
+import json
+import platform
+import subprocess
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from textwrap import indent
+from typing import Any
+
+PACKAGES = ("rasalore", "torch", "transformers", "datasets", "accelerate", "safetensors", "numpy")
+
+
+def provenance() -> dict[str, Any]:
+    """Return the versions of what computed a result, the machine and the checkout's commit."""
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return {
+        "versions": versions(),
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "commit": commit.stdout.strip() or None,
+    }
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of the packages that matter, of those that are installed."""
+    found = {}
+    for name in PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
+# What the scripts leave in a folder, in the order in which it is told.
+RECORDS = ("run.json", "progress.json", "slices.json", "manifest.json", "results.json")
+LONG_LISTS = ("parts", "scans", "rows", "test_patients")  # told as a count
+
+
+def is_result(folder: Path) -> bool:
+    """Whether a folder holds what a script made, rather than scans."""
+    return any((folder / name).is_file() for name in RECORDS)
+
+
+def inspect_folder(folder: Path) -> dict[str, Any]:
+    """Return what a folder of results says of itself: its records, recipe and checkpoints."""
+    facts: dict[str, Any] = {"folder": str(folder)}
+    for name in RECORDS:
+        if (folder / name).is_file():
+            content = json.loads((folder / name).read_text(encoding="utf-8"))
+            facts |= {key: _short(key, value) for key, value in content.items()}
+    if isinstance(facts.get("meta"), dict):  # of a benchmark
+        facts |= {key: _short(key, value) for key, value in facts.pop("meta").items()}
+    for name in ("recipe.yaml", "settings.json"):
+        if (folder / name).is_file():
+            facts["recipe"] = (folder / name).read_text(encoding="utf-8").strip()
+    if steps := sorted((folder / "checkpoints").glob("step-*[0-9]")):
+        facts["checkpoints"] = [path.name for path in steps]
+    return facts
+
+
+def describe_folder(facts: dict[str, Any]) -> str:
+    """Lines for people about the result of `inspect_folder`."""
+    lines = []
+    for key, value in facts.items():
+        text = value if isinstance(value, str) else json.dumps(value)
+        lines.append(f"{key}:\n{indent(text, '  ')}" if "\n" in text else f"{key}: {text}")
+    return "\n".join(lines)
+
+
+def _short(key: str, value: Any) -> Any:
+    return len(value) if key in LONG_LISTS and isinstance(value, list | dict) else value

@@ -1,0 +1,134 @@
+"""Files of a folder, of a web address or of a data set on the Hub, read piece by piece.
+
+Remote files are read with HTTP range requests, each repeated until it succeeds or the network is
+gone for good, so that a long run survives a short cut. Nothing is kept on the disk.
+"""
+
+import io
+import logging
+import re
+import time
+from collections.abc import Callable
+from functools import partial
+from http.client import HTTPException
+from pathlib import Path
+from typing import BinaryIO, TypeVar
+from urllib.error import HTTPError
+from urllib.parse import quote
+from urllib.request import Request, urlopen
+
+WAITS = (0.5, 1, 2, 4, 8, 16, 32)  # seconds before each further attempt
+TIMEOUT = 60
+WORTH_RETRYING = {408, 425, 429, 500, 502, 503, 504}
+REPO_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w.-]+)?")
+
+logger = logging.getLogger(__name__)
+Result = TypeVar("Result")
+
+
+def is_remote(root: str | Path) -> bool:
+    """True for a web address, and for a repo id, user/name or user/name@revision, where no folder
+    has that name."""
+    text = str(root)
+    if text.startswith(("http://", "https://")):
+        return True
+    return bool(REPO_ID.fullmatch(text)) and not Path(text).exists()
+
+
+def read_bytes(root: str | Path, name: str) -> bytes:
+    """Return a whole file below a root.
+
+    Raises:
+        FileNotFoundError: there is none; OSError: it cannot be read, or the network stays away.
+    """
+    if not is_remote(root):
+        return (Path(root) / name).read_bytes()
+    return _patiently(partial(_fetch, str(root), name, None))
+
+
+def open_file(root: str | Path, name: str, size: int) -> BinaryIO:
+    """Return a file below a root, opened for reading from any place; `size` is its length."""
+    if not is_remote(root):
+        return (Path(root) / name).open("rb")
+    return io.BufferedReader(RemoteFile(str(root), name, size), 2**16)
+
+
+class RemoteFile(io.RawIOBase):
+    """A file behind HTTP: each read is one range request."""
+
+    def __init__(self, root: str, name: str, size: int):
+        self.root, self.name, self.size, self.position = root, name, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self.position, io.SEEK_END: self.size}[whence]
+        self.position = start + offset
+        return self.position
+
+    def readinto(self, buffer) -> int:  # type: ignore[no-untyped-def,override]
+        end = min(self.position + len(buffer), self.size)
+        if end <= self.position:
+            return 0
+        span = (self.position, end)
+        buffer[: end - self.position] = _patiently(partial(_fetch, self.root, self.name, span))
+        count, self.position = end - self.position, end
+        return count
+
+
+def _patiently(fetch: Callable[[], Result]) -> Result:
+    for wait in WAITS:
+        try:
+            return fetch()
+        except (OSError, HTTPException) as error:
+            final = isinstance(error, HTTPError) and error.code not in WORTH_RETRYING
+            if final or isinstance(error, FileNotFoundError):
+                raise
+            logger.warning("reading goes on in %g s: %s", wait, error or type(error).__name__)
+            time.sleep(wait)
+    return fetch()
+
+
+def _fetch(root: str, name: str, span: tuple[int, int] | None) -> bytes:
+    """Return a file or the bytes of it from span[0] to before span[1]."""
+    request = Request(_address(root, name))
+    for key, value in _headers(root).items():
+        request.add_unredirected_header(key, value)  # a token is for the Hub, not for its storage
+    if span:
+        request.add_header("Range", f"bytes={span[0]}-{span[1] - 1}")
+    try:
+        with urlopen(request, timeout=TIMEOUT) as answer:
+            content: bytes = answer.read()
+            whole = answer.status == 200  # a plain server that does not know ranges
+    except HTTPError as error:
+        if error.code in (401, 403, 404):
+            raise FileNotFoundError(f"{root} has no {name} that may be read: {error}.") from error
+        raise
+    content = content[slice(*span)] if span and whole else content
+    if span and len(content) != span[1] - span[0]:
+        raise OSError(f"{root}/{name}: {len(content)} bytes came instead of {span[1] - span[0]}")
+    return content
+
+
+def _address(root: str, name: str) -> str:
+    if "://" in root:
+        return f"{root.rstrip('/')}/{quote(name)}"
+    from huggingface_hub import hf_hub_url
+    from huggingface_hub.constants import HF_HUB_OFFLINE
+
+    if HF_HUB_OFFLINE:
+        raise FileNotFoundError(f"HF_HUB_OFFLINE is set, so {root} is not asked for {name}.")
+    repo, _, revision = root.partition("@")
+    return hf_hub_url(repo, name, repo_type="dataset", revision=revision or None)
+
+
+def _headers(root: str) -> dict[str, str]:
+    if "://" in root:
+        return {}
+    from huggingface_hub.utils import build_hf_headers
+
+    return build_hf_headers()

@@ -1,0 +1,77 @@
+"""Prepared slices, read back: the Parquet files that `slice_files.py` writes.
+
+Training reads data/; the true masks lie in masks/, and only who asks for them opens that.
+"""
+
+from collections.abc import Collection, Iterator
+from functools import lru_cache
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from .layouts import Patient, PreparedSlices
+from .remote_files import open_file
+from .slice_images import decode_mask, decode_slice
+
+FACTS = ("patient_id", "slice_index", "slice_count", "label", "spacing", "source")
+BRAIN = "brain_pixels_"  # start of the name of the column that counts them, one per modality
+
+
+def read_prepared(
+    patient: Patient,
+    modality: str,
+    with_mask: bool,
+    skip: int,
+    labels: Collection[int] | None,
+    only: Collection[int] | None,
+) -> Iterator[dict[str, Any]]:
+    """Yield what `slices.read_slices` yields for the scan the slices came from, bit for bit."""
+    place = patient.prepared
+    assert place is not None
+    check_skip(patient, skip)
+    table = read_row_group(place, (*FACTS, BRAIN + modality, modality))
+    masks = None
+    if with_mask and place.mask_bytes:
+        masks = read_row_group(place, ("slice_index", "mask"), masks=True).column("mask")
+    images = table.column(modality)
+    for number, row in enumerate(table.drop_columns(modality).to_pylist()):
+        index = row["slice_index"]
+        shown = skip <= index < row["slice_count"] - skip and row.pop(BRAIN + modality)
+        if shown and (labels is None or row["label"] in labels) and (only is None or index in only):
+            yield {
+                "image": decode_slice(images[number]["bytes"].as_py()),
+                "label": row["label"],
+                "mask": None if masks is None else decode_mask(masks[number]["bytes"].as_py()),
+                "patient_id": row["patient_id"],
+                "slice_index": index,
+                "slice_count": row["slice_count"],
+                "spacing": tuple(row["spacing"]),
+                "source": row["source"],
+            }
+
+
+def check_skip(patient: Patient, skip: int) -> None:
+    """Raise ValueError where slices are asked for that were not prepared."""
+    place = patient.prepared
+    if place and skip < place.skip:
+        raise ValueError(
+            f"skip must be at least {place.skip}, with which the slices in {place.root} were "
+            f"prepared, got {skip}; prepare them again with skip_slices={skip}."
+        )
+
+
+def read_row_group(place: PreparedSlices, columns: Collection[str], masks: bool = False) -> Any:
+    """Return some columns of one patient's rows, as an Arrow table."""
+    size = place.mask_bytes if masks else place.part_bytes
+    name = f"{'masks' if masks else 'data'}/{place.part}.parquet"
+    with open_file(place.root, name, size or 0) as file:
+        footer = read_footer(place.root, name, size or 0)
+        parquet = pq.ParquetFile(file, metadata=footer, pre_buffer=True)
+        return parquet.read_row_group(place.row_group, list(columns), use_threads=False)
+
+
+@lru_cache(maxsize=64)
+def read_footer(root: str, name: str, size: int) -> Any:
+    """Return what a Parquet file says about itself; kept, for each patient's row group needs it."""
+    with open_file(root, name, size) as file:
+        return pq.read_metadata(file)

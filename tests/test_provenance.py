@@ -1,0 +1,50 @@
+"""What a folder of results says of itself."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from modeling_rasalore.cli import main
+from modeling_rasalore.provenance import describe_folder, inspect_folder, is_result, provenance
+
+
+def write_run(folder: Path) -> Path:
+    (folder / "checkpoints" / "step-0000004").mkdir(parents=True)
+    facts = {**provenance(), "seed": 7, "split_sha256": "aa", "data_sha256": "bb"}
+    (folder / "run.json").write_text(json.dumps({**facts, "best_score": 0.5}))
+    (folder / "recipe.yaml").write_text("out: x\nloop:\n  seed: 7\n")
+    return folder
+
+
+def test_versions_and_commit_are_told() -> None:
+    facts = provenance()
+    assert {"rasalore", "torch", "numpy"} <= facts["versions"].keys()
+    assert facts["python"].startswith("3.")
+    assert "commit" in facts
+
+
+def test_a_run_tells_recipe_seed_hashes_scores_and_checkpoints(tmp_path: Path) -> None:
+    facts = inspect_folder(write_run(tmp_path))
+    assert (facts["seed"], facts["split_sha256"], facts["data_sha256"]) == (7, "aa", "bb")
+    assert facts["best_score"] == 0.5
+    assert facts["checkpoints"] == ["step-0000004"]
+    assert "  seed: 7" in describe_folder(facts)
+
+
+def test_long_lists_are_told_as_a_count(tmp_path: Path) -> None:
+    (tmp_path / "slices.json").write_text(json.dumps({"parts": [1, 2, 3], "slices": 9}))
+    assert inspect_folder(tmp_path)["parts"] == 3
+    (tmp_path / "results.json").write_text(json.dumps({"meta": {"split_sha256": "a"}, "rows": []}))
+    assert inspect_folder(tmp_path)["split_sha256"] == "a"
+
+
+def test_a_folder_of_scans_is_no_result(tmp_path: Path) -> None:
+    assert not is_result(tmp_path)
+
+
+def test_the_command_prints_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", str(write_run(tmp_path))]) == 0
+    assert "split_sha256: aa" in capsys.readouterr().out
+    assert main(["inspect", str(tmp_path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["seed"] == 7

@@ -1,0 +1,110 @@
+"""A whole archive through a model: any number of processes, on any number of machines.
+
+    python train/predict_archive.py scans=archive model=runs/stage2 out=results modality=t2
+On four machines that share the folder, each with its own number:
+    python train/predict_archive.py scans=archive model=runs/stage2 out=results shard=0/4
+A process per GPU of one machine:
+    accelerate launch train/predict_archive.py scans=archive model=runs/stage2 out=results
+How far all of them are:
+    python train/predict_archive.py scans=archive model=runs/stage2 out=results only_progress=true
+
+Start it again after an interruption, with the same shards or others: finished scans are skipped.
+The last shard to finish writes results.parquet, one row per scan, failures with their reasons.
+"""
+
+import hashlib
+import os
+import sys
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from omegaconf import MISSING
+
+from modeling_rasalore.archive import FILES, Archive, run_shard
+from modeling_rasalore.files import claim_folder, write_json
+from modeling_rasalore.model_loading import load_model
+from modeling_rasalore.prediction import describe_model
+from modeling_rasalore.prediction_run import RunSettings
+from modeling_rasalore.provenance import provenance
+from modeling_rasalore.recipes import load_recipe
+from modeling_rasalore.scan_list import find_scans
+
+
+@dataclass
+class ArchiveRecipe:
+    """Which scans, which model, which share of the work."""
+
+    scans: str = MISSING  # folder, searched through
+    model: str = MISSING  # folder or repo id
+    out: str = MISSING
+    shard: str = "0/1"  # which, counted from 0, of how many
+    revision: str = "main"  # of a repo id
+    modality: str | None = None  # which files of the folder, which volume of MSD scans
+    volume: int | None = None  # of other 4-D scans
+    threshold: float = 0.5
+    flips: bool = False  # average over mirror images
+    files: list[str] = field(default_factory=lambda: ["mask"])  # mask, scores; []: rows only
+    batch_size: int = 8
+    device: str = "auto"
+    only_progress: bool = False  # say how far all shards are, and do nothing
+
+
+def main(words: list[str]) -> int:
+    recipe = load_recipe(ArchiveRecipe, words)
+    if unknown := [name for name in recipe.files if name not in FILES]:
+        raise ValueError(f"files must be some of {', '.join(FILES)}, got {', '.join(unknown)}.")
+    shard = pick_shard(recipe.shard)
+    root, out = Path(recipe.scans), Path(recipe.out)
+    if not root.is_dir():
+        raise ValueError(f"scans must be a folder, got {root}.")
+    names = [p.relative_to(root).as_posix() for p in find_scans([root], recipe.modality)]
+    archive = Archive(root, tuple(names), out, tuple(recipe.files))
+    if recipe.only_progress:
+        return conclude(archive.progress(), out)
+    model, processor = load_model(recipe.model, recipe.revision, pick_device(recipe.device))
+    settings = RunSettings(
+        recipe.threshold, "given", recipe.volume, recipe.modality, recipe.batch_size, recipe.flips
+    )
+    facts = {
+        "model": describe_model(model),
+        "settings": {**asdict(settings), "files": recipe.files},
+        "scans": len(names),
+        "data_sha256": hashlib.sha256("\n".join(names).encode()).hexdigest(),
+    }
+    claim_folder(out, facts, "results")
+    write_json(out / "run.json", {"stage": "archive", **facts, **provenance()})
+    return conclude(run_shard(archive, shard, model, processor, settings), out)
+
+
+def pick_shard(text: str) -> tuple[int, int]:
+    """Number and count of this process's shard; processes of one launch share the given one."""
+    number, _, count = text.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and int(number) < int(count)):
+        raise ValueError(f"shard must be like 0/4, counted from 0, got {text!r}.")
+    rank, ranks = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    return int(number) * ranks + rank, int(count) * ranks
+
+
+def pick_device(device: str) -> str:
+    """The given device; for "auto" in a launch of several processes, each one's own GPU."""
+    import torch
+
+    if device == "auto" and "LOCAL_RANK" in os.environ and torch.cuda.is_available():
+        return f"cuda:{os.environ['LOCAL_RANK']}"
+    return device
+
+
+def conclude(progress: dict[str, int], out: Path) -> int:
+    """Say how far all shards are; returns the exit code."""
+    print(
+        f"{progress['done']} of {progress['scans']} scans done, {progress['failed']} failed, "
+        f"{progress['left']} left; results are in {out}"
+    )
+    return int(progress["failed"] > 0)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except ValueError as error:
+        sys.exit(f"error: {error}")
