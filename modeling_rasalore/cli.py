@@ -88,7 +88,7 @@ def predict(
 
         found = find_scans(scans, modality)
         network, processor = load_model(model, revision, device)
-        chosen, source = _threshold(threshold, false_alarms, per, Path(model), network)
+        chosen, source = _threshold(threshold, false_alarms, per, (model, revision), network)
         settings = RunSettings(chosen, source, volume, modality, batch_size, flips)
         say = _say_errors if quiet or as_json else _say
         manifest = predict_scans(network, processor, found, out, settings, resume, say)
@@ -227,16 +227,19 @@ def convert_released(
 
 
 def _threshold(
-    threshold: float | None, rate: float | None, unit: str, folder: Path, model: Any
+    threshold: float | None, rate: float | None, unit: str, source: tuple[str, str], model: Any
 ) -> tuple[float, str]:
-    """Return the threshold to use, and in words where it comes from."""
+    """Return the threshold to use, and in words where it comes from.
+
+    `source` is the folder or repo id of the model, and its revision.
+    """
     from .calibration import load_threshold
     from .prediction_run import RunSettings
 
     if threshold is not None and rate is not None:
         raise ValueError("--threshold and --false-alarms exclude each other; give one of them.")
     if rate is not None:
-        stored = load_threshold(folder, model, rate, unit)
+        stored = load_threshold(source[0], model, rate, unit, revision=source[1])
         return stored, f"calibrated for {rate:g} of healthy {unit}"
     if threshold is not None:
         return threshold, "given"
