@@ -73,7 +73,7 @@ def build_app(handlers: Handlers) -> gr.Blocks:
                     label="Threshold: score above which a voxel is marked",
                     elem_id="threshold",
                 )
-                summary = gr.Markdown(elem_id="summary")
+                summary = gr.Markdown(elem_id="summary", min_height=80)  # room for the progress
             with gr.Column(scale=2, min_width=300, visible=False) as results:
                 view = gr.ImageSlider(
                     label="Scan and overlay", max_height=800, buttons=[], elem_id="slice-view"

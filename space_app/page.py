@@ -18,9 +18,9 @@ yellow line is the mask. As uncertainty, blue to cyan is the spread of the score
 own noise, up to {LARGEST_SPREAD}. Slices are counted from below; the patient's right is on the
 left, the front is up.
 """
-BRAIN = """<canvas id="brain-canvas" tabindex="0" role="img" aria-describedby="brain-help"
-  aria-label="Brain in 3-D with the mask in yellow"></canvas>
-<p id="brain-help">Drag, or use the arrow keys, to turn; scroll, + or - to zoom.
+BRAIN = """<div id="brain-frame"><canvas id="brain-canvas" tabindex="0" role="img"
+  aria-label="Brain in 3-D with the mask in yellow" aria-describedby="brain-help"></canvas></div>
+<p id="brain-help">Drag it, or use the arrow keys, to turn it; scroll, + or - to zoom.
 The mask is the one at the threshold of the moment you asked.</p>"""
 
 # Fonts that every system has: the page loads nothing from elsewhere.
@@ -44,14 +44,14 @@ CSS = """
 @media (max-width: 640px) {
   .gradio-container { padding-top: 76px !important; }
   #warning { font-size: 13px; line-height: 1.3; }
-  #brain-canvas { height: 320px; }
+  #brain-frame { height: 320px; }
 }
 #warning p, #warning strong { color: #ffffff !important; margin: 0; text-align: center; }
 #volumes table { width: 100%; }
-#slice-view img { background: #000000; }
+#slice-view, #slice-view img { background: #000000; }
 #brain { display: none; }
 #brain.shown { display: block; }
-#brain-canvas { width: 100%; height: 420px; background: #000000; }
+#brain-frame { height: 420px; background: #000000; }
 button:focus-visible, input:focus-visible, a:focus-visible, canvas:focus-visible {
   outline: 3px solid #4f46e5; outline-offset: 2px;
 }
@@ -104,9 +104,10 @@ SHOW_BRAIN = """async (files) => {
     }
     const viewer = canvas.viewer;
     while (viewer.volumes.length) viewer.removeVolumeByIndex(0);
-    const colours = [{colormap: 'gray'}, {colormap: 'yellow', opacity: 1, cal_min: 0, cal_max: 1}];
+    const colours = [{colormap: 'gray', opacity: 0.3}, {colormap: 'redyell', cal_min: 0, cal_max: 1}];
     for (const [place, file] of files.entries()) viewer.addVolume(
       await NVImage.loadFromBase64({name: file.name, base64: file.content, ...colours[place]}));
+    viewer.setScale(1.5);
     canvas.dataset.volumes = viewer.volumes.length;
     box.scrollIntoView({block: 'nearest'});
   } catch (error) {

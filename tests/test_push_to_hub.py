@@ -28,6 +28,7 @@ pytestmark = pytest.mark.slow  # every step starts a process of its own
 ROOT = Path(__file__).parents[1]
 TINY = ROOT / "hub_configs" / "rasalore-tiny"
 SLICES = np.random.default_rng(1).random((2, 60, 50), dtype=np.float32)
+SLICES[:, :10] = 0  # background
 FACTS = ["data_name=synthetic brains", "data_license=cc-by-4.0"]
 
 # Publishes one thing after the other as the script does, in one process; prints a line between.
