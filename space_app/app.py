@@ -115,19 +115,21 @@ def build_app(handlers: Handlers) -> gr.Blocks:
             (run, handlers.analyse_upload, [scan, threshold]),
             (example, handlers.analyse_example, [threshold]),
         ):
-            button.click(
+            started = button.click(
                 start,
                 inputs,
                 analysis,
                 concurrency_id="model",
                 show_progress_on=summary,
                 api_visibility="undocumented",
-            ).success(
+            )
+            started.success(
                 handlers.open_results,
                 [analysis, threshold],
                 [scan, results, slice_index],
                 api_visibility="undocumented",
             ).success(**picture).success(**words).success(None, None, None, js=HIDE_BRAIN)
+            started.failure(None, None, scan, js="() => null")  # room for another file
         for control in (slice_index, threshold, opacity, what):
             control.input(**picture, trigger_mode="always_last")
         threshold.input(**words, trigger_mode="always_last")

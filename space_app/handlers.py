@@ -97,15 +97,13 @@ class Handlers:
         """Segment anomalies in a brain MRI scan. Research only, not a medical device.
 
         Args:
-            scan: skull-stripped brain scan, a 3-D NIfTI file (.nii or .nii.gz) that was uploaded
-                to this app; of an address, only what this app gave to that upload is taken.
-            threshold: a voxel belongs to the mask when its score in [0, 1] is above it; 0.5 is
-                the usual choice.
+            scan: skull-stripped brain, 3-D NIfTI (.nii or .nii.gz) that was uploaded to this app.
+            threshold: in [0, 1]; a voxel is marked when its score is above it; 0.5 is usual.
 
         Returns:
-            The mask as NIfTI on the scan's own grid, to be fetched once, and a report with the
-            volume in millilitres and every finding. An empty mask does not exclude disease.
-        """
+            The mask as NIfTI on the scan's own grid, which can be fetched once.
+            A report: millilitres and every finding. An empty mask does not exclude disease.
+        """  # agents see the first line of each argument only
         analysis = self.analyse_upload(scan, threshold, progress)
         # In Gradio's own folder the file is served as it is; it is deleted once it was fetched.
         mask = analysis.write_mask(threshold, tempfile.mkdtemp(dir=Path(str(scan)).parents[1]))

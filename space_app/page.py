@@ -104,9 +104,9 @@ SHOW_BRAIN = """async (files) => {
     }
     const viewer = canvas.viewer;
     while (viewer.volumes.length) viewer.removeVolumeByIndex(0);
-    const colours = [{colormap: 'gray', opacity: 0.3}, {colormap: 'redyell', cal_min: 0, cal_max: 1}];
+    const looks = [{colormap: 'gray', opacity: 0.3}, {colormap: 'redyell', cal_min: 0, cal_max: 1}];
     for (const [place, file] of files.entries()) viewer.addVolume(
-      await NVImage.loadFromBase64({name: file.name, base64: file.content, ...colours[place]}));
+      await NVImage.loadFromBase64({name: file.name, base64: file.content, ...looks[place]}));
     viewer.setScale(1.5);
     canvas.dataset.volumes = viewer.volumes.length;
     box.scrollIntoView({block: 'nearest'});
