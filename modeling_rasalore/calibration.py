@@ -1,12 +1,15 @@
 """Score thresholds for an asked false-alarm rate, from healthy scans alone, kept beside a model."""
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import RemoteEntryNotFoundError
 
 from .files import write_json
 from .metrics import THRESHOLDS, false_alarm_threshold, score_histograms
@@ -141,29 +144,53 @@ def _key(entry: dict[str, Any]) -> tuple[Any, ...]:
     return entry["rate"], entry["unit"], entry.get("flips", False), entry.get("smooth_mm", 0.0)
 
 
+def find_calibration(source: str | Path, model: Any, revision: str = "main") -> dict[str, Any]:
+    """Return what `rasalore calibrate` stored beside a model, {} where there is nothing.
+
+    Args:
+        source: folder or repo id that the model was loaded from.
+        model: whose weights the thresholds must belong to.
+        revision: of a repo id.
+
+    Raises:
+        ValueError: the file was made for other weights.
+        OSError: the Hub cannot be asked, and the file is not in the cache.
+    """
+    path = Path(source) / CALIBRATION_FILE
+    if not Path(source).is_dir() and re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)):
+        try:
+            path = Path(hf_hub_download(str(source), CALIBRATION_FILE, revision=revision))
+        except RemoteEntryNotFoundError:
+            return {}
+    stored = _read(path)
+    if stored and stored["weights_sha256"] != describe_model(model)["weights_sha256"]:
+        raise ValueError(f"{path} was made for other weights; calibrate this model anew.")
+    return stored
+
+
 def load_threshold(
-    folder: Path,
+    source: str | Path,
     model: Any,
     rate: float,
     unit: str = "voxels",
     flips: bool = False,
     smooth_mm: float = 0.0,
+    revision: str = "main",
 ) -> float:
     """Return the threshold stored for a false-alarm rate of scores made in the same way.
+
+    Args:
+        source, model, revision: as for `find_calibration`.
 
     Raises:
         ValueError: not calibrated, for other weights, not for this rate, or for scores with other
             flips or smoothing.
     """
-    stored = _read(folder / CALIBRATION_FILE)
+    stored = find_calibration(source, model, revision)
     if not stored:
         raise ValueError(
-            f"--false-alarms needs a calibrated model folder, but {folder} has no "
+            f"--false-alarms needs a calibrated model, but {source} has no "
             f"{CALIBRATION_FILE}; run `rasalore calibrate` on healthy scans first."
-        )
-    if stored["weights_sha256"] != describe_model(model)["weights_sha256"]:
-        raise ValueError(
-            f"{folder / CALIBRATION_FILE} was made for other weights; calibrate this model anew."
         )
     same = (unit, flips, smooth_mm)
     found = {e["rate"]: e["threshold"] for e in stored["thresholds"] if _key(e)[1:] == same}

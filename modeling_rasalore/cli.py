@@ -106,7 +106,7 @@ def predict(
         found = find_scans(scans, modality)
         network, processor = load_model(model, revision, device)
         alarms = None if false_alarms is None else (false_alarms, per, flips, smooth_mm)
-        chosen, source = _threshold(threshold, alarms, Path(model), network)
+        chosen, source = _threshold(threshold, alarms, (model, revision), network)
         settings = RunSettings(
             threshold=chosen,
             threshold_source=source,
@@ -286,10 +286,13 @@ def export_onnx(
 def _threshold(
     threshold: float | None,
     alarms: tuple[float, str, bool, float] | None,
-    folder: Path,
+    source: tuple[str, str],
     model: Any,
 ) -> tuple[float, str]:
-    """Return the threshold to use, and in words where it comes from."""
+    """Return the threshold to use, and in words where it comes from.
+
+    `source` is the folder or repo id of the model, and its revision.
+    """
     from .calibration import load_threshold
     from .prediction_run import RunSettings
 
@@ -297,7 +300,8 @@ def _threshold(
         raise ValueError("--threshold and --false-alarms exclude each other; give one of them.")
     if alarms is not None:
         rate, unit = alarms[:2]
-        return load_threshold(folder, model, *alarms), f"calibrated for {rate:g} of healthy {unit}"
+        stored = load_threshold(source[0], model, *alarms, revision=source[1])
+        return stored, f"calibrated for {rate:g} of healthy {unit}"
     if threshold is not None:
         return threshold, "given"
     return RunSettings.threshold, RunSettings.threshold_source
