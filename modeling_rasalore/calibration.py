@@ -98,8 +98,9 @@ def calibrate(
         flips, smooth_mm: as for `predict_volume`, which must be called with the same.
 
     Raises:
-        ValueError: a rate or unit that does not exist, no brain in any scan, or a rate so small
-            that not even one voxel or slice of these scans may exceed it.
+        ValueError: a rate or unit that does not exist, no brain in any scan, a rate so small that
+            not even one voxel or slice of these scans may exceed it, or scores so often 1 that
+            only an empty mask would keep to it.
     """
     highest = np.inf if unit == "ml" else 1
     if unit not in UNITS or not rates or not all(0 < rate < highest for rate in rates):
@@ -124,6 +125,11 @@ def calibrate(
     entries = []
     for rate in rates:
         threshold, observed = seen.threshold(rate, unit)
+        if threshold >= 1:
+            raise ValueError(
+                f"no threshold below 1 keeps to a rate of {rate:g} of {unit}: too many healthy "
+                "scores are 1; ask for a higher rate, or blur the scores with --smooth-mm."
+            )
         found = {"threshold": threshold, "observed": observed}
         entries.append({"rate": rate, "unit": unit, **scoring, **found, **seen.counts})
     return {"weights_sha256": describe_model(model)["weights_sha256"], "thresholds": entries}

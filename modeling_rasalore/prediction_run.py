@@ -111,7 +111,8 @@ def predict_scans(
                 }
         except SCAN_ERRORS as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            entry = {"input": scan.name, "status": "failed", "reason": reason}
+            named = reason.replace(str(scan), scan.name)  # folders may name a person
+            entry = {"input": scan.name, "status": "failed", "reason": named}
             say(f"error: {reason if str(scan) in reason else f'{scan}: {reason}'}")
         manifest["scans"][key] = entry
         manifest["seconds"] = round(time.monotonic() - start, 2)

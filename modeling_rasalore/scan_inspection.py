@@ -8,9 +8,9 @@ from .scan_list import pick_volume
 from .scan_source import read_scan_facts
 from .volumes import VolumeError
 
-# Arrays of one volume held at once at the peak: stored voxels, float32 slices, a copy with zero
-# background, score maps and their stack.
-PEAK_BYTES_PER_VOXEL = 20
+# Arrays of one volume held at once at the peak: float32 slices, a copy with zero background and
+# scores, the mask, and what lies around them.
+PEAK_BYTES_PER_VOXEL = 15
 
 
 def inspect_scan(path: Path, volume: int | None, modality: str | None) -> dict[str, Any]:

@@ -91,6 +91,14 @@ def test_a_threshold_serves_only_scores_made_in_the_same_way(tmp_path):
         load_threshold(tmp_path, model, 0.05, smooth_mm=2.0)
 
 
+def test_a_rate_that_only_empty_masks_would_keep_to_is_refused(tmp_path):
+    model, scans = BrightIsAbnormal(), list(healthy(tmp_path, 0, count=1))
+    model.weight.data *= 1000  # scores are 0 or 1 now
+    for unit, rate in (("voxels", 0.001), ("slices", 0.2), ("ml", 0.01)):
+        with pytest.raises(ValueError, match="no threshold below 1"):
+            calibrate(model, PROCESSOR, scans, [rate], unit)
+
+
 def test_scans_without_brain_calibrate_nothing(tmp_path):
     blank = read_volume(write_nifti(tmp_path / "0.nii", np.zeros((8, 8, 4), np.int16), np.eye(4)))
     for unit in ("voxels", "slices", "ml"):

@@ -72,6 +72,8 @@ def test_an_unreadable_scan_costs_one_line_and_the_rest_go_on(scan, model, tmp_p
     assert all(str(path) in line for path, line in zip((broken, missing), errors, strict=True))
     assert "failed: broken.nii" in captured.out
     assert "1 of 3 scans" in captured.out
+    assert str(tmp_path) not in (tmp_path / "out" / "manifest.json").read_text()
+    assert '<li class="failed">broken: broken.nii: ' in (tmp_path / "out/report.html").read_text()
     assert (tmp_path / "out" / "a.json").exists()
 
 
