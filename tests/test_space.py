@@ -4,6 +4,7 @@ import ast
 import asyncio
 import base64
 import gc
+import hashlib
 import json
 import re
 from collections.abc import Iterator
@@ -446,3 +447,12 @@ def test_the_header_of_the_space_agrees_with_its_requirements() -> None:
     assert f"rasalore=={__version__}\n" in requirements
     assert re.search(r"torch==[\d.]+", requirements)[0] in pins  # type: ignore[index]
     assert "app_file: app.py" in header
+
+
+def test_the_3_d_viewer_is_its_authors_file_and_comes_with_its_licences() -> None:
+    viewer = (SPACE / "niivue" / "niivue.umd.js").read_bytes()
+    digest = "47b896b77ec4a5be3ef1949c33ad393b6f45629921f326c279000bcf51bdb4af"  # npm, 0.69.0
+    assert hashlib.sha256(viewer).hexdigest() == digest
+    licences = (SPACE / "niivue" / "LICENSES.txt").read_text("utf-8")
+    assert licences.count("Permission is hereby granted") >= 10
+    assert "Copyright (c) 2021, Niivue" in licences
