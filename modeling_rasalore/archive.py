@@ -203,7 +203,8 @@ def write_files(
     prediction: VolumePrediction, volume: Volume, place: Path, files: Sequence[str]
 ) -> None:
     """Write the volumes that are asked for, on the scan's own grid."""
-    place.parent.mkdir(parents=True, exist_ok=True)
+    if files:
+        place.parent.mkdir(parents=True, exist_ok=True)
     kinds: dict[str, tuple[Any, Any]] = {
         "mask": (prediction.mask, np.uint8),
         "scores": (prediction.scores, np.float32),

@@ -92,7 +92,8 @@ def test_stage_2_goes_on_from_a_network_of_painted_lesions(
     before, after = (
         load_file(f / "model.safetensors") for f in (story / "warm_up", tmp_path / "on")
     )
-    assert all(before[name].equal(after[name]) for name in before)
+    learned = [name for name in before if "running_" not in name and "num_batches" not in name]
+    assert all(before[name].equal(after[name]) for name in learned)
 
 
 @pytest.mark.slow
