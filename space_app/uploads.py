@@ -98,8 +98,8 @@ def take_uploads_only(component: gr.File) -> gr.File:
             raise gr.Error(f"A scan's file must end in {endings}.", print_exception=False)
         return payload.path
 
-    component.async_move_resource_to_block_cache = move_own
-    component.preprocess = name_path
+    # On the component itself: gradio makes and tears down files through these two alone.
+    vars(component).update(async_move_resource_to_block_cache=move_own, preprocess=name_path)
     return component
 
 
