@@ -32,6 +32,7 @@ class ModelFacts:
         skip_slices: lowest and highest slices left out.
         run: content of run.json.
         rows: of results.json, on the same split; empty where none were published.
+        thresholds: of calibration.json; empty where the model was not calibrated.
         training_command, benchmark_command: what makes the weights and the scores.
     """
 
@@ -46,6 +47,7 @@ class ModelFacts:
     skip_slices: int
     run: Mapping[str, Any]
     rows: Sequence[Row]
+    thresholds: Sequence[Mapping[str, Any]]
     training_command: str
     benchmark_command: str
 
@@ -70,7 +72,7 @@ def model_card(facts: ModelFacts, template: Path) -> ModelCard:
     title = facts.repo.split("/")[-1]
     metadata = ModelCardData(
         model_name=title,
-        license=facts.license,
+        **license_fields(facts.license),
         library_name="transformers",
         pipeline_tag="image-segmentation",
         tags=["rasalore", "brain-mri", "medical-imaging", "weak-supervision", facts.stage],
@@ -137,7 +139,7 @@ def data_card(facts: DataFacts, template: Path) -> DatasetCard:
     title = facts.repo.split("/")[-1]
     metadata = DatasetCardData(
         pretty_name=title,
-        license=facts.license,
+        **license_fields(facts.license),
         task_categories=["image-segmentation", "image-classification"],
         tags=["rasalore", "brain-mri", "medical-imaging"],
         configs=configs,
@@ -146,6 +148,13 @@ def data_card(facts: DataFacts, template: Path) -> DatasetCard:
         metadata, template_path=str(template), title=title, **vars(facts)
     )
     return DatasetCard(str(card))
+
+
+def license_fields(name: str) -> dict[str, Any]:
+    """A licence as the Hub's metadata states it: its identifier, or "other" with its name."""
+    if re.fullmatch(r"[a-z0-9][a-z0-9.-]*", name):
+        return {"license": name}
+    return {"license": "other", "license_name": slug(name)}
 
 
 def slug(name: str) -> str:

@@ -22,7 +22,11 @@ app = typer.Typer(
 )
 
 Scans = Annotated[
-    list[Path], typer.Argument(metavar="SCAN...", help=".nii or .nii.gz files, or folders of them")
+    list[Path],
+    typer.Argument(
+        metavar="SCAN...",
+        help="NIfTI files, folders or zips of a DICOM series, BIDS data sets, folders of these",
+    ),
 ]
 Model = Annotated[str, typer.Option(help="folder or repo id of a RASALoRE model")]
 Revision = Annotated[str, typer.Option(help="commit, tag or branch of a repo id")]
@@ -33,6 +37,12 @@ Modality = Annotated[
     str | None,
     typer.Option(help="t1, t1ce, t2 or flair: which files of folders, which volume of MSD scans"),
 ]
+Flips = Annotated[bool, typer.Option("--flips", help="average over mirror images")]
+SmoothMm = Annotated[
+    float, typer.Option(min=0, help="standard deviation of a 3-D blur of the scores, mm")
+]
+Per = Annotated[str, typer.Option(help="voxels, slices or ml, for --false-alarms")]
+Precision = Annotated[str, typer.Option(help="auto, float32 or bfloat16")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="print errors only")]
 Json = Annotated[bool, typer.Option("--json", help="print one JSON document and nothing else")]
 
@@ -68,29 +78,49 @@ def predict(
     revision: Revision = "main",
     threshold: Annotated[float | None, typer.Option(help="score, 0.5 if not given")] = None,
     false_alarms: Annotated[
-        float | None, typer.Option(help="share of healthy voxels or slices; needs calibrate")
+        float | None,
+        typer.Option(help="share of healthy voxels or slices, or ml per scan; needs calibrate"),
     ] = None,
-    per: Annotated[str, typer.Option(help="voxels or slices, for --false-alarms")] = "voxels",
+    per: Per = "voxels",
     batch_size: BatchSize = 8,
     volume: Volume = None,
     modality: Modality = None,
-    flips: Annotated[bool, typer.Option("--flips", help="average over mirror images")] = False,
+    flips: Flips = False,
+    noise_samples: Annotated[
+        int, typer.Option(min=0, help="draws of noise for a spread map and a quality score")
+    ] = 0,
+    smooth_mm: SmoothMm = 0.0,
+    smallest_ml: Annotated[float, typer.Option(min=0, help="remove smaller parts of masks")] = 0.0,
     device: Device = "auto",
+    precision: Precision = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="skip scans finished before")] = False,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Segment scans: mask, score map, overlay and numbers of each, and a report of all."""
     with one_line_errors():
-        from .model_loading import load_model
+        from .model_loading import choose_precision, load_model
         from .prediction_run import RunSettings, predict_scans
         from .scan_list import find_scans
 
         found = find_scans(scans, modality)
         network, processor = load_model(model, revision, device)
-        chosen, source = _threshold(threshold, false_alarms, per, Path(model), network)
-        settings = RunSettings(chosen, source, volume, modality, batch_size, flips)
+        alarms = None if false_alarms is None else (false_alarms, per, flips, smooth_mm)
+        chosen, source = _threshold(threshold, alarms, (model, revision), network)
+        settings = RunSettings(
+            threshold=chosen,
+            threshold_source=source,
+            volume=volume,
+            modality=modality,
+            batch_size=batch_size,
+            flips=flips,
+            noise_samples=noise_samples,
+            smooth_mm=smooth_mm,
+            smallest_ml=smallest_ml,
+            precision=choose_precision(network, precision),
+        )
         say = _say_errors if quiet or as_json else _say
+        say(f"computing on {network.device} in {settings.precision}")
         manifest = predict_scans(network, processor, found, out, settings, resume, say)
         failed = [e for e in manifest["scans"].values() if e["status"] == "failed"]
         if as_json:
@@ -140,21 +170,25 @@ def calibrate(
     scans: Annotated[list[Path], typer.Argument(metavar="SCAN...", help="healthy scans, held out")],
     model: Annotated[Path, typer.Option(help="folder of a RASALoRE model")],
     false_alarms: Annotated[
-        list[float], typer.Option(help="share of healthy voxels or slices; may be repeated")
+        list[float],
+        typer.Option(help="share of healthy voxels or slices, or ml per scan; may be repeated"),
     ],
-    per: Annotated[str, typer.Option(help="voxels or slices")] = "voxels",
+    per: Per = "voxels",
     batch_size: BatchSize = 8,
     volume: Volume = None,
     modality: Modality = None,
+    flips: Flips = False,
+    smooth_mm: SmoothMm = 0.0,
     device: Device = "auto",
+    precision: Precision = "auto",
     quiet: Quiet = False,
 ) -> None:
     """Store in the model folder the thresholds that healthy scans give for false-alarm rates."""
     with one_line_errors():
         from .calibration import calibrate, save_calibration
-        from .model_loading import load_model
-        from .scan_list import find_scans, pick_volume
-        from .volumes import read_facts, read_volume
+        from .model_loading import choose_precision, computing_in, load_model
+        from .scan_list import find_scans
+        from .scan_source import read_scan
 
         if not model.is_dir():
             raise ValueError(
@@ -162,15 +196,15 @@ def calibrate(
             )
         found = find_scans(scans, modality)
         network, processor = load_model(str(model), device=device)
-        healthy = (
-            read_volume(path, pick_volume(path, read_facts(path).volumes, volume, modality))
-            for path in found
-        )
-        result = calibrate(network, processor, healthy, false_alarms, per, batch_size)
+        healthy = (read_scan(path, volume, modality) for path in found)
+        with computing_in(choose_precision(network, precision), network):
+            result = calibrate(
+                network, processor, healthy, false_alarms, per, batch_size, flips, smooth_mm
+            )
         path = save_calibration(model, result)
     for entry in [] if quiet else result["thresholds"]:
         print(
-            f"{entry['rate']:.3%} of {entry['unit']}: threshold {entry['threshold']:.4g} "
+            f"{entry['rate']:g} of {entry['unit']}: threshold {entry['threshold']:.4g} "
             f"({entry['scans']} scans, {entry['slices']} slices, {entry['voxels']} voxels)"
         )
     if not quiet:
@@ -234,17 +268,39 @@ def convert_released(
         print(f"{type(network).__name__} is in {save_converted(network, out)}")
 
 
+@app.command(epilog="Example: rasalore export-onnx --model runs/stage2 --out rasalore.onnx")
+def export_onnx(
+    model: Model,
+    out: Annotated[Path, typer.Option(help="file to write, ending in .onnx")],
+    revision: Revision = "main",
+) -> None:
+    """Write a model with its pre- and post-processing as ONNX: a slice in, its scores out."""
+    with one_line_errors():
+        from .model_loading import load_model
+        from .onnx_export import export_onnx as write_onnx
+
+        network, processor = load_model(model, revision, "cpu")
+        print(f"the model is in {write_onnx(network, processor, out)}")
+
+
 def _threshold(
-    threshold: float | None, rate: float | None, unit: str, folder: Path, model: Any
+    threshold: float | None,
+    alarms: tuple[float, str, bool, float] | None,
+    source: tuple[str, str],
+    model: Any,
 ) -> tuple[float, str]:
-    """Return the threshold to use, and in words where it comes from."""
+    """Return the threshold to use, and in words where it comes from.
+
+    `source` is the folder or repo id of the model, and its revision.
+    """
     from .calibration import load_threshold
     from .prediction_run import RunSettings
 
-    if threshold is not None and rate is not None:
+    if threshold is not None and alarms is not None:
         raise ValueError("--threshold and --false-alarms exclude each other; give one of them.")
-    if rate is not None:
-        stored = load_threshold(folder, model, rate, unit)
+    if alarms is not None:
+        rate, unit = alarms[:2]
+        stored = load_threshold(source[0], model, *alarms, revision=source[1])
         return stored, f"calibrated for {rate:g} of healthy {unit}"
     if threshold is not None:
         return threshold, "given"

@@ -23,7 +23,8 @@ class ConvBlock(GradientCheckpointingLayer):
 
     def forward(self, hidden: Tensor) -> Tensor:
         hidden = self.conv1(hidden).relu_()
-        hidden = self.conv2(hidden).relu_()
+        # Reordered before the ReLU, so that ReLU and LayerNorm keep one map for the gradients.
+        hidden = self.conv2(hidden).contiguous(memory_format=torch.channels_last).relu_()
         hidden = self.norm(hidden.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
         return order_for_gradients(self.dropout(hidden))
 

@@ -1,7 +1,9 @@
 """Files that appear complete or not at all, whatever interrupts their writing."""
 
+import hashlib
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,24 @@ def write_json(path: Path, content: Any) -> Path:
     """Return `path`, holding `content` as JSON for people to read; NaN and infinity are refused."""
     text = json.dumps(content, indent=2, allow_nan=False) + "\n"
     return replace_file(path, lambda draft: draft.write_text(text, encoding="utf-8"))
+
+
+def remove_drafts(folder: Path) -> None:
+    """Delete what killed processes left half written below a folder nobody else writes to."""
+    for path in folder.rglob(".*"):
+        if re.match(r"\.\d+-", path.name) and path.is_file():
+            path.unlink(missing_ok=True)
+
+
+def sha256_of(path: Path) -> str:
+    """Return the hash of a file, or of the names and contents of the files right in a folder."""
+    if not path.is_dir():
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    digest = hashlib.sha256()
+    for inside in sorted(p for p in path.iterdir() if p.is_file()):
+        digest.update(f"{inside.name}\0{sha256_of(inside)}\n".encode())
+    return digest.hexdigest()
 
 
 def claim_folder(folder: Path, settings: dict[str, Any], held: str) -> Path:

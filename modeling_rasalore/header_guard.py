@@ -93,6 +93,8 @@ class _HeaderError(Exception):
 def _read_start(path: Path) -> tuple[bytes, bool]:
     """Return up to HEADER_BYTES decoded bytes, and whether the file is compressed."""
     name = path.name.lower()
+    if path.is_dir():
+        raise _HeaderError("a folder is a scan only with DICOM files right in it; name the file")
     if not path.is_file():
         raise _HeaderError("there is no such file")
     with path.open("rb") as file:
@@ -272,7 +274,9 @@ def _check_forms(header: np.ndarray) -> None:
     values = header["srow" if used == "sform" else "quatern"][0]
     if not np.isfinite(values).all():
         raise _HeaderError(f"the affine must be finite, got a {used} of {values.tolist()}")
-    if used == "qform" and np.square(values[:3], dtype=float).sum() > 1 + 1e-5:
+    with np.errstate(over="ignore"):  # to infinity, which is above 1 too
+        length = float(np.square(values[:3], dtype=float).sum())
+    if used == "qform" and length > 1 + 1e-5:
         raise _HeaderError(f"the affine must be a rotation, got quaternion {values[:3].tolist()}")
 
 

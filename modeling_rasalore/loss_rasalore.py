@@ -6,6 +6,7 @@ empty, full or equal.
 """
 
 import math
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -24,14 +25,23 @@ EL_LINEAR_BELOW = 1e-4
 def soft_dice(prediction: Tensor, target: Tensor) -> Tensor:
     """Soft Dice coefficient of maps in [0, 1], (B, ...) -> (B,)."""
     prediction, target = prediction.flatten(1), target.flatten(1)
-    overlap = (prediction * target).sum(1)
-    return (2 * overlap + SMOOTHING) / (prediction.sum(1) + target.sum(1) + SMOOTHING)
+    return dice_of_sums(overlap(prediction, target), prediction.sum(1), target.sum(1))
+
+
+def dice_of_sums(overlapping: Tensor, predicted: Tensor, targeted: Tensor) -> Tensor:
+    """Soft Dice coefficient from the sums of product, prediction and target, each (B,)."""
+    return (2 * overlapping + SMOOTHING) / (predicted + targeted + SMOOTHING)
+
+
+def overlap(one: Tensor, other: Tensor) -> Tensor:
+    """Sum of the product of maps, (B, ...) -> (B,); the product itself is never stored."""
+    return torch.einsum("bn,bn->b", one.flatten(1), other.flatten(1).to(one.dtype))
 
 
 def tversky(prediction: Tensor, target: Tensor) -> Tensor:
     """Tversky index of maps in [0, 1], (B, ...) -> (B,); false positives weigh 0.7."""
     prediction, target = prediction.flatten(1), target.flatten(1)
-    true_positive = (prediction * target).sum(1)
+    true_positive = overlap(prediction, target)
     false_negative = target.sum(1) - true_positive
     false_positive = prediction.sum(1) - true_positive
     denominator = (
@@ -89,22 +99,34 @@ def blur_matrix(size: int, sigma: float, device: torch.device, dtype: torch.dtyp
     return matrix.scatter_add_(1, source, kernel.expand(size, -1))
 
 
-_BLUR_MATRICES: dict[tuple[int, float, torch.device, torch.dtype], Tensor] = {}
+# Rows of a blur matrix that are multiplied together: few enough that most of its zeros are skipped.
+BLOCK = 64
+# Rows [first, last) of what is blurred, and the part of the matrix that is not 0 there.
+Blocks = list[tuple[int, int, Tensor]]
+
+
+@cache
+def blur_blocks(size: int, sigma: float, device: torch.device, dtype: torch.dtype) -> Blocks:
+    """The blur matrix in blocks of rows, each without the columns that are 0."""
+    matrix, radius = blur_matrix(size, sigma, device, dtype), int(4 * sigma + 0.5)
+    ranges = [(max(i - radius, 0), min(i + BLOCK + radius, size)) for i in range(0, size, BLOCK)]
+    return [
+        (low, high, matrix[i * BLOCK : (i + 1) * BLOCK, low:high])
+        for i, (low, high) in enumerate(ranges)
+    ]
 
 
 def normalised_blur(masks: Tensor, sigma: float) -> Tensor:
     """Gaussian blur G of masks (B, 1, H, W), each divided by its own maximum.
 
-    The blur is separable and its border linear, so it is two matrix products; `sigma` is in
-    pixels. An empty mask stays empty.
+    The blur is separable and its border linear, so it is two products with a banded matrix; `sigma`
+    is in pixels. An empty mask stays empty.
     """
-    blurred = masks
-    for dimension, size in ((-2, masks.shape[-2]), (-1, masks.shape[-1])):
-        key = (size, sigma, masks.device, masks.dtype)
-        if key not in _BLUR_MATRICES:
-            _BLUR_MATRICES[key] = blur_matrix(size, sigma, masks.device, masks.dtype)
-        matrix = _BLUR_MATRICES[key]
-        blurred = matrix @ blurred if dimension == -2 else blurred @ matrix.T
+    rows, columns = (
+        blur_blocks(size, sigma, masks.device, masks.dtype) for size in masks.shape[-2:]
+    )
+    blurred = torch.cat([block @ masks[..., a:b, :] for a, b, block in rows], dim=-2)
+    blurred = torch.cat([blurred[..., a:b] @ block.T for a, b, block in columns], dim=-1)
     maximum = blurred.amax(dim=(-2, -1), keepdim=True)
     return blurred / maximum.clamp(min=torch.finfo(masks.dtype).tiny)
 
@@ -122,6 +144,10 @@ def decoder_loss(
 ) -> Tensor:
     """Decoder loss L_Dec per sample, (B,).
 
+    The targets are blurred in every step, not once per slice: every published recipe turns its
+    slices by an angle of their own, and the blur of what a turn cuts off or lets in is not the
+    turned blur. Three blurs are a thousandth of a training step's operations.
+
     Args:
         scores: predicted probabilities P, (B, 1, H, W).
         pseudo_mask: M_DDPT of stage 1, 0 or 1, (B, 1, H, W).
@@ -129,18 +155,24 @@ def decoder_loss(
         overlap_loss: "el_dice" (poster) or "el_tversky" (released) for the foreground terms.
         foreground_sigma, background_sigma: blur in pixels of these maps.
     """
-    overlap = OVERLAP_LOSSES[overlap_loss]
+    foreground_loss = OVERLAP_LOSSES[overlap_loss]
     background = 1 - pseudo_mask
     centre = pseudo_mask * normalised_blur(pseudo_mask, foreground_sigma)
-    loss = where_not_empty(overlap(scores, centre), centre)
+    loss = where_not_empty(foreground_loss(scores, centre), centre)
     if sam_mask is not None and sam_weight:
         border = sam_mask * (1 - normalised_blur(sam_mask, foreground_sigma))
         agreement = sam_weight * soft_dice(sam_mask, pseudo_mask)  # gamma
         # Two empty masks agree perfectly, but there is nothing to segment.
-        loss = loss + agreement * where_not_empty(overlap(scores, border), border)
-    loss = loss + false_positive_weight * (scores * background).flatten(1).mean(1)
+        loss = loss + agreement * where_not_empty(foreground_loss(scores, border), border)
+    pixels = background[0].numel()
+    loss = loss + false_positive_weight * overlap(scores, background) / pixels
     surroundings = background * normalised_blur(background, background_sigma)
-    background_term = el_dice((1 - scores) * background, surroundings)
+    # EL-Dice of (1 - P) (1 - M) and the surroundings, which are 0 wherever 1 - M is.
+    rest = 1 - scores
+    dice = dice_of_sums(
+        overlap(rest, surroundings), overlap(rest, background), surroundings.flatten(1).sum(1)
+    )
+    background_term = exponential_logarithmic(dice)
     return loss + background_weight * where_not_empty(background_term, surroundings)
 
 
@@ -167,12 +199,12 @@ def structural_loss(point_embeddings: Tensor, point_mask: Tensor) -> Tensor:
         active set in both halves; the second one is meant for the inactive points, as its text and
         the released code say.
     """
-    to_active = (point_embeddings - 1).square().mean(-1)  # (B, k)
-    to_inactive = (point_embeddings + 1).square().mean(-1)
     active, inactive = point_mask, 1 - point_mask
-    return (to_active * active).sum(1) / active.sum(1).clamp(min=1) + (to_inactive * inactive).sum(
-        1
-    ) / inactive.sum(1).clamp(min=1)
+    weight = active / active.sum(1, keepdim=True).clamp(min=1)
+    weight = weight + inactive / inactive.sum(1, keepdim=True).clamp(min=1)
+    goal = active - inactive  # +1 or -1
+    distance = (point_embeddings - goal[..., None]).square().mean(-1)  # (B, k)
+    return (distance * weight).sum(1)
 
 
 def sample_at_points(masks: Tensor, grid_size: int) -> Tensor:

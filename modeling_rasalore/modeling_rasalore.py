@@ -1,13 +1,12 @@
 """RASALoRE, stage 2: from a brain slice to a map of anomaly scores (poster, "Stage 2").
 
-Location embeddings, region-aware spatial attention, mask decoder, and the whole. The
-attention over fixed queries and the mask decoder are computed in a factorised form that gives the
-same numbers as the formulas with less work; each place says which identity it uses.
+Point head, mask decoder, and the whole. The mask decoder, as the attention over fixed queries, is
+computed in a factorised form that gives the same numbers as the formulas with less work; each place
+says which identity it uses.
 
 Letters in shapes: B batch, k candidate points, d embedding width, N image tokens, S = image_size.
 """
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +17,7 @@ from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import ModelOutput
 
+from .attention_rasalore import LocationEmbeddings, RegionAwareSpatialAttention, ValueNoise
 from .configuration_rasalore import RasaloreConfig
 from .encoder_rasalore import Refiner, SliceEncoder
 from .loss_rasalore import (
@@ -47,117 +47,6 @@ class RasaloreOutput(ModelOutput):
     decoder_loss: Tensor | None = None
     point_activation_loss: Tensor | None = None
     structural_loss: Tensor | None = None
-
-
-class LocationEmbeddings(nn.Module):
-    """E_cpp: fixed random Fourier features of the candidate points plus a constant row, (k, d)."""
-
-    def __init__(self, config: RasaloreConfig):
-        super().__init__()
-        self.kind = config.location_embeddings
-        self.grid_size, self.seed = config.grid_size, config.location_seed
-        self.scale, self.width = config.location_scale, config.embedding_dim
-        table = torch.empty(self.grid_size**2, self.width)
-        if self.kind == "learned":
-            self.table = nn.Parameter(table)
-        else:
-            self.register_buffer("table", table, persistent=True)
-
-    def make_table(self) -> Tensor:
-        """The seeded table, (k, d); rows follow the grid row by row, first coordinate = row."""
-        if self.kind == "none":
-            return torch.zeros(self.grid_size**2, self.width)
-        generator = torch.Generator(device="cpu").manual_seed(self.seed)
-        frequencies = self.scale * torch.randn(
-            2, self.width // 2, generator=generator, device="cpu"
-        )
-        offset = torch.randn(1, self.width, generator=generator, device="cpu")
-        side = torch.arange(self.grid_size, device="cpu") / self.grid_size * 2 - 1  # [-1, 1)
-        points = torch.cartesian_prod(side, side)  # (k, 2): row, column
-        phase = 2 * math.pi * points @ frequencies
-        return torch.cat([phase.sin(), phase.cos()], dim=1) + offset
-
-    def forward(self) -> Tensor:
-        return self.table
-
-
-class RegionAwareSpatialAttention(nn.Module):
-    """RASA: location embeddings attend to R(X), (B, N, d) -> point embeddings (B, k, d)."""
-
-    def __init__(self, config: RasaloreConfig):
-        super().__init__()
-        width, self.heads = config.embedding_dim, config.num_attention_heads
-        self.head_dim = config.attention_head_dim or width // self.heads
-        self.query = nn.Linear(width, self.heads * self.head_dim)
-        self.key = nn.Linear(width, self.heads * self.head_dim)
-        self.value = nn.Linear(width, self.heads * self.head_dim)
-        self.output = nn.Linear(self.heads * self.head_dim, width)
-        self.noise = ValueNoise(config, config.refiner_grid**2)
-
-    def forward(self, location_embeddings: Tensor, cells: Tensor) -> Tensor:
-        values = self.noise(cells)
-        if self.head_dim < cells.shape[-1]:
-            enriched = self.project_then_attend(location_embeddings, cells, values)
-        else:
-            enriched = self.attend_then_project(location_embeddings, cells, values)
-        return location_embeddings + enriched
-
-    def split_heads(self, projected: Tensor) -> Tensor:
-        """(..., n, heads * head_dim) -> (..., heads, n, head_dim)."""
-        return projected.unflatten(-1, (self.heads, self.head_dim)).transpose(-3, -2)
-
-    def project_then_attend(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """The textbook order, cheapest where a head is narrower than d."""
-        query = self.split_heads(self.query(queries)).expand(len(keys), -1, -1, -1)
-        attended = F.scaled_dot_product_attention(
-            query, self.split_heads(self.key(keys)), self.split_heads(self.value(values))
-        )
-        return self.output(attended.transpose(1, 2).flatten(2))
-
-    def attend_then_project(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """The same function with neither keys nor values projected, for heads of full width.
-
-        (E W_q)(R W_k)^T = ((E W_q) W_k^T) R^T: the keys' weights fold into the fixed queries, and
-        what the keys' bias adds is one constant per query, which the softmax drops. A weighted
-        mean of projected values is the projected weighted mean, so W_v and W_o fold into one
-        matrix per head that is applied to k points instead of N tokens.
-        """
-        key_weight = self.key.weight.unflatten(0, (self.heads, self.head_dim))  # (heads, e, d)
-        folded = self.split_heads(self.query(queries)) @ key_weight  # (heads, k, d)
-        query = folded.flatten(0, 1).expand(len(keys), 1, -1, -1)  # all heads as one longer list
-        attended = F.scaled_dot_product_attention(
-            query, keys[:, None], values[:, None], scale=self.head_dim**-0.5
-        )
-        attended = attended[:, 0].unflatten(1, (self.heads, -1))  # (B, heads, k, d)
-        value_weight = self.value.weight.unflatten(0, (self.heads, self.head_dim))
-        output_weight = self.output.weight.unflatten(1, (self.heads, self.head_dim))
-        joined = torch.einsum("ohe,hed->hdo", output_weight, value_weight)  # (heads, d, d)
-        # The keys' bias enters with weight 0: it changes nothing, and training in several processes
-        # wants a gradient for every parameter.
-        bias = self.output(self.value.bias) + 0 * self.key.bias.sum()
-        width = attended.shape[-1]
-        return attended.transpose(1, 2).flatten(2) @ joined.reshape(-1, width) + bias
-
-
-class ValueNoise(nn.Module):
-    """Adds epsilon to attention values (B, N, d): drawn in training, learned, or none."""
-
-    def __init__(self, config: RasaloreConfig, tokens: int):
-        super().__init__()
-        self.kind, self.std = config.value_noise, config.value_noise_std
-        # Set to draw Gaussian noise in evaluation too: repeated forwards then give uncertainty.
-        self.sample_in_eval = False
-        if self.kind == "learned":
-            self.noise = nn.Parameter(torch.empty(tokens, config.embedding_dim))
-
-    def forward(self, values: Tensor) -> Tensor:
-        if self.kind == "learned":
-            return values + self.noise
-        if self.kind == "gaussian" and (self.training or self.sample_in_eval):
-            # Not randn_like: it fills in memory order, and strides must not decide the outcome.
-            noise = torch.randn(values.shape, dtype=values.dtype, device=values.device)
-            return values + self.std * noise
-        return values
 
 
 class PointHead(nn.Module):
@@ -209,10 +98,10 @@ class MaskDecoder(GradientCheckpointingLayer):
         self.head = ScoreHead(narrow, 1, 1)
 
     def forward(self, point_embeddings: Tensor, features: Tensor) -> Tensor:
-        tokens = features.flatten(2).transpose(1, 2)  # (B, N, d)
+        tokens = as_tokens(features)
         attended = self.dropout(self.attend(point_embeddings, tokens))
         points = self.point_norm(point_embeddings + attended)
-        hidden = self.upsample_similarity(points, features).relu_()
+        hidden = self.upsample_similarity(points, tokens, features).relu_()
         return self.head(self.up2(hidden).relu_())
 
     def attend(self, point_embeddings: Tensor, tokens: Tensor) -> Tensor:
@@ -228,8 +117,9 @@ class MaskDecoder(GradientCheckpointingLayer):
         attended = F.scaled_dot_product_attention(query, key, value)
         return self.output(attended.transpose(1, 2).flatten(2))
 
-    def upsample_similarity(self, points: Tensor, features: Tensor) -> Tensor:
-        """up1(LayerNorm_k(F A^T)) for tokens F (B, N, d) and points A (B, k, d).
+    def upsample_similarity(self, points: Tensor, tokens: Tensor, features: Tensor) -> Tensor:
+        """up1(LayerNorm_k(F A^T)) for points A (B, k, d) and tokens F (B, N, d), maps of which
+        are `features` (B, d, h, w).
 
         The map F A^T has k channels but rank d. With A' = A minus its mean over k, the LayerNorm's
         centred value of token n and point j is F_n . A'_j and its variance F_n (A'^T A' / k) F_n^T,
@@ -239,33 +129,34 @@ class MaskDecoder(GradientCheckpointingLayer):
         """
         centred = points - points.mean(1, keepdim=True)
         covariance = centred.transpose(1, 2) @ centred / points.shape[1]  # (B, d, d)
-        rows, columns = features.shape[-2:]
-        tokens = features.flatten(2).transpose(1, 2)
-        variance = ((tokens @ covariance) * tokens).sum(-1, keepdim=True).clamp(min=0)
-        scaled = tokens * torch.rsqrt(variance + self.similarity_norm.eps)  # (B, N, d)
+        variance = ((tokens @ covariance) * tokens).sum(-1).clamp(min=0)  # (B, N)
+        deviation = (variance + self.similarity_norm.eps).sqrt().unflatten(1, features.shape[-2:])
+        maps = features / deviation[:, None]  # (B, d, h, w)
         weight = self.up1.weight.flatten(1)  # (k, wide * 4 * 4)
         gain, bias = self.similarity_norm.weight, self.similarity_norm.bias
         folded = (centred * gain[:, None]).transpose(1, 2) @ weight  # (B, d, wide * 16)
-        maps = scaled.transpose(1, 2).unflatten(2, (rows, columns))
-        constant = F.conv_transpose2d(
-            torch.ones_like(maps[:1, :1]),
-            (bias @ weight).unflatten(0, self.up1.weight.shape[1:])[None],
-            self.up1.bias,
-            stride=2,
-            padding=1,
+        shape = self.up1.weight.shape[1:]
+        constant = upsample(
+            torch.ones_like(maps[:1, :1]), (bias @ weight).unflatten(0, shape)[None], self.up1.bias
         )
-        return upsample_each(maps, folded.unflatten(2, self.up1.weight.shape[1:])) + constant
+        # One by one: a CPU takes up to 1.6 times longer for a group per slice in one convolution.
+        upsampled = [
+            upsample(maps[i : i + 1], folded[i].unflatten(1, shape)) for i in range(len(maps))
+        ]
+        return torch.cat(upsampled) + constant
 
 
-def upsample_each(maps: Tensor, weights: Tensor) -> Tensor:
-    """Transposed 4x4 convolution, stride 2, padding 1, of each map with weights of its own.
+def as_tokens(maps: Tensor) -> Tensor:
+    """Maps (B, d, h, w) as tokens (B, h * w, d).
 
-    Maps (B, d, h, w) and weights (B, d, C, 4, 4) -> (B, C, 2 h, 2 w); one group per sample.
+    Contiguous, because fused attention falls back to building its (B, k, N) table otherwise.
     """
-    batch = len(maps)
-    grouped = maps.flatten(0, 1)[None], weights.flatten(0, 1)
-    upsampled = F.conv_transpose2d(*grouped, stride=2, padding=1, groups=batch)
-    return upsampled[0].unflatten(0, (batch, -1))
+    return maps.flatten(2).transpose(1, 2).contiguous()
+
+
+def upsample(maps: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Transposed 4x4 convolution, stride 2, padding 1: (B, d, h, w) -> (B, C, 2 h, 2 w)."""
+    return F.conv_transpose2d(maps, weight, bias, stride=2, padding=1)
 
 
 class RasalorePreTrainedModel(PreTrainedModel):
@@ -331,7 +222,7 @@ class RasaloreModel(RasalorePreTrainedModel):
                 f"{tuple(pixel_values.shape)}; prepare slices with RasaloreImageProcessor."
             )
         first, features = self.encoder(pixel_values)
-        cells = self.refiner(first).flatten(2).transpose(1, 2)  # (B, s * s, d)
+        cells = as_tokens(self.refiner(first))
         point_embeddings = self.spatial_attention(self.location_embeddings(), cells)
         point_logits = self.point_head(point_embeddings)
         output = RasaloreOutput(

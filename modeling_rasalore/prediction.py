@@ -1,7 +1,7 @@
 """From a scan to its anomaly map, mask and volume, and to files beside it."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 from torch import nn
 from tqdm.auto import tqdm
 
-from .files import replace_file, write_json
+from .files import replace_file, sha256_of, write_json
+from .mask_3d import index_box, part_sizes, remove_small_parts, smooth_scores
 from .reports import DISCLAIMER, overlay_montage
+from .slice_frame import corners
 from .volumes import Volume, write_volume, zero_background
 
 FloatImage = NDArray[np.float32]
@@ -24,9 +26,11 @@ PACKAGES = ("rasalore", "torch", "transformers", "numpy", "nibabel")
 # Share of the voxels of a scan. Around an extracted brain it is 0.5 to 0.9, with skull and noise
 # near 0.
 SMALLEST_BACKGROUND = 0.2
-
-
 MIRRORED = ((), (3,), (2,), (2, 3))  # axes of (B, C, H, W): a slice and its mirror images
+ENDINGS = {
+    **{"mask": "_mask.nii.gz", "scores": "_scores.nii.gz", "spread": "_spread.nii.gz"},
+    **{"overlay": "_overlay.png", "summary": ".json"},
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +43,10 @@ class VolumePrediction:
         threshold: in [0, 1].
         spacing: mm between slices, rows and columns.
         model: the model's name, revision and the SHA-256 of its weights.
+        slice_affine: (4, 4), slice, row and column -> world coordinates in mm.
+        spread: (S, H, W) float32 in [0, 0.5], standard deviation of the scores under the model's
+            noise; None where no noise was drawn.
+        quality_score: how well the masks of the noise draws agree, in [0, 1].
     """
 
     scores: FloatImage
@@ -46,6 +54,9 @@ class VolumePrediction:
     threshold: float
     spacing: tuple[float, float, float]
     model: dict[str, str | None]
+    slice_affine: NDArray[np.float64] | None = None
+    spread: FloatImage | None = None
+    quality_score: float | None = None
 
     @property
     def voxel_mm3(self) -> float:
@@ -68,6 +79,22 @@ class VolumePrediction:
         areas = np.count_nonzero(self.mask, axis=(1, 2))
         return int(areas.argmax()) if areas.any() else None
 
+    @property
+    def largest_component_ml(self) -> float:
+        """Volume of the mask's largest connected part (26 neighbours) in mL, 0 without."""
+        return int(part_sizes(self.mask).max(initial=0)) * self.voxel_mm3 / 1000
+
+    @property
+    def bounding_box_mm(self) -> list[list[float]] | None:
+        """Least and greatest x, y and z of the mask's voxels in the scan's world; None without."""
+        box = index_box(self.mask)
+        if box is None or self.slice_affine is None:
+            return None
+        low = np.array([side.start for side in box]) - 0.5  # a voxel's index is its centre
+        high = np.array([side.stop for side in box]) - 0.5
+        found = corners(self.slice_affine, low, high)
+        return [found.min(0).round(3).tolist(), found.max(0).round(3).tolist()]
+
 
 def predict_volume(
     model: Any,
@@ -77,6 +104,8 @@ def predict_volume(
     batch_size: int = 8,
     threshold: float = 0.5,
     flips: bool = False,
+    smooth_mm: float = 0.0,
+    smallest_ml: float = 0.0,
 ) -> VolumePrediction:
     """Return scores and mask of a scan; nothing of the scan or the model is changed.
 
@@ -87,20 +116,29 @@ def predict_volume(
         batch_size: slices per forward pass.
         threshold: in [0, 1]; a voxel is anomalous when its score is above it.
         flips: as for `predict_slices`.
+        smooth_mm: standard deviation of a 3-D Gaussian that blurs the scores; 0 leaves them.
+        smallest_ml: connected parts of the mask with less volume are removed; 0 keeps all.
 
     Raises:
-        ValueError: a threshold outside [0, 1] or a batch size below 1.
+        ValueError: a threshold outside [0, 1], a batch size below 1, a negative size.
     """
     if not 0 <= threshold <= 1:
         raise ValueError(f"threshold must lie in [0, 1], got {threshold}; 0.5 is the usual choice.")
+    if not (0 <= smooth_mm < np.inf and 0 <= smallest_ml < np.inf):
+        raise ValueError(
+            f"smoothing and the smallest part must be 0 or more, got {smooth_mm} mm and "
+            f"{smallest_ml} mL."
+        )
     images = zero_background(volume.slices)
-    scores = np.stack(predict_slices(model, processor, list(images), batch_size, flips))
+    scores = np.zeros(images.shape, np.float32)
+    _fill_maps(list(scores), model, processor, images, batch_size, flips)
+    if smooth_mm:
+        smooth_scores(scores, images > 0, volume.spacing, smooth_mm)
+    mask = (scores > threshold).view(np.uint8)
+    if smallest_ml:
+        remove_small_parts(mask, smallest_ml * 1000 / float(np.prod(volume.spacing)))
     return VolumePrediction(
-        scores=scores,
-        mask=(scores > threshold).astype(np.uint8),
-        threshold=threshold,
-        spacing=volume.spacing,
-        model=describe_model(model),
+        scores, mask, threshold, volume.spacing, describe_model(model), volume.slice_affine
     )
 
 
@@ -126,22 +164,41 @@ def predict_slices(
     Raises:
         ValueError: a batch size below 1.
     """
+    maps = [np.zeros(image.shape, np.float32) for image in images]
+    _fill_maps(maps, model, processor, images, batch_size, flips)
+    return maps
+
+
+def _fill_maps(
+    maps: Sequence[FloatImage],
+    model: Any,
+    processor: Any,
+    images: Sequence[FloatImage] | FloatImage,
+    batch_size: int,
+    flips: bool,
+) -> None:
+    """Write the scores of slices with brain into `maps`, zeros of the slices' shapes."""
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
-    maps = [np.zeros(image.shape, np.float32) for image in images]
     with_brain = [index for index, image in enumerate(images) if (image > 0).any()]
-    weight = next(model.parameters())
     batches = range(0, len(with_brain), batch_size)
+    for start in tqdm(batches, desc="slices", leave=False, disable=None):
+        indices = with_brain[start : start + batch_size]
+        scores = score_images(model, processor, [images[index] for index in indices], flips)
+        for index, score in zip(indices, scores, strict=True):
+            maps[index][...] = score
+
+
+def score_images(
+    model: Any, processor: Any, images: Sequence[FloatImage], flips: bool
+) -> list[FloatImage]:
+    """Return the score maps of slices with brain, in their own frames, from one forward pass."""
+    weight = next(model.parameters())
     with evaluating(model), torch.inference_mode():
-        for start in tqdm(batches, desc="slices", leave=False, disable=None):
-            indices = with_brain[start : start + batch_size]
-            batch = [images[index] for index in indices]
-            pixel_values = processor(batch, return_tensors="pt")["pixel_values"]
-            pixel_values = pixel_values.to(weight.device, weight.dtype)
-            scores = processor.post_process_maps(score_batch(model, pixel_values, flips), batch)
-            for index, score in zip(indices, scores, strict=True):
-                maps[index] = np.where(images[index] > 0, score, np.float32(0))
-    return maps
+        pixel_values = processor(images, return_tensors="pt")["pixel_values"]
+        pixel_values = pixel_values.to(weight.device, weight.dtype)
+        maps = processor.post_process_maps(score_batch(model, pixel_values, flips), images)
+    return [np.where(i > 0, m, np.float32(0)) for i, m in zip(images, maps, strict=True)]
 
 
 def score_batch(model: Any, pixel_values: torch.Tensor, flips: bool) -> torch.Tensor:
@@ -183,23 +240,34 @@ def describe_model(model: Any) -> dict[str, str | None]:
 
 
 def write_prediction(
-    prediction: VolumePrediction, volume: Volume, out_dir: str | Path, name: str
+    prediction: VolumePrediction,
+    volume: Volume,
+    out_dir: str | Path,
+    name: str,
+    endings: Mapping[str, str] = ENDINGS,
 ) -> dict[str, Path]:
-    """Return the paths of the four files written for one scan, each complete or absent.
+    """Return the paths of the files written for one scan, each complete or absent.
 
-    `mask`: uint8 NIfTI, and `scores`: float32 NIfTI, both on the scan's own grid; `overlay`: PNG of
-    the most telling slices; `summary`: JSON with volume, threshold, model and input, written last.
+    `mask`: uint8 NIfTI, `scores` and, where noise was drawn, `spread`: float32 NIfTI, all on the
+    scan's own grid; `overlay`: PNG of the most telling slices; `summary`: JSON with volume,
+    threshold, model and input, written last.
 
     Args:
         prediction: of `volume`.
         volume: the scan it was made from.
         out_dir: made where it does not exist.
         name: start of the file names.
+        endings: end of the file name of each.
     """
     out_dir = Path(out_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
-    mask = write_volume(out_dir / f"{name}_mask.nii.gz", prediction.mask, volume, np.uint8)
-    scores = write_volume(out_dir / f"{name}_scores.nii.gz", prediction.scores, volume, np.float32)
+    paths = {role: out_dir / f"{name}{ending}" for role, ending in endings.items()}
+    write_volume(paths["mask"], prediction.mask, volume, np.uint8)
+    write_volume(paths["scores"], prediction.scores, volume, np.float32)
+    if prediction.spread is None:
+        del paths["spread"]
+    else:
+        write_volume(paths["spread"], prediction.spread, volume, np.float32)
     picture = overlay_montage(
         zero_background(volume.slices),
         prediction.scores,
@@ -207,12 +275,9 @@ def write_prediction(
         spacing=prediction.spacing[1:],
         title=f"{volume.path.name}: {describe(prediction)}",
     )
-    return {
-        "mask": mask,
-        "scores": scores,
-        "overlay": replace_file(out_dir / f"{name}_overlay.png", picture.save),
-        "summary": write_json(out_dir / f"{name}.json", summarise(prediction, volume)),
-    }
+    replace_file(paths["overlay"], picture.save)
+    write_json(paths["summary"], summarise(prediction, volume))
+    return paths
 
 
 def describe(prediction: VolumePrediction) -> str:
@@ -228,7 +293,8 @@ def find_warnings(volume: Volume) -> list[str]:
     found = list(volume.warnings)
     if volume.replaced_voxels:
         found.append(f"{volume.replaced_voxels} NaN or infinite voxels were set to 0.")
-    background = float(np.mean(volume.slices == volume.slices[0, 0, 0]))
+    corner = volume.slices[0, 0, 0]
+    background = sum(np.count_nonzero(one == corner) for one in volume.slices) / volume.slices.size
     if background < SMALLEST_BACKGROUND:
         found.append(
             f"only {background:.0%} of the voxels have the background's value; models expect scans "
@@ -252,6 +318,9 @@ def compose_summary(prediction: VolumePrediction, source: dict[str, Any]) -> dic
         "threshold": prediction.threshold,
         "millilitres": prediction.millilitres,
         "voxel_mm3": prediction.voxel_mm3,
+        "largest_component_ml": prediction.largest_component_ml,
+        "bounding_box_mm": prediction.bounding_box_mm,
+        "quality_score": prediction.quality_score,
         "slices": len(prediction.mask),
         "slices_with_anomaly": len(found),
         "lowest_slice": min(found, default=None),
@@ -265,7 +334,7 @@ def describe_input(volume: Volume) -> dict[str, Any]:
     """What a summary says about the scan; its file is read once more, for the hash."""
     return {
         "input": volume.path.name,
-        "input_sha256": hashlib.sha256(volume.path.read_bytes()).hexdigest(),
+        "input_sha256": sha256_of(volume.path),
         "input_voxel_order": volume.axis_codes,
         "warnings": find_warnings(volume),
     }

@@ -1,6 +1,5 @@
 """Many scans, one after the other: each judged alone, what is done kept in a manifest."""
 
-import hashlib
 import json
 import platform
 import resource
@@ -12,9 +11,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from .files import write_json
+from .bids import BIDS_ENDINGS, bids_place, write_description
+from .files import remove_drafts, sha256_of, write_json
+from .model_loading import computing_in
 from .prediction import (
+    ENDINGS,
     PACKAGES,
+    VolumePrediction,
     describe,
     describe_model,
     find_warnings,
@@ -23,8 +26,10 @@ from .prediction import (
 )
 from .reports import DISCLAIMER
 from .run_report import write_html, write_table
-from .scan_list import output_places, pick_volume
-from .volumes import read_facts, read_volume
+from .scan_list import output_places
+from .scan_source import read_scan, sequence_of
+from .uncertainty import add_uncertainty
+from .volumes import Volume
 
 MANIFEST = "manifest.json"
 SCAN_ERRORS = (ValueError, OSError, MemoryError, RuntimeError)
@@ -41,6 +46,9 @@ class RunSettings:
         modality: tells the volume of the 4-D scans of MSD Task01.
         batch_size: slices per forward pass.
         flips: average over mirror images of each slice.
+        noise_samples: draws of the model's noise for spread and quality score; 0 for none.
+        smooth_mm, smallest_ml: as for `predict_volume`.
+        precision: float type the model computes in.
     """
 
     threshold: float = 0.5
@@ -49,6 +57,10 @@ class RunSettings:
     modality: str | None = None
     batch_size: int = 8
     flips: bool = False
+    noise_samples: int = 0
+    smooth_mm: float = 0.0
+    smallest_ml: float = 0.0
+    precision: str = "float32"
 
 
 def predict_scans(
@@ -63,12 +75,13 @@ def predict_scans(
     """Return the manifest after segmenting every scan; a bad scan never stops the others.
 
     `out` gets the files of `write_prediction` per scan, `manifest.json` (rewritten after each
-    scan), `results.csv` and `report.html`.
+    scan), `results.csv` and `report.html`; for scans of a BIDS data set it is a BIDS derivative.
 
     Args:
         model, processor: as for `predict_volume`.
-        scans: files; `out` mirrors their folders.
-        resume: skip scans that the manifest in `out` has with equal input, model and settings.
+        scans: files and DICOM folders; `out` mirrors their folders.
+        resume: skip scans that the manifest in `out` has with equal input, model and settings; an
+            earlier run into `out` must have ended, or been killed.
         say: gets one line per scan.
 
     Raises:
@@ -78,11 +91,15 @@ def predict_scans(
     out.mkdir(parents=True, exist_ok=True)
     manifest = _new_manifest(model, settings)
     finished = _finished(out, manifest) if resume else {}
+    if resume:
+        remove_drafts(out)
+    if any(bids_place(scan) for scan in scans):
+        write_description(out, manifest["versions"]["rasalore"])
     start = time.monotonic()
     for scan, place in zip(scans, places, strict=True):
         key = place.relative_to(out).as_posix()
         try:
-            digest = _sha256(scan)
+            digest = sha256_of(scan) if scan.exists() else ""  # the reader says so
             entry = finished.get(key, {})
             if entry.get("input_sha256") == digest and _complete(out, entry):
                 say(f"{scan}: finished before, skipped")
@@ -94,7 +111,8 @@ def predict_scans(
                 }
         except SCAN_ERRORS as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            entry = {"input": scan.name, "status": "failed", "reason": reason}
+            named = reason.replace(str(scan), scan.name)  # folders may name a person
+            entry = {"input": scan.name, "status": "failed", "reason": named}
             say(f"error: {reason if str(scan) in reason else f'{scan}: {reason}'}")
         manifest["scans"][key] = entry
         manifest["seconds"] = round(time.monotonic() - start, 2)
@@ -112,7 +130,6 @@ def _new_manifest(model: Any, settings: RunSettings) -> dict[str, Any]:
         "model": describe_model(model),
         "settings": asdict(settings),
         "device": str(weight.device),
-        "precision": str(weight.dtype).removeprefix("torch."),
         "python": platform.python_version(),
         "versions": {package: version(package) for package in PACKAGES},
         "scans": {},
@@ -129,27 +146,23 @@ def _predict_one(
 ) -> tuple[dict[str, Any], dict[str, Path]]:
     """Return the manifest's entry of one scan, and the files written for it."""
     start = time.monotonic()
-    volumes = read_facts(scan).volumes
-    channel = pick_volume(scan, volumes, settings.volume, settings.modality)
-    volume = read_volume(scan, channel)
+    volume = read_scan(scan, settings.volume, settings.modality)
     warnings = find_warnings(volume)
     for warning in warnings:
         say(f"{scan}: {warning}")
-    prediction = predict_volume(
-        model,
-        processor,
-        volume,
-        batch_size=settings.batch_size,
-        threshold=settings.threshold,
-        flips=settings.flips,
-    )
-    paths = write_prediction(prediction, volume, place.parent, place.name)
+    prediction = _predict_volume(model, processor, volume, settings)
+    endings = ENDINGS | (BIDS_ENDINGS if bids_place(scan) else {})
+    paths = write_prediction(prediction, volume, place.parent, place.name, endings)
     seconds = round(time.monotonic() - start, 2)
     say(f"{scan}: {describe(prediction)}, {seconds:.1f} s")
     entry = {
         "input": scan.name,
         "status": "done",
+        "modality": settings.modality or sequence_of(scan.name),
         "millilitres": prediction.millilitres,
+        "largest_component_ml": prediction.largest_component_ml,
+        "bounding_box_mm": prediction.bounding_box_mm,
+        "quality_score": prediction.quality_score,
         "slices": len(prediction.mask),
         "slices_with_anomaly": len(prediction.slices_with_anomaly),
         "threshold": prediction.threshold,
@@ -157,6 +170,32 @@ def _predict_one(
         "warnings": warnings,
     }
     return entry, paths
+
+
+def _predict_volume(
+    model: Any, processor: Any, volume: Volume, settings: RunSettings
+) -> VolumePrediction:
+    with computing_in(settings.precision, model):
+        prediction = predict_volume(
+            model,
+            processor,
+            volume,
+            batch_size=settings.batch_size,
+            threshold=settings.threshold,
+            flips=settings.flips,
+            smooth_mm=settings.smooth_mm,
+            smallest_ml=settings.smallest_ml,
+        )
+        if not settings.noise_samples:
+            return prediction
+        return add_uncertainty(
+            prediction,
+            model,
+            processor,
+            volume,
+            samples=settings.noise_samples,
+            flips=settings.flips,
+        )
 
 
 def _finished(out: Path, manifest: dict[str, Any]) -> dict[str, Any]:
@@ -174,14 +213,6 @@ def _finished(out: Path, manifest: dict[str, Any]) -> dict[str, Any]:
 
 def _complete(out: Path, entry: dict[str, Any]) -> bool:
     return all((out / path).is_file() for path in entry["outputs"].values())
-
-
-def _sha256(path: Path) -> str:
-    """Return the hash of a file, "" where there is none: the reader says so in its own words."""
-    if not path.is_file():
-        return ""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _peak_memory() -> float:

@@ -29,7 +29,7 @@ class Hide:
 sys.meta_path.insert(0, Hide())
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoImageProcessor, AutoModel
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, pipeline
 
 source, revision, threads, slices, result = sys.argv[1:]
 torch.set_num_threads(int(threads))
@@ -38,9 +38,15 @@ config = AutoConfig.from_pretrained(source, **words)
 processor = AutoImageProcessor.from_pretrained(source, **words)
 model = AutoModel.from_pretrained(source, **words).eval()
 assert model.config.model_type == config.model_type
-inputs = processor(list(load_file(slices)["slices"].numpy()), return_tensors="pt")
+images = list(load_file(slices)["slices"].numpy())
 with torch.no_grad():
-    save_file({"logits": model(**inputs).logits.contiguous()}, result)
+    logits = model(**processor(images, return_tensors="pt")).logits
+outputs = {"logits": logits.contiguous()}
+if config.model_type == "rasalore":
+    segment = pipeline("brain-anomaly-segmentation", model=source, device="cpu", **words)
+    scores = [torch.from_numpy(found["scores"]) for found in segment(images, batch_size=2)]
+    outputs["scores"] = torch.stack(scores)
+save_file(outputs, result)
 assert "modeling_rasalore" not in sys.modules
 """
 LEFT_ALONE = {".gitattributes"}  # the Hub writes it into every repository
@@ -156,13 +162,15 @@ def same(path: Path, entry: RepoFile) -> bool:
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest() == entry.blob_id
 
 
-def logits_without_package(
+def outputs_without_package(
     source: str | Path,
     images: np.ndarray,
     revision: str | None = None,
     environment: Mapping[str, str] | None = None,
-) -> Tensor:
-    """Logits of a fresh process that knows transformers and `source`, but not this package.
+) -> dict[str, Tensor]:
+    """What a fresh process gets that knows transformers and `source`, but not this package.
+
+    `logits` of `AutoModel`; of a stage-2 model also `scores` (B, H, W) of the pipeline.
 
     Args:
         source: folder or repo id of a model.
@@ -189,4 +197,4 @@ def logits_without_package(
         if done.returncode:
             reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
             raise ValueError(f"{source} does not load where rasalore is not installed: {reason}")
-        return load_file(result)["logits"]
+        return load_file(result)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from functools import partial
 from http.client import HTTPException
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeVar
 from urllib.error import HTTPError
 from urllib.parse import quote
 from urllib.request import Request, urlopen
@@ -70,7 +70,7 @@ class RemoteFile(io.RawIOBase):
         self.position = start + offset
         return self.position
 
-    def readinto(self, buffer) -> int:  # type: ignore[no-untyped-def,override]
+    def readinto(self, buffer: Any) -> int:
         end = min(self.position + len(buffer), self.size)
         if end <= self.position:
             return 0

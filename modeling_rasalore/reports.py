@@ -19,6 +19,7 @@ Row = Mapping[str, Any]  # of results.json
 
 CELL = 256  # width of one slice in the montage, pixels
 GAP = 6
+WHITE_VOXELS = 2**24  # what white is, larger scans are asked in some of their rows only
 # Readable on grey, and with red-green colour blindness.
 INK, PAPER = (235, 235, 235), (16, 16, 16)
 SCORE_RAMP = ((120, 20, 140), (255, 120, 40))  # colours of the scores 0 and 1
@@ -45,6 +46,7 @@ SYSTEM_NAMES = {
     "medsam_points": "MedSAM + DDPT (points)",
     "medsam2_box": "MedSAM2 + DDPT (box)",
     "medsam2_points": "MedSAM2 + DDPT (points)",
+    "synthetic_only": "Painted lesions only",
     "rasalore_without_sam": "RASALoRE without SAM",
     "rasalore": "RASALoRE",
     "ceiling": "Ceiling (true masks)",
@@ -83,11 +85,12 @@ def overlay_montage(
     if images.ndim != 3 or any(array.shape != images.shape for array in arrays.values()):
         shapes = {name: array.shape for name, array in arrays.items()}
         raise ValueError(f"all arrays must have one shape (slices, rows, columns), got {shapes}.")
-    marked = mask > 0 if truth is None else (mask > 0) | (truth > 0)
+    marked = mask if truth is None else (mask > 0) | (truth > 0)
     rows, columns = _brain_window(images)
     height = round(CELL * (rows.stop - rows.start) * spacing[0])
     size = (CELL, max(round(height / ((columns.stop - columns.start) * spacing[1])), 1))
-    white = np.percentile(images[images > 0], 99.5) if (images > 0).any() else 1.0
+    some = images[:, :: max(images.size // WHITE_VOXELS, 1)]
+    white = np.percentile(some[some > 0], 99.5) if (some > 0).any() else 1.0
     cells = []
     for index in choose_slices(images, marked, count):
         place = (index, rows, columns)
@@ -123,19 +126,20 @@ def overlay_slice(
     return Image.fromarray(cell.round().astype(np.uint8))
 
 
-def choose_slices(images: NDArray[np.floating], marked: NDArray[np.bool_], count: int) -> list[int]:
+def choose_slices(images: NDArray[np.floating], marked: NDArray[Any], count: int) -> list[int]:
     """Return up to `count` slice indices in ascending order, for arrays (S, H, W).
 
     Evenly spaced over the slices where something is marked, the one with most among them; when
     these are too few, brain slices without a mark, evenly spaced too, fill up.
     """
-    areas = marked.sum((1, 2))
+    # Slice by slice: of a large scan, one more array of its shape is much.
+    areas = np.array([np.count_nonzero(one) for one in marked])
     found = np.flatnonzero(areas)
     if len(found) > count:
         chosen = _evenly(found, count)
         chosen[np.abs(chosen - areas.argmax()).argmin()] = areas.argmax()
         return sorted(set(chosen.tolist()))
-    brain = (images > 0).sum((1, 2))
+    brain = np.array([np.count_nonzero(one > 0) for one in images])
     others = np.flatnonzero((areas == 0) & (brain >= brain.max() / 4))
     return sorted([*found.tolist(), *_evenly(others, count - len(found)).tolist()])
 
@@ -210,7 +214,7 @@ def _brain_window(images: NDArray[np.floating]) -> tuple[slice, slice]:
     """Rows and columns that hold the brain in any slice, with a margin of 4 pixels."""
     window = []
     for axis in (1, 2):
-        filled = np.flatnonzero((images > 0).any((0, 3 - axis)))
+        filled = np.flatnonzero(images.max((0, 3 - axis)) > 0)
         low, high = (filled[0], filled[-1]) if len(filled) else (0, images.shape[axis])
         window.append(slice(max(low - 4, 0), min(high + 5, images.shape[axis])))
     return window[0], window[1]

@@ -5,17 +5,18 @@ from pathlib import Path
 from typing import Any
 
 from .scan_list import pick_volume
-from .volumes import VolumeError, read_facts
+from .scan_source import read_scan_facts
+from .volumes import VolumeError
 
-# Arrays of one volume held at once at the peak: stored voxels, float32 slices, a copy with zero
-# background, score maps and their stack.
-PEAK_BYTES_PER_VOXEL = 20
+# Arrays of one volume held at once at the peak: float32 slices, a copy with zero background and
+# scores, the mask, and what lies around them.
+PEAK_BYTES_PER_VOXEL = 15
 
 
 def inspect_scan(path: Path, volume: int | None, modality: str | None) -> dict[str, Any]:
     """Return what is known of a scan, as JSON can hold it; `reason` says why it would fail."""
     try:
-        facts = read_facts(path)
+        facts = read_scan_facts(path, modality)
     except VolumeError as error:
         return {"input": str(path), "reason": str(error)}
     channel = pick_volume(path, facts.volumes, volume, modality)

@@ -2,6 +2,7 @@
 
 import io
 import struct
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,7 @@ from PIL import Image
 TAGS = (256, 257, 258, 259, 262, 273, 277, 278, 279, 339)
 HEADER_BYTES = 8 + 2 + 12 * len(TAGS) + 4  # file header, count, entries, end
 LONG = 4  # type of an entry
-FORMATS = {1: np.dtype("<u2"), 3: np.dtype("<f4")}
+FORMATS: dict[int, np.dtype[Any]] = {1: np.dtype("<u2"), 3: np.dtype("<f4")}
 
 
 def encode_slice(image: NDArray[np.float32]) -> bytes:

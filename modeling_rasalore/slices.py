@@ -217,6 +217,16 @@ def read_split(path: str | Path, patients: Sequence[Patient]) -> dict[str, list[
     return split
 
 
+def check_same_split(folder: str | Path, split: Mapping[str, Sequence[Patient]]) -> None:
+    """Raise ValueError where the model in `folder` was trained on another split than this one."""
+    everyone = [patient for part in split.values() for patient in part]
+    if split_hash(read_split(Path(folder) / "split.json", everyone)) != split_hash(split):
+        raise ValueError(
+            f"{folder} was trained on another split than stage 1, so it may know the test "
+            "patients; train it on stage 1's pseudo-masks."
+        )
+
+
 def _stream(
     patients: list[Patient],
     modality: str,

@@ -52,8 +52,8 @@ class WeightAverage:
         decay = min(self.decay, (1 + step) / (10 + step))
         for mean, value in zip(self.model.parameters(), model.parameters(), strict=True):
             mean.lerp_(value.to(mean), 1 - decay)
-        for mean, value in zip(self.model.buffers(), model.buffers(), strict=True):
-            mean.copy_(value)
+        for kept, buffer in zip(self.model.buffers(), model.buffers(), strict=True):
+            kept.copy_(buffer)
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps."""

@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from .prediction import FloatImage, predict_slices
+from .prediction import FloatImage, VolumePrediction, score_images
+from .volumes import Volume, zero_background
 
 
 def has_value_noise(model: Any) -> bool:
@@ -33,6 +35,60 @@ def predict_uncertainty(
     Raises:
         ValueError: fewer than 2 samples, or a model without Gaussian value noise.
     """
+    with _drawing(model, samples, seed):
+        if not (image > 0).any():
+            return np.zeros(image.shape, np.float32)
+        scores = score_images(model, processor, [image] * samples, flips=False)
+    return np.std(scores, axis=0, dtype=np.float32)
+
+
+def add_uncertainty(
+    prediction: VolumePrediction,
+    model: Any,
+    processor: Any,
+    volume: Volume,
+    *,
+    samples: int = 8,
+    seed: int = 0,
+    flips: bool = False,
+) -> VolumePrediction:
+    """Return a prediction with the spread of each voxel's score, and a quality score of the case.
+
+    The quality score is the mean Dice between the mask of each noise draw and the mask of the
+    draws' mean: 1 where the noise changes nothing. A prediction is worth a second look when it is
+    low. Draws are not smoothed, and their masks keep tiny parts.
+
+    Args:
+        prediction: of `volume`.
+        model, processor: as for `predict_volume`.
+        samples, seed: as for `predict_uncertainty`.
+        flips: average every draw over mirror images.
+
+    Raises:
+        ValueError: as for `predict_uncertainty`.
+    """
+    images = zero_background(volume.slices)
+    spread = np.zeros(images.shape, np.float32)
+    overlap, drawn = np.zeros(samples), np.zeros(samples)
+    agreed = 0
+    with _drawing(model, samples, seed):
+        for image, place in zip(images, spread, strict=True):
+            if not (image > 0).any():
+                continue
+            draws = np.stack(score_images(model, processor, [image] * samples, flips))
+            place[...] = draws.std(axis=0)
+            masks, mean_mask = draws > prediction.threshold, draws.mean(0) > prediction.threshold
+            overlap += (masks & mean_mask).sum((1, 2))
+            drawn += masks.sum((1, 2))
+            agreed += int(mean_mask.sum())
+    sizes = drawn + agreed
+    dice = np.divide(2 * overlap, sizes, out=np.ones(samples), where=sizes > 0)
+    return replace(prediction, spread=spread, quality_score=float(dice.mean()))
+
+
+@contextmanager
+def _drawing(model: Any, samples: int, seed: int) -> Iterator[None]:
+    """Let a model draw noise from `seed` on; the caller's random state is as before afterwards."""
     if samples < 2:
         raise ValueError(f"samples must be at least 2, got {samples}; 8 is the usual choice.")
     if not has_value_noise(model):
@@ -40,13 +96,10 @@ def predict_uncertainty(
             "uncertainty needs a model with value_noise='gaussian', got one that draws no noise."
         )
     device = next(model.parameters()).device
-    with (
-        torch.random.fork_rng([device] if device.type == "cuda" else []),
-        drawing_value_noise(model),
-    ):
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices), drawing_value_noise(model):
         torch.manual_seed(seed)
-        scores = predict_slices(model, processor, [image] * samples, batch_size=samples)
-    return np.std(scores, axis=0, dtype=np.float32)
+        yield
 
 
 @contextmanager

@@ -1,28 +1,28 @@
-"""NIfTI scans in and out of the slice frame; no other file imports nibabel or permutes axes.
+"""Scans in and out of the slice frame, as NIfTI or from voxels with an affine.
 
-Slice frame: an array (S, H, W) of axial slices. Slices run inferior -> superior, rows anterior ->
-posterior, columns patient right -> left (the radiological view). Whatever voxel order a file uses,
-reading brings it here and writing puts it back on the file's own grid.
+Whatever voxel order a file uses, reading brings it into the slice frame (see `slice_frame`) and
+writing puts it back on the file's own grid. A volume is held once: reading fills it piece by piece.
 """
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import nibabel as nib
 import numpy as np
-from nibabel import orientations
-from nibabel.affines import apply_affine, voxel_sizes
+from nibabel.affines import voxel_sizes
 from nibabel.arrayproxy import ArrayProxy
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import DTypeLike
 
 from .files import replace_file
 from .header_guard import UNITS, VOXEL_SIZES_MM, VolumeError, check_header
+from .slice_frame import axis_codes, corners, has_three_axes, in_own_order, own_axes, slice_affine
+
+PIECE_VOXELS = 2**22  # decoded at once
 
 READ_ERRORS = (
     HeaderDataError,
@@ -37,20 +37,9 @@ READ_ERRORS = (
 # All that an output takes over from the scan's header: where the voxels lie, in which unit. Copied
 # field by field, so the affine is never recomputed, and no free-text field can carry a name out.
 GEOMETRY_FIELDS = (
-    "pixdim",
-    "dim_info",
-    "xyzt_units",
-    "qform_code",
-    "sform_code",
-    "quatern_b",
-    "quatern_c",
-    "quatern_d",
-    "qoffset_x",
-    "qoffset_y",
-    "qoffset_z",
-    "srow_x",
-    "srow_y",
-    "srow_z",
+    *("pixdim", "dim_info", "xyzt_units", "qform_code", "sform_code"),
+    *("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
+    *("srow_x", "srow_y", "srow_z"),
 )
 
 
@@ -79,7 +68,13 @@ class Volume:
     @property
     def axis_codes(self) -> str:
         """Three letters: the directions in which the file's own voxel axes run, such as "LPS"."""
-        return _axis_codes(self.affine)
+        return axis_codes(self.affine)
+
+    @property
+    def slice_affine(self) -> np.ndarray:
+        """(4, 4): slice, row and column, counted from 0, -> world coordinates in mm."""
+        scale = np.array([UNITS.get(int(self.header["xyzt_units"]) & 7, 1.0)] * 3 + [1.0])
+        return scale[:, None] * slice_affine(self.affine, self.slices.shape)
 
 
 class ScanFile(NamedTuple):
@@ -87,13 +82,13 @@ class ScanFile(NamedTuple):
 
     Attributes:
         shape: voxels along each axis of the file, 3 or 4 numbers.
-        stored: the voxels, decoded when indexed.
+        stored: the voxels, an array or something that decodes when sliced.
     """
 
     header: nib.Nifti1Header
     affine: np.ndarray
     shape: tuple[int, ...]
-    stored: ArrayProxy
+    stored: Any
     warnings: tuple[str, ...]
 
 
@@ -131,19 +126,24 @@ def read_volume(path: str | Path, channel: int | None = None) -> Volume:
     """
     path = Path(path)
     scan = _open(path)
-    data = _read_voxels(path, scan.stored, _pick_channel(path, scan.shape, channel))
-    replaced_voxels = data.size - int(np.count_nonzero(np.isfinite(data)))
-    if replaced_voxels:
-        data = np.nan_to_num(data, nan=0, posinf=0, neginf=0)
-    return Volume(
-        slices=_to_slice_frame(data, scan.affine),
-        spacing=_spacing(scan.affine, scan.header),
-        path=path,
-        replaced_voxels=replaced_voxels,
-        affine=scan.affine,
-        header=scan.header,
-        warnings=scan.warnings,
-    )
+    return _fill(path, scan, _pick_channel(path, scan.shape, channel))
+
+
+def volume_from_voxels(
+    voxels: Any, affine: np.ndarray, path: Path, warnings: Sequence[str] = ()
+) -> Volume:
+    """Return a scan that did not come as NIfTI; what is written for it lies on the same grid.
+
+    Args:
+        voxels: (I, J, K), anything with a shape, a dtype and slicing.
+        affine: (4, 4), voxel indices -> mm in RAS+ world coordinates.
+        path: what it was read from.
+        warnings: one sentence each, for people.
+
+    Raises:
+        VolumeError: an affine that loses an axis, or voxels that no scanner makes.
+    """
+    return _fill(path, _scan_file(path, voxels, affine, tuple(warnings)), None)
 
 
 def read_facts(path: str | Path) -> ScanFacts:
@@ -152,12 +152,22 @@ def read_facts(path: str | Path) -> ScanFacts:
     Raises:
         VolumeError: the header guard refuses the file.
     """
-    scan = _open(Path(path))
-    columns, rows, slices = (scan.shape[axis] for axis in _file_axes(scan.affine))
+    return _facts(_open(Path(path)))
+
+
+def facts_from_voxels(
+    voxels: Any, affine: np.ndarray, path: Path, warnings: Sequence[str] = ()
+) -> ScanFacts:
+    """As `read_facts`, of what `volume_from_voxels` would make a volume of."""
+    return _facts(_scan_file(path, voxels, affine, tuple(warnings)))
+
+
+def _facts(scan: ScanFile) -> ScanFacts:
+    slices, rows, columns = (scan.shape[axis] for axis in own_axes(scan.affine))
     return ScanFacts(
         shape=(slices, rows, columns),
         spacing=_spacing(scan.affine, scan.header),
-        axis_codes=_axis_codes(scan.affine),
+        axis_codes=axis_codes(scan.affine),
         volumes=scan.shape[3] if len(scan.shape) == 4 else 1,
         dtype=scan.stored.dtype.name,
         warnings=scan.warnings,
@@ -178,7 +188,7 @@ def read_mask(path: str | Path, like: Volume) -> np.ndarray:
             f"columns), got {mask.slices.shape}; resample it onto {like.path.name}."
         )
     offset = float(np.abs(_corners(mask) - _corners(like)).max())
-    if offset > min(voxel_sizes(like.affine)):
+    if offset > min(like.spacing):
         raise VolumeError(
             f"{path}: a mask needs the place in space of its scan, but its corners lie up to "
             f"{offset:.1f} away from those of {like.path.name}; copy the scan's affine to it."
@@ -200,13 +210,19 @@ def zero_background(slices: np.ndarray, brain: np.ndarray | None = None) -> np.n
     only slices with values below 0 change: the corner voxel's value is the background then, and
     all else is brain. So z-scored scans and scans with interpolation overshoot are usable.
     """
-    if brain is None:
-        if slices.min() >= 0:
-            return slices
-        brain = slices != slices[0, 0, 0]
-    if not brain.any():
-        return np.zeros_like(slices)
-    return np.where(brain, slices - slices[brain].min(), np.float32(0))
+    if brain is None and slices.min() >= 0:
+        return slices
+    corner = slices[0, 0, 0]
+
+    def inside(index: int) -> np.ndarray:
+        return slices[index] != corner if brain is None else brain[index]
+
+    # Slice by slice: of a large scan, one more array of its shape is much.
+    lowest = min(np.min(one, where=inside(i), initial=np.inf) for i, one in enumerate(slices))
+    result = np.zeros_like(slices)
+    for index, one in enumerate(slices):
+        np.subtract(one, np.float32(lowest), out=result[index], where=inside(index))
+    return result
 
 
 def write_volume(path: str | Path, slices: np.ndarray, like: Volume, dtype: DTypeLike) -> Path:
@@ -226,14 +242,14 @@ def write_volume(path: str | Path, slices: np.ndarray, like: Volume, dtype: DTyp
             f"slices must have the shape of the scan, {like.slices.shape}, got {slices.shape}."
         )
     with np.errstate(invalid="ignore"):  # a NaN that does not fit is reported below
-        voxels = slices.astype(dtype)
+        voxels = slices.astype(dtype, copy=False)
     if np.issubdtype(voxels.dtype, np.integer) and not np.array_equal(voxels, slices):
         raise ValueError(
             f"slices from {slices.min():g} to {slices.max():g} do not fit {voxels.dtype} exactly; "
             "round them first or write a float type."
         )
     kind = nib.Nifti2Image if isinstance(like.header, nib.Nifti2Header) else nib.Nifti1Image
-    image = kind(_from_slice_frame(voxels, like.affine), affine=None)  # None: no form is set
+    image = kind(in_own_order(voxels, like.affine), affine=None)  # None: no form is set
     for field in GEOMETRY_FIELDS:
         image.header[field] = like.header[field]
     return _write(Path(path), image)
@@ -266,7 +282,7 @@ def _open(path: Path) -> ScanFile:
     _check_affine(path, affine, header)
     slope, inter = (1.0, 0.0) if None in scaling else scaling
     layout = (checked.shape, checked.dtype, header.get_data_offset(), slope, inter)
-    stored = ArrayProxy(path, layout, mmap=False)
+    stored = ArrayProxy(path, layout, mmap=False, keep_file_open=True)  # read on, not anew
     return ScanFile(header, affine, checked.shape, stored, checked.warnings)
 
 
@@ -286,19 +302,44 @@ def _pick_channel(path: Path, shape: tuple[int, ...], channel: int | None) -> in
     return channel
 
 
-def _read_voxels(path: Path, stored: ArrayProxy, channel: int | None) -> np.ndarray:
-    """Return float32 voxels (I, J, K) in the file's own order, decoded once."""
-    with _one_sentence(path), np.errstate(over="ignore", invalid="ignore"):
-        voxels = stored if channel is None else stored[..., channel]
-        return np.asarray(voxels, dtype=np.float32)
+def _fill(path: Path, scan: ScanFile, channel: int | None) -> Volume:
+    """Return the volume, decoded piece by piece straight into the slice frame."""
+    axes = own_axes(scan.affine)
+    slices = np.empty([scan.shape[axis] for axis in axes], np.float32)
+    target = in_own_order(slices, scan.affine)  # a view: writing to it fills `slices`
+    planes = max(PIECE_VOXELS // (target.shape[0] * target.shape[1]), 1)
+    replaced = 0
+    for start in range(0, target.shape[2], planes):
+        index: tuple[Any, ...] = (slice(None), slice(None), slice(start, start + planes))
+        with _one_sentence(path), np.errstate(over="ignore", invalid="ignore"):
+            stored = scan.stored[index if channel is None else (*index, channel)]
+            piece = np.array(stored, dtype=np.float32).reshape(target[index].shape)
+        wrong = ~np.isfinite(piece)
+        piece[wrong] = 0
+        replaced += int(np.count_nonzero(wrong))
+        target[index] = piece
+    spacing = _spacing(scan.affine, scan.header)
+    return Volume(slices, spacing, path, replaced, scan.affine, scan.header, scan.warnings)
+
+
+def _scan_file(path: Path, voxels: Any, affine: np.ndarray, warnings: tuple[str, ...]) -> ScanFile:
+    """Return voxels with an affine as if they had come as NIfTI, with sform and qform."""
+    if not has_three_axes(affine):
+        raise VolumeError(f"{path}: the affine must map voxels to 3-D space, got {affine}.")
+    header = nib.Nifti1Header()
+    with _one_sentence(path):
+        header.set_data_shape(voxels.shape)
+        header.set_sform(affine, code=1)
+        header.set_qform(affine, code=1)
+        header.set_xyzt_units("mm")
+        stored = np.asarray(header.get_best_affine(), dtype=np.float64)
+    _check_affine(path, stored, header)
+    return ScanFile(header, stored, tuple(voxels.shape), voxels, warnings)
 
 
 def _check_affine(path: Path, affine: np.ndarray, header: nib.Nifti1Header) -> None:
     """Refuse an affine that loses an axis, or whose voxels no scanner makes."""
-    with np.errstate(all="ignore"):
-        usable = np.isfinite(affine).all() and np.linalg.matrix_rank(affine[:3, :3]) == 3
-        usable = usable and np.isfinite(orientations.io_orientation(affine)).all()
-    if not usable:
+    if not has_three_axes(affine):
         raise VolumeError(
             f"{path}: the affine must map voxels to 3-D space, got {affine.tolist()}; save the "
             "scan with a valid sform or qform."
@@ -311,52 +352,17 @@ def _check_affine(path: Path, affine: np.ndarray, header: nib.Nifti1Header) -> N
         )
 
 
-# The one place where axes change. nibabel describes "file voxel order -> LPS" as a permutation with
-# flips; LPS arrays are (column, row, slice), so reversing their axes gives (slice, row, column).
-
-
-def _to_lps(affine: np.ndarray) -> np.ndarray:
-    return orientations.ornt_transform(
-        orientations.io_orientation(affine), orientations.axcodes2ornt("LPS")
-    )
-
-
-def _file_axes(affine: np.ndarray) -> np.ndarray:
-    """Return which axis of the file runs along columns, rows and slices, in this order."""
-    return np.argsort(_to_lps(affine)[:, 0])
-
-
-def _axis_codes(affine: np.ndarray) -> str:
-    return "".join(orientations.aff2axcodes(affine))
-
-
-def _to_slice_frame(voxels: np.ndarray, affine: np.ndarray) -> np.ndarray:
-    lps = orientations.apply_orientation(voxels, _to_lps(affine))  # (W, H, S)
-    return np.ascontiguousarray(lps.transpose(2, 1, 0))  # (S, H, W)
-
-
-def _from_slice_frame(slices: np.ndarray, affine: np.ndarray) -> np.ndarray:
-    from_lps = orientations.ornt_transform(
-        orientations.axcodes2ornt("LPS"), orientations.io_orientation(affine)
-    )
-    return orientations.apply_orientation(slices.transpose(2, 1, 0), from_lps)
-
-
 def _spacing(affine: np.ndarray, header: nib.Nifti1Header) -> tuple[float, float, float]:
     """Return mm per slice, row and column: the lengths of the affine's columns, as mm."""
     millimetres = UNITS.get(int(header["xyzt_units"]) & 7, 1.0)
-    sizes = voxel_sizes(affine)[_file_axes(affine)] * millimetres
-    return float(sizes[2]), float(sizes[1]), float(sizes[0])
+    between_slices, rows, columns = voxel_sizes(affine)[own_axes(affine)] * millimetres
+    return float(between_slices), float(rows), float(columns)
 
 
 def _corners(volume: Volume) -> np.ndarray:
-    """Return the world coordinates (8, 3) of the corner voxels, in slice-frame order."""
-    depth, height, width = volume.slices.shape
-    lps_to_file = orientations.inv_ornt_aff(
-        _to_lps(volume.affine), volume.header.get_data_shape()[:3]
-    )
-    indices = list(product((0, width - 1), (0, height - 1), (0, depth - 1)))
-    return apply_affine(volume.affine @ lps_to_file, indices)
+    """Return where the corner voxels lie, (8, 3) in mm, in slice-frame order."""
+    last = np.array(volume.slices.shape) - 1
+    return corners(volume.slice_affine, np.zeros(3), last)
 
 
 @contextmanager
@@ -364,6 +370,8 @@ def _one_sentence(path: Path) -> Iterator[None]:
     """Turn whatever the reader raises into one VolumeError that names the file."""
     try:
         yield
+    except VolumeError:
+        raise
     except READ_ERRORS as error:
         reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
         raise VolumeError(f"{path}: cannot be read as NIfTI: {reason}.") from error

@@ -53,7 +53,11 @@ class WorkList:
 
         def look(patient: Patient) -> Facts:
             return [
-                (e["slice_index"], e["label"], _area(np.count_nonzero(e["image"]), e["spacing"]))
+                (
+                    e["slice_index"],
+                    e["label"],
+                    _area(int(np.count_nonzero(e["image"])), e["spacing"]),
+                )
                 for e in read_slices(patient, modality, skip=skip)
             ]
 
@@ -101,8 +105,13 @@ class WorkList:
 
     def keep(self, wanted: NDArray[np.bool_]) -> "WorkList":
         """The rows where `wanted` is true."""
-        columns = (self.owner, self.slice_index, self.label, self.brain_area)
-        return WorkList(self.patients, *(column[wanted] for column in columns))
+        return WorkList(
+            self.patients,
+            self.owner[wanted],
+            self.slice_index[wanted],
+            self.label[wanted],
+            self.brain_area[wanted],
+        )
 
     def keep_rows(self, rows: Sequence[int]) -> "WorkList":
         """Some of the rows, in the order of the list."""

@@ -72,6 +72,11 @@ class Analysis:
         path = Path(folder) / f"{self.stem}_mask.nii.gz"
         return write_volume(path, self.at(threshold).mask, self.scan.volume, np.uint8)
 
+    def write_picture(self, folder: str | Path) -> Path:
+        """Return the path of the scan in 256 greys, NIfTI on its own grid, for the 3-D view."""
+        greys = np.clip(self.images / self.white * 255, 0, 255).round()
+        return write_volume(Path(folder) / "scan.nii.gz", greys, self.scan.volume, np.uint8)
+
     @property
     def stem(self) -> str:
         """The scan's file name without .nii or .nii.gz."""

@@ -14,7 +14,7 @@ from modeling_rasalore.reports import MASK_COLOUR, SCORE_RAMP, overlay_slice
 
 WIDTH = 512  # of a picture in pixels
 DOUBT_RAMP = ((20, 60, 160), (80, 240, 255))  # no or full doubt; far from the colours of scores
-LARGEST_SPREAD = 0.1  # standard deviation of a score from which on the colour is full
+LARGEST_SPREAD = 0.02  # standard deviation of a score from which on the colour is full
 FINDINGS_SHOWN = 10
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import gradio as gr
 from analysis import Analysis, Analyst, Report, read_scan
 from drawing import draw_slice, inline_picture, write_summary, write_table
+from traffic import HandedOver
 from uploads import UploadRegister
 
 EXAMPLE = Path(__file__).parent / "examples" / "synthetic_t2.nii.gz"
@@ -19,11 +20,12 @@ PROGRESS = gr.Progress(track_tqdm=True)  # as a default value, Gradio puts a req
 
 
 class Handlers:
-    """Methods for Gradio events. Nothing of a request stays here but the count of uploads."""
+    """Methods for Gradio events. Nothing of a request stays here but the names of its files."""
 
     def __init__(self, analyst: Analyst):
         self.analyst = analyst
         self.uploads = UploadRegister()
+        self.handed_over = HandedOver()
 
     def analyse_upload(
         self, scan: str | None, threshold: float, progress: gr.Progress = PROGRESS
@@ -76,6 +78,14 @@ class Handlers:
             path = analysis.write_mask(threshold, folder)
             return pack(path.name, path.read_bytes())
 
+    def pack_view(self, analysis: Analysis | None, threshold: float) -> list[dict[str, str]]:
+        """Return scan and mask as the 3-D view takes them; their files are gone by then."""
+        if analysis is None:
+            raise gr.Error("Find anomalies first.", print_exception=False)
+        with tempfile.TemporaryDirectory() as folder:
+            paths = analysis.write_picture(folder), analysis.write_mask(threshold, folder)
+            return [pack(path.name, path.read_bytes()) for path in paths]
+
     def pack_report(self, analysis: Analysis, threshold: float) -> dict[str, str]:
         """Return the report as the page saves it."""
         text = json.dumps(analysis.report(threshold), indent=2)
@@ -87,18 +97,18 @@ class Handlers:
         """Segment anomalies in a brain MRI scan. Research only, not a medical device.
 
         Args:
-            scan: skull-stripped brain scan, a 3-D NIfTI file (.nii or .nii.gz).
-            threshold: a voxel belongs to the mask when its score in [0, 1] is above it; 0.5 is
-                the usual choice.
+            scan: skull-stripped brain, 3-D NIfTI (.nii or .nii.gz) that was uploaded to this app.
+            threshold: in [0, 1]; a voxel is marked when its score is above it; 0.5 is usual.
 
         Returns:
-            The mask as NIfTI on the scan's own grid, and a report with the volume in millilitres
-            and every finding. An empty mask does not exclude disease.
-        """
+            The mask as NIfTI on the scan's own grid, which can be fetched once.
+            A report: millilitres and every finding. An empty mask does not exclude disease.
+        """  # agents see the first line of each argument only
         analysis = self.analyse_upload(scan, threshold, progress)
-        # In Gradio's own folder the file is served as it is, and deleted after FILE_SECONDS.
-        folder = tempfile.mkdtemp(dir=Path(str(scan)).parents[1])
-        return str(analysis.write_mask(threshold, folder)), analysis.report(threshold)
+        # In Gradio's own folder the file is served as it is; it is deleted once it was fetched.
+        mask = analysis.write_mask(threshold, tempfile.mkdtemp(dir=Path(str(scan)).parents[1]))
+        self.handed_over.add(str(mask))
+        return str(mask), analysis.report(threshold)
 
 
 @contextmanager

@@ -15,6 +15,8 @@ from itertools import count
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+import yaml
+
 LARGE = (".safetensors", ".parquet", ".png", ".gz")  # stored by LFS whatever their size
 REPO = r"(?P<repo>[^/]+/[^/]+?)"
 KIND = r"(?P<kind>models|datasets|spaces)"
@@ -157,7 +159,8 @@ class Handler(BaseHTTPRequestHandler):
         raise Answer(409 if known else 200, {"url": f"{self.server.url}/{repo}", "name": repo})
 
     def validate_card(self) -> None:
-        raise Answer(200, {"errors": [], "warnings": []})
+        errors = [{"message": text} for text in card_problems(json.loads(self.body)["content"])]
+        raise Answer(400 if errors else 200, {"errors": errors, "warnings": []})
 
     def preupload(self, kind: str, repo: str, revision: str) -> None:
         _, files = self.find(kind, repo, revision)
@@ -255,6 +258,26 @@ class Handler(BaseHTTPRequestHandler):
         if sha not in repository.commits:
             missing("RevisionNotFound")
         return sha, repository.commits[sha]
+
+
+def card_problems(content: str) -> list[str]:
+    """What the Hub would not take in a README's metadata: licence, Space header, `model-index`."""
+    header = re.match(r"---\n(.*?)\n---\n", content, re.DOTALL)
+    metadata = yaml.safe_load(header[1]) if header else None
+    if not isinstance(metadata, dict):
+        return ["the metadata must be a mapping between two lines of ---"]
+    problems = []
+    if not re.fullmatch("[a-z0-9][a-z0-9.-]*", str(metadata.get("license", "other"))):
+        problems.append(f"license must be an identifier, got {metadata['license']}")
+    for entry in metadata.get("model-index", []):
+        if not isinstance(entry.get("name"), str) or not entry.get("results"):
+            problems.append("model-index needs a name and results")
+        for result in entry.get("results", []):
+            needed = [(result.get("task"), ("type",)), (result.get("dataset"), ("name", "type"))]
+            needed += [(metric, ("type", "value")) for metric in result.get("metrics") or [None]]
+            problems += [f"a result lacks {key}" for part, keys in needed for key in keys
+                         if (part or {}).get(key) in (None, "")]  # fmt: skip
+    return problems
 
 
 def missing(code: str) -> Any:

@@ -27,10 +27,10 @@ def save_model(folder: Path) -> Path:
     return folder
 
 
-def write_scan(path: Path, seed: int = 0, slices: int = 6) -> Path:
-    """A brain of random tissue, 24 x 28 voxels per slice."""
-    voxels = np.zeros((24, 28, slices), np.int16)
-    inside = (slice(4, 20), slice(5, 23), slice(1, slices - 1))
+def write_scan(path: Path, seed: int = 0, slices: int = 6, scale: int = 1) -> Path:
+    """A brain of random tissue, 24 x 28 voxels per slice, times `scale`."""
+    voxels = np.zeros((24 * scale, 28 * scale, slices), np.int16)
+    inside = (slice(4, 20 * scale), slice(5, 23 * scale), slice(1, slices - 1))
     tissue = np.random.default_rng(seed).integers(20, 200, voxels[inside].shape)
     voxels[inside] = tissue
     return write_nifti(path, voxels, AFFINE)
@@ -47,8 +47,8 @@ def make_handlers(model: Path) -> Any:
 
 
 @contextmanager
-def serving(model: Path) -> Iterator[tuple[str, Any]]:
-    """Serve the app on loopback; gives its address and its `gr.Blocks`."""
+def serving(model: Path) -> Iterator[str]:
+    """Serve the app on loopback; gives its address."""
     from app import WAITING, build_app, launch_options
 
     handlers = make_handlers(model)
@@ -56,12 +56,11 @@ def serving(model: Path) -> Iterator[tuple[str, Any]]:
     options = launch_options(handlers) | {"prevent_thread_lock": True, "quiet": True}
     _, address, _ = blocks.launch(**options, server_name="127.0.0.1")
     try:
-        yield address, blocks
+        yield address
     finally:
         blocks.close()
 
 
-def stored_files(folder: Path) -> list[str]:
-    """Names of the files with content in a folder; Gradio leaves an empty one per request."""
-    paths = (path for path in folder.rglob("*") if path.is_file())
-    return [path.name for path in paths if path.stat().st_size]
+def stored(folder: Path) -> list[str]:
+    """Names of the files and folders that lie in Gradio's folder."""
+    return sorted(path.name for path in folder.rglob("*"))

@@ -54,7 +54,7 @@ def stage(tmp_path: Path, split: Split) -> Callable[[str], str]:
 
 
 def sources(**changes: str) -> Sources:
-    given = dict.fromkeys(("stage2", "stage2_with_sam", "ceiling"), "")
+    given = dict.fromkeys(("synthetic_only", "stage2", "stage2_with_sam", "ceiling"), "")
     given |= {"stage1": "s1", "sam": "a", "medsam": "b", "medsam2": "c", "size": "small"}
     return Sources(**(given | changes), seed=0)
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from huggingface_hub import ModelCard
 from huggingface_hub.repocard_data import model_index_to_eval_results
+from loopback_hub import card_problems
 
 from modeling_rasalore.cards import DataFacts, ModelFacts, data_card, eval_results, model_card
 from modeling_rasalore.evaluation import PatientScores, Thresholds, evaluate_system
@@ -48,6 +49,7 @@ FACTS = ModelFacts(
     skip_slices=15,
     run=RUN,
     rows=[*rows("threshold"), *rows("rasalore_without_sam")],
+    thresholds=[],
     training_command="accelerate launch train/stage2.py",
     benchmark_command="python train/run_benchmark.py",
 )
@@ -78,6 +80,42 @@ def test_neither_an_oracle_nor_another_system_enters_the_metadata() -> None:
     assert len(results) == 6  # two views x (Dice at two thresholds, average precision)
     assert not any("oracle" in str(result.metric_name) for result in results)
     assert eval_results(replace(FACTS, rows=rows("ceiling"))) == []
+
+
+def test_the_metadata_is_what_the_hub_takes() -> None:
+    other = card(license="Registered access (no transfer)")
+    for written in (card(), card(rows=[]), other):
+        assert card_problems(written.content) == []
+    assert other.data.to_dict()["license_name"] == "registered-access-no-transfer"
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ("license: apache-2.0", "license: Apache 2"),
+        ("    - type: dice", "    - kind: dice"),
+        ("      type: image-segmentation", "      nothing: image-segmentation"),
+        ("      type: brats-2021", "      nothing: brats-2021"),
+        (
+            "---\n",
+            "",
+        ),
+    ],
+)
+def test_a_card_that_the_hub_would_refuse_is_told_apart(right: str, wrong: str) -> None:
+    content = card().content
+    assert right in content
+    assert card_problems(content.replace(right, wrong))
+
+
+def test_the_card_lists_calibrated_thresholds_or_says_that_there_are_none() -> None:
+    row = {"rate": 0.05, "unit": "slices", "threshold": 0.61234, "scans": 3, "slices": 60,
+           "voxels": 9000}  # fmt: skip
+    text = card(thresholds=[row]).text
+    assert "| 5 % of healthy slices | 0.6123 | 3 scans, 60 slices, 9000 voxels |" in text
+    assert "--false-alarms 0.05 --per slices" in text
+    assert "None was calibrated" in card().text
+    assert "## Thresholds" not in card(stage="ddpt", rows=rows("ddpt")).text
 
 
 def test_a_card_without_scores_says_so_and_has_no_model_index() -> None:

@@ -1,6 +1,7 @@
 """The command line, called as a function; one test runs it as a user would."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from modeling_rasalore import (
     DdptConfig,
@@ -18,13 +20,14 @@ from modeling_rasalore import (
 )
 from modeling_rasalore.cli import main
 from modeling_rasalore.scan_list import output_places
-from modeling_rasalore.volumes import write_nifti
+from modeling_rasalore.volumes import read_volume, write_nifti
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     """Folder of a tiny model with random weights."""
     folder = tmp_path_factory.mktemp("model") / "tiny"
+    torch.manual_seed(0)
     config = RasaloreConfig.preset("tiny")
     RasaloreModel(config).save_pretrained(folder)
     RasaloreImageProcessor(size=config.image_size).save_pretrained(folder)
@@ -69,6 +72,8 @@ def test_an_unreadable_scan_costs_one_line_and_the_rest_go_on(scan, model, tmp_p
     assert all(str(path) in line for path, line in zip((broken, missing), errors, strict=True))
     assert "failed: broken.nii" in captured.out
     assert "1 of 3 scans" in captured.out
+    assert str(tmp_path) not in (tmp_path / "out" / "manifest.json").read_text()
+    assert '<li class="failed">broken: broken.nii: ' in (tmp_path / "out/report.html").read_text()
     assert (tmp_path / "out" / "a.json").exists()
 
 
@@ -223,12 +228,86 @@ def test_a_calibrated_threshold_is_used_and_an_unknown_rate_refused(scan, model,
     assert predict(scan, model=folder, out=tmp_path / "out", options=options) == 1
 
 
+def test_noise_samples_add_a_map_of_doubt_and_a_quality_score(scan, model, tmp_path):
+    options = ["--noise-samples", "3", "--flips"]
+    for out in ("first", "again"):
+        assert predict(scan, model=model, out=tmp_path / out, options=options) == 0
+    summary = json.loads((tmp_path / "first" / "a.json").read_text())
+    assert 0 <= summary["quality_score"] <= 1
+    spread = read_volume(tmp_path / "first" / "a_spread.nii.gz").slices
+    assert 0 < spread.max() <= 0.5
+    assert not spread[read_volume(scan).slices == 0].any()
+    names = [tmp_path / out / "a_spread.nii.gz" for out in ("first", "again")]
+    assert names[0].read_bytes() == names[1].read_bytes()
+    header, row = (tmp_path / "first" / "results.csv").read_text().splitlines()
+    assert dict(zip(header.split(","), row.split(","), strict=True))["quality_score"]
+
+
+def test_the_summary_tells_size_place_and_largest_part_in_mm_and_ml(scan, model, tmp_path):
+    assert predict(scan, model=model, out=tmp_path, options=["--threshold", "0"]) == 0
+    summary = json.loads((tmp_path / "a.json").read_text())
+    assert summary["largest_component_ml"] == summary["millilitres"] == pytest.approx(2.304)
+    # Voxels 4..15, 4..19 and 1..4 of an affine of -1, -1 and 3 mm, with half a voxel around.
+    assert summary["bounding_box_mm"] == [[-15.5, -19.5, 1.5], [-3.5, -3.5, 13.5]]
+    assert summary["quality_score"] is None
+
+
+def test_smoothing_and_removal_change_masks_only_when_asked_for(scan, model, tmp_path):
+    whole = ["--threshold", "0", "--smallest-ml"]  # the brain is one part of 2.304 mL
+    for size, volume in (("2.3", 2.304), ("2.4", 0.0)):
+        assert predict(scan, model=model, out=tmp_path / size, options=[*whole, size]) == 0
+        summary = json.loads((tmp_path / size / "a.json").read_text())
+        assert summary["millilitres"] == pytest.approx(volume)
+    predict(scan, model=model, out=tmp_path / "plain")
+    predict(scan, model=model, out=tmp_path / "smooth", options=["--smooth-mm", "3"])
+    plain, smooth = (
+        read_volume(tmp_path / name / "a_scores.nii.gz").slices for name in ("plain", "smooth")
+    )
+    assert np.array_equal(plain > 0, smooth > 0)
+    assert smooth[plain > 0].std() < 0.9 * plain[plain > 0].std()
+
+
+def test_device_and_precision_are_chosen_and_said(scan, model, tmp_path, capsys):
+    assert predict(scan, model=model, out=tmp_path / "a", options=["--device", "cpu"]) == 0
+    assert "computing on cpu in float32" in capsys.readouterr().out
+    options = ["--device", "cpu", "--precision", "bfloat16"]
+    assert predict(scan, model=model, out=tmp_path / "b", options=options) == 0
+    assert "computing on cpu in bfloat16" in capsys.readouterr().out
+    manifest = json.loads((tmp_path / "b" / "manifest.json").read_text())
+    assert manifest["settings"]["precision"] == "bfloat16"
+    scores = [read_volume(tmp_path / name / "a_scores.nii.gz").slices for name in "ab"]
+    assert 0 < np.abs(scores[0] - scores[1]).max() < 0.05
+    assert predict(scan, model=model, out=tmp_path / "c", options=["--precision", "int8"]) == 1
+    assert "must be auto, float32 or bfloat16" in capsys.readouterr().err
+
+
+def test_export_without_its_extra_says_which_one(model, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    words = ["export-onnx", "--model", str(model), "--out", str(tmp_path / "a.onnx")]
+    assert main(words) == 1
+    assert "rasalore[onnx]" in capsys.readouterr().err
+
+
+def test_the_shell_completes_commands_and_options():
+    environment = {
+        **os.environ,
+        **{"_RASALORE_COMPLETE": "complete_bash", "COMP_WORDS": "rasalore pre", "COMP_CWORD": "1"},
+    }
+    program = "import sys; from modeling_rasalore.cli import main; sys.exit(main([]))"
+    command = [sys.executable, "-c", program]
+    result = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert result.stdout.strip() == "predict"
+
+
 @pytest.mark.parametrize("words", [["predikt"], ["predict"], ["inspect", "--colour"]])
 def test_words_that_make_no_sense_end_with_code_2(words):
     assert main(words) == 2
 
 
-@pytest.mark.parametrize("command", ["predict", "inspect", "calibrate", "phantoms"])
+@pytest.mark.parametrize(
+    "command",
+    ["predict", "inspect", "calibrate", "phantoms", "convert-released", "export-onnx"],
+)
 def test_every_command_has_an_example_in_its_help(command, capsys):
     assert main([command, "--help"]) == 0
     assert f"Example: rasalore {command}" in " ".join(capsys.readouterr().out.split())

@@ -9,7 +9,7 @@ import re
 import struct
 import time
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -38,15 +38,27 @@ def scan_bytes(data: np.ndarray | None = None, version: int = 1, byte_order: str
     return image.to_bytes()
 
 
-def with_field(name: str, *values: float, first: int = 0, version: int = 1) -> bytes:
+def with_field(
+    name: str,
+    *values: float,
+    first: int = 0,
+    version: int = 1,
+    also: Mapping[str, float] | None = None,
+) -> bytes:
     """A valid file whose header field holds `values` from its place `first` on."""
     raw = bytearray(scan_bytes(version=version))
+    for other, value in (also or {}).items():
+        _put(raw, other, version, 0, value)
+    _put(raw, name, version, first, *values)
+    return bytes(raw)
+
+
+def _put(raw: bytearray, name: str, version: int, first: int, *values: float) -> None:
     kind, offset = (FIELDS_1, FIELDS_2)[version - 1][name]
     number = np.dtype(f"<{kind[-2:]}")
     packed = np.array(values).astype(number).tobytes()
     place = offset + first * number.itemsize
     raw[place : place + len(packed)] = packed
-    return bytes(raw)
 
 
 def zeros(count: int, header: bytes) -> bytes:
@@ -125,6 +137,11 @@ REFUSED: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "vox_offset NaN": ("a.nii", lambda: with_field("vox_offset", np.nan), "vox_offset nan"),
     "vox_offset 2 GiB": ("a.nii", lambda: with_field("vox_offset", 2.0**31), "whole byte"),
     "sform NaN": ("a.nii", lambda: with_field("srow", np.nan, first=5), "affine must be finite"),
+    "quaternion 1e200": (
+        "a.nii",
+        lambda: with_field("quatern", 1e200, version=2, also={"sform_code": 0}),
+        "affine must be a rotation",
+    ),
     "sform without an axis": ("a.nii", lambda: with_field("srow", 0, first=10), "affine"),
     "plain file named .gz": ("a.nii.gz", lambda: SCAN, r"end in \.nii$"),
     "gzip named .nii": ("a.nii", lambda: gzip.compress(SCAN), r"end in \.nii\.gz"),

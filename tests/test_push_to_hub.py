@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +19,8 @@ from torch import Tensor
 import modeling_rasalore
 from modeling_rasalore import RasaloreConfig, RasaloreImageProcessor, RasaloreModel
 from modeling_rasalore.layouts import find_patients
-from modeling_rasalore.publishing import logits_without_package
+from modeling_rasalore.prediction import describe_model, predict_slices
+from modeling_rasalore.publishing import local_files, outputs_without_package
 from modeling_rasalore.slices import read_slices, split_patients, write_split
 from modeling_rasalore.volumes import write_nifti
 
@@ -26,6 +28,7 @@ pytestmark = pytest.mark.slow  # every step starts a process of its own
 ROOT = Path(__file__).parents[1]
 TINY = ROOT / "hub_configs" / "rasalore-tiny"
 SLICES = np.random.default_rng(1).random((2, 60, 50), dtype=np.float32)
+SLICES[:, :10] = 0  # background
 FACTS = ["data_name=synthetic brains", "data_license=cc-by-4.0"]
 
 # Publishes one thing after the other as the script does, in one process; prints a line between.
@@ -58,11 +61,13 @@ print(json.dumps({"rows": rows, "dice": metric.compute()["dice"]}))
 """
 
 
-def write_run(folder: Path, seed: int) -> RasaloreModel:
-    """The files that a finished stage 2 leaves, with random weights."""
+def write_run(folder: Path, seed: int, weight: float | None = None) -> RasaloreModel:
+    """The files that a finished stage 2 leaves, with random weights, or one for all."""
     torch.manual_seed(seed)
     config = RasaloreConfig.preset("tiny")
     model = RasaloreModel(config).eval()
+    for parameter in model.parameters() if weight is not None else []:
+        parameter.data.fill_(weight)
     model.save_pretrained(folder)
     RasaloreImageProcessor(config.image_size, config.num_channels).save_pretrained(folder)
     words = [f"out={folder}", "data.root=/secret/scans", "pseudo_masks=/secret/masks"]
@@ -70,13 +75,27 @@ def write_run(folder: Path, seed: int) -> RasaloreModel:
     OmegaConf.save(recipe, folder / "recipe.yaml")
     run = {"split_sha256": "abc", "criterion": "agreement", "pseudo_masks": {"segmenter": None}}
     (folder / "run.json").write_text(json.dumps(run))
+    counts = {"rate": 0.05, "unit": "voxels", "observed": 0.049, "scans": 3, "slices": 60}
+    calibration = {"weights_sha256": describe_model(model)["weights_sha256"],
+                   "thresholds": [{**counts, "threshold": 0.31, "voxels": 9000}]}  # fmt: skip
+    (folder / "calibration.json").write_text(json.dumps(calibration))
     return model
 
 
 @torch.no_grad()
-def logits(model: RasaloreModel) -> Tensor:
+def outputs(model: RasaloreModel) -> dict[str, Tensor]:
+    """Logits of the model and scores of the pipeline, for SLICES."""
     processor = RasaloreImageProcessor(model.config.image_size, model.config.num_channels)
-    return model(**processor(list(SLICES), return_tensors="pt")).logits
+    scores = np.stack(predict_slices(model, processor, list(SLICES)))
+    logits = model(**processor(list(SLICES), return_tensors="pt")).logits
+    return {"logits": logits, "scores": torch.from_numpy(scores)}
+
+
+def same_outputs(theirs: dict[str, Tensor], model: RasaloreModel) -> bool:
+    """Equal logits; scores come from other batches, so they may differ in the last digit."""
+    ours = outputs(model)
+    close = torch.allclose(theirs["scores"], ours["scores"], rtol=0, atol=1e-6)
+    return torch.equal(theirs["logits"], ours["logits"]) and close
 
 
 class Published:
@@ -93,6 +112,9 @@ class Published:
         }
         self.first = write_run(root / "first", seed=0)
         self.second = write_run(root / "second", seed=1)
+        write_run(root / "astray", seed=2, weight=float("nan"))
+        write_run(root / "other_weights", seed=3)
+        shutil.copy(root / "first" / "calibration.json", root / "other_weights")
         self.printed = self.publish(self.write_steps())
 
     def write_steps(self) -> dict[str, list[str]]:
@@ -110,10 +132,13 @@ class Published:
             "model": [f"stage2={root}/first", *model, "push=true"],
             "model again": [f"stage2={root}/first", *model, "push=true"],
             "new model": [f"stage2={root}/second", *model, "push=true"],
+            "astray": [f"stage2={root}/astray", "repo=me/astray", *FACTS, "push=true"],
+            "other weights": [f"stage2={root}/other_weights", "repo=me/other", *FACTS, "push=true"],
             "slices": [*scans, "repo=me/slices", *FACTS, "push=true"],
             "space": [f"space={root}/space", space, "push=true", "private=false"],
             "leak": [f"space={root}/changed_space", space, "push=true"],
             "failed space": [f"space={root}/changed_space", space, "push=true", "private=false"],
+            "demo": ["space=space_app", "repo=me/brains", "push=true"],
             "metric": ["space=hub_configs/anomaly_segmentation", "repo=me/anomaly_segmentation",
                        "push=true"],
         }  # fmt: skip
@@ -174,17 +199,17 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Published:
 
 
 def test_a_stranger_loads_the_newest_model_and_gets_our_logits(published: Published) -> None:
-    theirs = logits_without_package("me/rasalore", SLICES, environment=published.environment)
-    assert torch.equal(theirs, logits(published.second))
+    theirs = outputs_without_package("me/rasalore", SLICES, environment=published.environment)
+    assert same_outputs(theirs, published.second)
 
 
 def test_a_pinned_revision_is_loaded_and_then_works_offline(published: Published) -> None:
-    expected, revision = logits(published.first), published.revision("model")
+    revision = published.revision("model")
     for offline in ("0", "1"):
         environment = {**published.environment, "HF_HUB_OFFLINE": offline}
         before = len(published.hub.requests)
-        theirs = logits_without_package("me/rasalore", SLICES, revision, environment)
-        assert torch.equal(theirs, expected)
+        theirs = outputs_without_package("me/rasalore", SLICES, revision, environment)
+        assert same_outputs(theirs, published.first)
         assert (len(published.hub.requests) == before) == (offline == "1")
 
 
@@ -194,6 +219,42 @@ def test_pushing_the_same_again_makes_no_commit(published: Published) -> None:
     commits = published.hub.repositories["models", "me/rasalore"].commits
     assert len(commits) == 3  # the empty one of its creation, first, second
     assert list(commits)[1:] == [published.revision("model"), published.revision("new model")]
+
+
+def test_what_cannot_be_right_is_refused_before_anything_is_sent(published: Published) -> None:
+    assert "not finite" in published.printed["astray"].splitlines()[-1]
+    assert "made for other weights" in published.printed["other weights"].splitlines()[-1]
+    assert {repo for _, repo in published.hub.repositories}.isdisjoint({"me/astray", "me/other"})
+
+
+def test_a_folder_that_does_not_load_by_itself_is_refused(
+    published: Published, tmp_path: Path
+) -> None:
+    published.first.save_pretrained(tmp_path)
+    (tmp_path / "encoder_rasalore.py").unlink()
+    with pytest.raises(ValueError, match="does not load where rasalore is not installed"):
+        outputs_without_package(tmp_path, SLICES)
+
+
+def test_the_calibrated_threshold_is_found_on_the_hub(published: Published) -> None:
+    program = """
+import sys
+from modeling_rasalore.calibration import load_threshold
+from modeling_rasalore.model_loading import load_model
+source, revision = "me/rasalore", sys.argv[1]
+print(load_threshold(source, load_model(source, revision, "cpu")[0], 0.05, revision=revision))
+"""
+    assert published.run(program, published.revision("model")) == "0.31\n"
+    card = published.files("models", "me/rasalore")["README.md"].decode()
+    assert "| 5 % of healthy voxels | 0.31 | 3 scans, 60 slices, 9000 voxels |" in card
+
+
+def test_the_space_arrives_complete(published: Published) -> None:
+    local = {name: path.read_bytes() for name, path in local_files(ROOT / "space_app").items()}
+    arrived = published.files("spaces", "me/brains")
+    del arrived[".gitattributes"]
+    assert arrived == local
+    assert {"app.py", "README.md", "requirements.txt"} < arrived.keys()
 
 
 def test_a_failed_upload_leaves_the_old_revision_whole(published: Published) -> None:
@@ -227,7 +288,7 @@ def test_remote_code_is_byte_identical_to_the_package(published: Published) -> N
     code = {
         p: data for p, data in published.files("models", "me/rasalore").items() if p[-3:] == ".py"
     }
-    assert {"modeling_rasalore.py", "configuration_rasalore.py"} < code.keys()
+    assert {"modeling_rasalore.py", "pipeline_rasalore.py"} < code.keys()
     for name, data in code.items():
         ours = hashlib.sha256((package / name).read_bytes()).hexdigest()
         assert hashlib.sha256(data).hexdigest() == ours, name

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from modeling_rasalore.layouts import find_patients
 from modeling_rasalore.mask_table import MaskTable
 from modeling_rasalore.phantoms import write_phantoms
-from modeling_rasalore.slices import write_slice_labels
+from modeling_rasalore.slices import split_patients, write_slice_labels, write_split
 from modeling_rasalore.volumes import read_volume
 
 ROOT = Path(__file__).parents[1]
@@ -24,6 +24,7 @@ STAGE1 = "hub_configs/ddpt-tiny/training.yaml"
 STAGE2 = "hub_configs/rasalore-tiny/training.yaml"
 SMALL = ["data.skip_slices=8", "data.shuffle_buffer=50", "loop.batch_size=8"]
 SPLIT = ["split.validation=1", "split.test=2"]
+PAINTED = ["minimum_area=1", "synthetic_lesions.minimum_brain_area=100"]
 LAUNCH = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1"]
 LAUNCH += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
 
@@ -64,34 +65,58 @@ def story(scans: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run("stage1", STAGE1, data, f"out={out}/stage1", *SPLIT, *SMALL, "loop.max_steps=6")
     masks = ["stage1=" + str(out / "stage1"), data, "data.skip_slices=8"]
     run("make_pseudo_masks", *masks, f"out={out}/masks")
+    run("stage2", STAGE2, data, f"pseudo_masks={out}/masks", f"out={out}/warm_up", *SMALL, *PAINTED,
+        "synthetic_lesions.share=1", "loop.max_steps=3")  # fmt: skip
+    run("make_pseudo_masks", *masks, f"out={out}/sharpened", f"appearance={out}/warm_up")
     run("make_pseudo_masks", *masks, f"out={out}/truth", "source=truth")
-    for name, table in (("stage2", "masks"), ("ceiling", "truth")):
+    for name, table in (("stage2", "sharpened"), ("ceiling", "truth")):
         run("stage2", STAGE2, data, f"pseudo_masks={out}/{table}", f"out={out}/{name}", *SMALL,
-            "minimum_area=1", "loop.max_steps=6")  # fmt: skip
+            *PAINTED, f"initial_weights={out}/warm_up", "loop.max_steps=6")  # fmt: skip
     run("run_benchmark", data, "data.skip_slices=8", f"out={out}/benchmark",
+        f"synthetic_only={out}/warm_up",
         *(f"{name}={out}/{name}" for name in ("stage1", "stage2", "ceiling")))  # fmt: skip
     return out
 
 
 @pytest.mark.slow
-def test_synthetic_lesions_warm_up_a_network_that_goes_on_with_pseudo_masks(
+def test_stage_2_goes_on_from_a_network_of_painted_lesions(
     scans: Path, story: Path, tmp_path: Path
 ) -> None:
-    common = [STAGE2, f"data.root={scans}", f"pseudo_masks={story}/masks", *SMALL,
-              "minimum_area=1", "synthetic_lesions.minimum_brain_area=100"]  # fmt: skip
-    run("stage2", *common, f"out={tmp_path}/warm", "synthetic_lesions.share=1", "loop.max_steps=3")
-    printed = run("stage2", *common, f"out={tmp_path}/main", "synthetic_lesions.share=0.5",
-                  f"initial_weights={tmp_path}/warm", "optimizer.learning_rate=0",
+    printed = run("stage2", STAGE2, f"data.root={scans}", f"pseudo_masks={story}/masks", *SMALL,
+                  *PAINTED, f"out={tmp_path}/on", f"initial_weights={story}/warm_up",
+                  "synthetic_lesions.share=0.5", "optimizer.learning_rate=0",
                   "loop.max_steps=1")  # fmt: skip
     total, with_mask = map(int, re.findall(r"training slices: (\d+), with a pseudo-mask: (\d+)",
                                            printed)[0])  # fmt: skip
     assert total == 2 * with_mask  # there are more healthy slices than unhealthy ones
-    warm, main = (load_file(tmp_path / name / "model.safetensors") for name in ("warm", "main"))
-    learned = [name for name in warm if "running_" not in name and "num_batches" not in name]
-    assert all(warm[name].equal(main[name]) for name in learned)  # at a learning rate of 0
-    assert not warm["mask_decoder.head.weight"].equal(
-        load_file(story / "stage2" / "model.safetensors")["mask_decoder.head.weight"]
+    before, after = (
+        load_file(f / "model.safetensors") for f in (story / "warm_up", tmp_path / "on")
     )
+    learned = [name for name in before if "running_" not in name and "num_batches" not in name]
+    assert all(before[name].equal(after[name]) for name in learned)
+
+
+@pytest.mark.slow
+def test_what_lesions_look_like_changes_the_pseudo_masks(story: Path) -> None:
+    split = json.loads((story / "masks" / "split.json").read_text())
+    heat, sharpened = (MaskTable(story / name, split["train"]) for name in ("masks", "sharpened"))
+    assert list(heat) == list(sharpened)
+    assert any((heat[key].pseudo_mask != sharpened[key].pseudo_mask).any() for key in heat)
+    made = json.loads((story / "stage2" / "run.json").read_text())["pseudo_masks"]
+    assert made["appearance"] == str(story / "warm_up")
+
+
+def test_a_start_that_knows_other_patients_is_refused(
+    story: Path, scans: Path, tmp_path: Path
+) -> None:
+    other = split_patients(find_patients(scans), seed=99, validation=1, test=2)
+    write_split(other, tmp_path / "split.json")
+    words = [f"data.root={scans}", f"out={tmp_path}/out"]
+    for script, start in (
+        ("stage2", [STAGE2, f"pseudo_masks={story}/masks", f"initial_weights={tmp_path}"]),
+        ("make_pseudo_masks", [f"stage1={story}/stage1", f"appearance={tmp_path}"]),
+    ):
+        assert "was trained on another split" in error_of(script, *start, *words)
 
 
 def test_a_share_of_synthetic_lesions_above_one_is_refused(story: Path, scans: Path) -> None:
@@ -104,7 +129,8 @@ def test_a_share_of_synthetic_lesions_above_one_is_refused(story: Path, scans: P
 def test_the_whole_story_ends_in_a_table_of_all_rows(story: Path) -> None:
     results = json.loads((story / "benchmark" / "results.json").read_text())
     systems = {row["system"] for row in results["rows"]}
-    assert systems == {"chance", "threshold", "ddpt", "rasalore_without_sam", "ceiling"}
+    own = {"ddpt", "synthetic_only", "rasalore_without_sam", "ceiling"}
+    assert systems == {"chance", "threshold", *own}
     assert {(row["view"], row["threshold"]) for row in results["rows"]} == {
         (view, column) for view in ("paper", "volume") for column in ("0.5", "label_free", "oracle")
     }
@@ -117,7 +143,7 @@ def test_no_patient_is_in_two_splits_and_every_stage_uses_one_split(story: Path)
     parts = [set(split[name]) for name in ("train", "validation", "test")]
     assert [len(part) for part in parts] == [4, 1, 2]
     assert len(set.union(*parts)) == 7
-    for folder in ("masks", "truth", "stage2", "ceiling"):
+    for folder in ("masks", "sharpened", "truth", "warm_up", "stage2", "ceiling"):
         assert json.loads((story / folder / "split.json").read_text()) == split
     written = {path.stem for path in (story / "masks" / "masks").iterdir()}
     assert written == parts[0] | parts[1]

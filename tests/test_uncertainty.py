@@ -1,15 +1,20 @@
 """Uncertainty maps: the spread of scores over draws of the model's own noise."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from modeling_rasalore import RasaloreConfig, RasaloreImageProcessor, RasaloreModel
+from modeling_rasalore.prediction import predict_volume
 from modeling_rasalore.uncertainty import (
+    add_uncertainty,
     drawing_value_noise,
     has_value_noise,
     predict_uncertainty,
 )
+from modeling_rasalore.volumes import Volume, read_volume, write_nifti
 
 PROCESSOR = RasaloreImageProcessor(RasaloreConfig.preset("tiny").image_size)
 
@@ -69,6 +74,44 @@ def test_a_model_without_gaussian_noise_is_refused(
     assert not has_value_noise(model)
     with pytest.raises(ValueError, match="draws no noise"):
         predict_uncertainty(model, PROCESSOR, image)
+
+
+@pytest.fixture
+def volume(tmp_path: Path) -> Volume:
+    data = np.zeros((32, 40, 4), np.float32)
+    data[5:28, 6:34, 1:3] = np.random.default_rng(0).uniform(20, 200, (23, 28, 2))
+    return read_volume(write_nifti(tmp_path / "scan.nii", data, np.diag([-1.0, -1.0, 2.0, 1.0])))
+
+
+def test_a_volumes_spread_is_its_slices_and_blank_slices_cost_nothing(volume: Volume) -> None:
+    model = make_model()
+    plain = predict_volume(model, PROCESSOR, volume)
+    found = add_uncertainty(plain, model, PROCESSOR, volume, samples=4, seed=3)
+    assert found.spread is not None
+    assert np.array_equal(found.scores, plain.scores)
+    first = predict_uncertainty(model, PROCESSOR, volume.slices[1], samples=4, seed=3)
+    assert found.spread[1] == pytest.approx(first, abs=1e-6)
+    assert not found.spread[[0, 3]].any()
+
+
+def test_the_quality_score_falls_with_the_noise(volume: Volume) -> None:
+    scores = []
+    for std in (1e-6, 0.3, 3.0):
+        model = make_model(std)
+        plain = predict_volume(model, PROCESSOR, volume)
+        middle = float(np.median(plain.scores[plain.scores > 0]))
+        prediction = predict_volume(model, PROCESSOR, volume, threshold=middle)
+        found = add_uncertainty(prediction, model, PROCESSOR, volume, samples=4)
+        scores.append(found.quality_score or 0)
+    assert scores[0] > 0.99
+    assert scores[0] > scores[1] > scores[2] > 0
+
+
+def test_empty_masks_agree_perfectly(volume: Volume) -> None:
+    model = make_model()
+    prediction = predict_volume(model, PROCESSOR, volume, threshold=1.0)
+    found = add_uncertainty(prediction, model, PROCESSOR, volume, samples=2)
+    assert found.quality_score == 1.0
 
 
 def test_one_sample_is_refused(image: np.ndarray) -> None:

@@ -11,39 +11,65 @@ PYTHON=${PYTHON:-.venv/bin/python}
 MODALITY=${MODALITY:-t2}
 SEED=${SEED:-0}
 OUT=${OUT:-runs/demo}
-LAUNCH="$PYTHON -m accelerate.commands.launch --cpu --num_processes 1 --num_machines 1
-  --mixed_precision no --dynamo_backend no"
+
+launch() {
+  script=$1 recipe=$2
+  shift 2
+  "$PYTHON" -m accelerate.commands.launch --cpu --num_processes 1 --num_machines 1 \
+    --mixed_precision no --dynamo_backend no "train/$script.py" "hub_configs/$recipe/training.yaml" \
+    "data.root=$DATA" "data.modality=$MODALITY" "loop.seed=$SEED" "$@"
+}
+
+make_masks() {
+  "$PYTHON" train/make_pseudo_masks.py "stage1=$OUT/stage1" "data.root=$DATA" \
+    "data.modality=$MODALITY" "$@"
+}
 
 if [ -n "${DATA:-}" ]; then
-  split="split.validation=1 split.test=0.25 split.seed=$SEED"
+  validation=1 test=0.25
 else
-  DATA=$OUT/phantoms
-  split="split.validation=6 split.test=10 split.seed=$SEED"
+  DATA=$OUT/phantoms validation=6 test=10
   "$PYTHON" -m modeling_rasalore.cli phantoms "$DATA" --patients 60 --healthy 12 --seed "$SEED"
 fi
-data="data.root=$DATA data.modality=$MODALITY"
+launch stage1 ddpt-tiny "out=$OUT/stage1" split.validation=$validation split.test=$test \
+  "split.seed=$SEED"
 
-$LAUNCH train/stage1.py hub_configs/ddpt-tiny/training.yaml $data $split \
-  out="$OUT/stage1" loop.seed="$SEED"
-"$PYTHON" train/make_pseudo_masks.py $data stage1="$OUT/stage1" out="$OUT/pseudo_masks" \
-  threshold=0.3 guidance=0.06 minimum_probability=0.5
-# The ceiling: the same network on the true masks of the same slices, trained beside it.
-"$PYTHON" train/make_pseudo_masks.py $data stage1="$OUT/stage1" out="$OUT/true_masks" source=truth
+# Stage 2 starts on lesions painted into healthy slices: brighter than tissue in T2 and FLAIR,
+# darker in T1, either in T1 with contrast agent. What it learns there sharpens the pseudo-masks.
+case $MODALITY in t1) darker=1 ;; t1ce) darker=0.5 ;; *) darker=0 ;; esac
+heat="threshold=0.3 guidance=0.06 minimum_probability=0.5"
+make_masks $heat "out=$OUT/heatmap_masks"
+launch stage2 rasalore-tiny "pseudo_masks=$OUT/heatmap_masks" "out=$OUT/warm_up" \
+  synthetic_lesions.share=1 synthetic_lesions.darker_share=$darker \
+  optimizer.learning_rate=5.0e-3 loop.max_steps=300
+make_masks $heat "appearance=$OUT/warm_up" "out=$OUT/pseudo_masks"
+
+# RASALoRE, and its ceiling: the same network on the true masks of the same slices. They learn side
+# by side, each with half of the cores.
+make_masks source=truth "out=$OUT/true_masks"
+segment() {
+  launch stage2 rasalore-tiny "pseudo_masks=$OUT/$1" "out=$OUT/$2" \
+    "initial_weights=$OUT/warm_up" synthetic_lesions.darker_share=$darker
+}
+stop() { # a process and all that it started
+  for child in $(pgrep -P "$1"); do stop "$child"; done
+  kill "$1" 2>/dev/null || true
+}
 cores=$("$PYTHON" -c "import os; print(len(os.sched_getaffinity(0)))")
 export OMP_NUM_THREADS=$(((cores + 1) / 2))
-$LAUNCH train/stage2.py hub_configs/rasalore-tiny/training.yaml $data \
-  pseudo_masks="$OUT/true_masks" out="$OUT/ceiling" loop.seed="$SEED" >"$OUT/ceiling.log" 2>&1 &
+segment true_masks ceiling >"$OUT/ceiling.log" 2>&1 &
 ceiling=$!
-trap 'kill $ceiling 2>/dev/null || true' EXIT
-$LAUNCH train/stage2.py hub_configs/rasalore-tiny/training.yaml $data \
-  pseudo_masks="$OUT/pseudo_masks" out="$OUT/stage2" loop.seed="$SEED"
+trap 'stop $ceiling' EXIT
+trap 'exit 130' INT TERM
+segment pseudo_masks stage2
 echo "waiting for the ceiling (its progress: $OUT/ceiling.log)"
 wait $ceiling || { tail -5 "$OUT/ceiling.log" >&2; exit 1; }
-trap - EXIT
+trap - EXIT INT TERM
 unset OMP_NUM_THREADS
 
-"$PYTHON" train/run_benchmark.py $data stage1="$OUT/stage1" stage2="$OUT/stage2" \
-  ceiling="$OUT/ceiling" out="$OUT" seed="$SEED"
+"$PYTHON" train/run_benchmark.py "stage1=$OUT/stage1" "synthetic_only=$OUT/warm_up" \
+  "stage2=$OUT/stage2" "ceiling=$OUT/ceiling" "data.root=$DATA" "data.modality=$MODALITY" \
+  "out=$OUT" "seed=$SEED"
 
 scan=$("$PYTHON" - <<END
 import json

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from omegaconf import MISSING
 from tqdm import tqdm
 
@@ -24,10 +25,21 @@ from modeling_rasalore import DdptModel, RasaloreImageProcessor
 from modeling_rasalore.files import claim_folder, write_json
 from modeling_rasalore.layouts import Patient, find_patients
 from modeling_rasalore.mask_table import SliceMasks, table_path, write_masks
+from modeling_rasalore.model_loading import load_model
+from modeling_rasalore.prediction import predict_slices
 from modeling_rasalore.provenance import provenance
 from modeling_rasalore.pseudo_masks import SCALING, PromptedSegmenter, PseudoMaskRule
 from modeling_rasalore.recipes import DataRecipe, load_recipe
-from modeling_rasalore.slices import UNHEALTHY, read_slices, read_split, split_hash, write_split
+from modeling_rasalore.slices import (
+    UNHEALTHY,
+    check_same_split,
+    read_slices,
+    read_split,
+    split_hash,
+    write_split,
+)
+
+Image = NDArray[np.float32]
 
 
 @dataclass
@@ -44,6 +56,9 @@ class PseudoMaskRecipe:
     # Unhealthy slices that stage 1 itself gives less than this are left out: what it does not
     # recognise it does not locate either. The poster keeps all: 0.
     minimum_probability: float = 0.0
+    # Folder of a stage-2 network that saw painted lesions only: what a lesion looks like, where the
+    # heatmap says which place made the slice unhealthy. Their mean is cut. The poster: none.
+    appearance: str = ""
     segmenter: str = ""  # repo id or folder of a SamModel; empty: no M_SAM
     segmenter_revision: str | None = None
     prompt: str = "box"  # or "points"
@@ -57,6 +72,8 @@ def main(words: list[str]) -> None:
         raise ValueError(f"source must be 'ddpt' or 'truth', got {recipe.source!r}.")
     out = Path(recipe.out)
     split = read_split(Path(recipe.stage1) / "split.json", find_patients(recipe.data.root))
+    if recipe.appearance:
+        check_same_split(recipe.appearance, split)
     claim_folder(out, settings_of(recipe), "masks")
     write_split(split, out / "split.json")
     make = TruthMaker(recipe) if recipe.source == "truth" else HeatmapMaker(recipe)
@@ -97,6 +114,7 @@ class HeatmapMaker:
         self.processor = RasaloreImageProcessor.from_pretrained(recipe.stage1)
         scaling = SCALING[self.model.config.heatmap]
         self.rule = PseudoMaskRule(scaling, recipe.threshold, recipe.guidance)
+        self.appearance = load_model(recipe.appearance) if recipe.appearance else None
         self.segmenter = None
         if recipe.segmenter:
             self.segmenter = PromptedSegmenter.from_pretrained(
@@ -106,6 +124,7 @@ class HeatmapMaker:
         self.facts = {
             "heatmap": self.model.config.heatmap,
             **asdict(self.rule),
+            "appearance": recipe.appearance or None,
             "segmenter": recipe.segmenter or None,
         }
 
@@ -117,21 +136,27 @@ class HeatmapMaker:
         for start in range(0, len(slices), self.recipe.batch_size):
             batch = slices[start : start + self.recipe.batch_size]
             located = self.locate([example["image"] for example in batch])
-            for example, probability, heatmap in zip(batch, *located, strict=True):
+            for example, probability, scores in zip(batch, *located, strict=True):
                 if probability >= self.recipe.minimum_probability:
-                    yield self.masks(example, heatmap)
+                    yield self.masks(example, scores)
 
-    def locate(self, images: list[np.ndarray]) -> tuple[list[float], list[np.ndarray]]:
-        """Unhealthy probabilities, and heatmaps in the slices' own frames, own scale each."""
+    def locate(self, images: list[Image]) -> tuple[list[float], list[Image]]:
+        """Unhealthy probabilities, and scores (H, W) in the slices' own frames."""
         inputs = self.processor(images, return_tensors="pt").to(self.model.device)
         with torch.inference_mode():
             probabilities = self.model(**inputs).logits.softmax(1)[:, 1].tolist()
         heatmaps = self.processor.post_process_maps(self.model.heatmaps(**inputs), images)
-        return probabilities, heatmaps
+        scores = [self.rule.scores(*pair) for pair in zip(heatmaps, images, strict=True)]
+        if self.appearance:
+            seen = predict_slices(*self.appearance, images, self.recipe.batch_size)
+            scores = [
+                np.float32(0.5) * (heat + look) for heat, look in zip(scores, seen, strict=True)
+            ]
+        return probabilities, scores
 
-    def masks(self, example: dict[str, Any], heatmap: np.ndarray) -> SliceMasks:
+    def masks(self, example: dict[str, Any], scores: Image) -> SliceMasks:
         image = example["image"]
-        pseudo_mask = (self.rule.scores(heatmap, image) > 0.5).astype(np.uint8)
+        pseudo_mask = (scores > 0.5).astype(np.uint8)
         sam_mask = self.segmenter.segment(image, pseudo_mask) if self.segmenter else None
         return slice_masks(example, pseudo_mask, sam_mask)
 

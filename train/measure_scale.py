@@ -91,34 +91,34 @@ def time_stages(
     )
     taken: dict[str, list[float]] = {}
 
-    def timed(name: str, work: Callable[[], Any]) -> Any:
+    def timed(name: str, work: Callable[..., Any], *given: Any, **named: Any) -> Any:
         began = clock()
-        result = work()
+        result = work(*given, **named)
         taken.setdefault(name, []).append(clock() - began)
         return result
 
     counts = []
     for patient in patients:
         path, channel = patient.images[recipe.modality], patient.channels.get(recipe.modality)
-        volume = timed("decode", lambda p=path, c=channel: read_volume(p, c))
+        volume = timed("decode", read_volume, path, channel)
         images = [image for image in zero_background(volume.slices) if image.any()]
         counts.append(len(images))
         batch = images[len(images) // 2 :][: recipe.batch_size]
         # One batch stands for the scan: a network's time does not depend on what it sees.
         share = len(images) / len(batch)
         with torch.inference_mode():
-            inputs = timed("prepare", lambda b=batch: second(b, return_tensors="pt"))
+            inputs = timed("prepare", second, batch, return_tensors="pt")
             inputs = inputs["pixel_values"].to(device)
             tuned = first(batch, return_tensors="pt")["pixel_values"].to(device)
-            timed("stage 1", lambda x=tuned: classifier(x).logits)
-            scores = timed("stage 2", lambda x=inputs: network(x).logits.sigmoid())
-        timed("heatmap", lambda x=tuned: classifier.heatmaps(x))
+            timed("stage 1", classifier, tuned)
+            scores = timed("stage 2", network, inputs).logits.sigmoid()
+        timed("heatmap", classifier.heatmaps, tuned)
         second.post_process_maps(scores, batch)
         for name in ("prepare", *MODELS):
             taken[name][-1] *= share
         mask = (volume.slices > np.median(volume.slices[volume.slices > 0])).astype(np.uint8)
         path = scratch / "mask.nii.gz"
-        timed("write", lambda p=path, v=volume, m=mask: write_volume(p, m, v, np.uint8))
+        timed("write", write_volume, path, mask, volume, np.uint8)
     order = ("decode", "prepare", "stage 1", "heatmap", "stage 2", "write")
     return {name: float(np.median(taken[name])) for name in order}, float(np.mean(counts))
 
@@ -193,7 +193,7 @@ def generate(folder: Path, count: int) -> Path:
     shape = (240, 240, 155)
     axes = np.meshgrid(*(np.linspace(-1, 1, side) for side in shape), indexing="ij")
     inside = sum((axis / 0.75) ** 2 for axis in axes) < 1
-    tumour = sum((axis - 0.2) ** 2 for axis in axes) < 0.03
+    tumour = np.sum([(axis - 0.2) ** 2 for axis in np.broadcast_arrays(*axes)], axis=0) < 0.03
     for number in range(count):
         name = f"BraTS2021_{number:05d}"
         tissue = 400 + 150 * np.sin(9 * axes[0] + number) * np.cos(7 * axes[1] * axes[2])

@@ -10,7 +10,6 @@ ratio of processor times ("cpu") disturb less. Peak memory is measured in a fres
 Writes speed.json and prints a table.
 """
 
-import resource
 import runpy
 import sys
 import time
@@ -152,6 +151,7 @@ def row_of(name: str, figure: dict[str, Any]) -> str:
 
 # --- Instruments ------------------------------------------------------------------------------
 PRODUCT_SIDE = 1024
+CLEAR_PEAK = Path("/proc/self/clear_refs")  # "5" starts VmHWM anew
 FACTOR = torch.ones(PRODUCT_SIDE, PRODUCT_SIDE)
 
 
@@ -201,9 +201,20 @@ def peak_mib(name: str, recipe: SpeedRecipe, form: str) -> float:
 def run_for_peak(name: str, recipe: SpeedRecipe, form: str) -> float:
     """Peak memory of this process beyond what it needed before the run, in MiB."""
     with prepared(name, recipe) as case:
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        before = memory_mib("VmRSS")
+        CLEAR_PEAK.write_text("5")
         getattr(case, form)()
-        return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+        return memory_mib("VmHWM") - before
+
+
+def memory_mib(field: str) -> float:
+    """Memory of this process as Linux counts it: VmRSS now, VmHWM at its peak.
+
+    Not getrusage, whose peak a new process inherits from the one that started it.
+    """
+    lines = Path("/proc/self/status").read_text().splitlines()
+    (kib,) = [line.split()[1] for line in lines if line.startswith(f"{field}:")]
+    return int(kib) / 1024
 
 
 @contextmanager

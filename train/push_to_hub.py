@@ -7,9 +7,10 @@
     python train/push_to_hub.py space=space_app repo=me/rasalore-demo
 
 Everything is assembled in a folder and shown with sizes. A model is then loaded from that folder by
-a fresh process that cannot see this package, and must give the same logits. Only push=true uploads,
-in one commit; pushing the same thing again makes none. New repositories are private unless
-private=false. No path of this machine and, with a model, no patient id is published.
+a fresh process that cannot see this package, and must give the same logits and scores. Only
+push=true uploads, in one commit; pushing the same thing again makes none. New repositories are
+private unless private=false. No path of this machine and, with a model, no patient id is published.
+A `calibration.json` that `rasalore calibrate` left beside the model goes with it.
 """
 
 import json
@@ -28,14 +29,17 @@ from omegaconf import MISSING, OmegaConf
 from transformers import AutoImageProcessor, AutoModel
 
 import modeling_rasalore  # noqa: F401 - registers the models
+from modeling_rasalore.calibration import CALIBRATION_FILE, find_calibration
 from modeling_rasalore.cards import DataFacts, ModelFacts, data_card, model_card
 from modeling_rasalore.files import write_json
 from modeling_rasalore.layouts import find_patients
+from modeling_rasalore.pipeline_rasalore import BrainAnomalyPipeline
+from modeling_rasalore.prediction import predict_slices
 from modeling_rasalore.publishing import (
     Target,
     UploadError,
     local_files,
-    logits_without_package,
+    outputs_without_package,
     push_folder,
 )
 from modeling_rasalore.recipes import load_recipe
@@ -131,9 +135,16 @@ def assemble_model(recipe: PushRecipe, kind: str, folder: Path) -> tuple[Any, An
     stage = {"stage1": "ddpt", "stage2": "rasalore"}[kind]
     if model.config.model_type != stage:
         raise ValueError(f"{kind} must hold a {stage} model, got {model.config.model_type}.")
+    model.eval()
     # Saving also copies the package's own files, so remote code is never older than the package.
-    model.eval().save_pretrained(folder)
-    processor.save_pretrained(folder)
+    if stage == "rasalore":
+        BrainAnomalyPipeline(model=model, image_processor=processor).save_pretrained(folder)
+    else:
+        model.save_pretrained(folder)
+        processor.save_pretrained(folder)
+    calibration = find_calibration(source, model)
+    if calibration:
+        write_json(folder / CALIBRATION_FILE, calibration)
     run = json.loads((source / "run.json").read_text("utf-8"))
     write_json(folder / "run.json", run)
     trained = OmegaConf.load(source / "recipe.yaml")
@@ -153,6 +164,7 @@ def assemble_model(recipe: PushRecipe, kind: str, folder: Path) -> tuple[Any, An
         skip_slices=trained.data.skip_slices,
         run=run,
         rows=results["rows"],
+        thresholds=calibration.get("thresholds", []),
         **commands(kind, trained.data.modality),
     )
     model_card(facts, TEMPLATES / "model_card.md").save(folder / "README.md")
@@ -193,15 +205,20 @@ def commands(kind: str, modality: str) -> dict[str, str]:
 
 @torch.no_grad()
 def check_model(model: Any, processor: Any, folder: Path) -> None:
-    """ValueError unless a fresh process without the package gets the same logits."""
-    ours = model(**processor(list(PROBE), return_tensors="pt")).logits
-    theirs = logits_without_package(folder, PROBE)
-    if not torch.allclose(ours, theirs, rtol=1e-4, atol=1e-5):
-        raise ValueError(
-            f"without the package the model's logits differ by {(ours - theirs).abs().max():.2g}; "
-            "nothing was uploaded."
-        )
-    print("loads without the package: same logits")
+    """ValueError unless a fresh process without the package gets the same logits and scores."""
+    ours = {"logits": model(**processor(list(PROBE), return_tensors="pt")).logits}
+    if not ours["logits"].isfinite().all():
+        raise ValueError("the model's logits are not finite, so its training went astray.")
+    if model.config.model_type == "rasalore":
+        ours["scores"] = torch.from_numpy(np.stack(predict_slices(model, processor, list(PROBE))))
+    theirs = outputs_without_package(folder, PROBE)
+    for name, expected in ours.items():
+        if not torch.allclose(expected, theirs[name], rtol=1e-4, atol=1e-5):
+            raise ValueError(
+                f"without the package the model's {name} differ by "
+                f"{(expected - theirs[name]).abs().max():.2g}; nothing was uploaded."
+            )
+    print(f"loads without the package: same {' and '.join(ours)}")
 
 
 # --- Data sets and Spaces -------------------------------------------------------------------

@@ -52,7 +52,8 @@ class BenchmarkRecipe:
 
     out: str = MISSING
     stage1: str = MISSING  # folder of train/stage1.py; its split.json says who is held out
-    stage2: str = ""  # folder of train/stage2.py on stage 1's pseudo-masks
+    synthetic_only: str = ""  # folder of train/stage2.py on painted lesions alone
+    stage2: str = ""  # the same on stage 1's pseudo-masks
     stage2_with_sam: str = ""  # the same with masks of a segmenter
     ceiling: str = ""  # folder of train/stage2.py on true masks
     # "all"; "own": chance, threshold and the project's models; or names with commas between them.
@@ -83,7 +84,7 @@ def main(words: list[str]) -> None:
             f"scoring needs a mask of every test patient, but {', '.join(unscored)} have none; "
             "everything else works without: see train/demo.sh."
         )
-    trained = [recipe.stage2, recipe.stage2_with_sam, recipe.ceiling]
+    trained = [recipe.synthetic_only, recipe.stage2, recipe.stage2_with_sam, recipe.ceiling]
     refuse_leaks(split, recipe.data, trained)
     rows = [row for name in names for row in rows_of(name, recipe, split)]
     write_out(recipe, rows, split)

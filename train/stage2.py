@@ -37,7 +37,14 @@ from modeling_rasalore.recipes import (
     load_recipe,
 )
 from modeling_rasalore.slice_loader import SliceLoader
-from modeling_rasalore.slices import HEALTHY, UNHEALTHY, read_split, split_hash, write_split
+from modeling_rasalore.slices import (
+    HEALTHY,
+    UNHEALTHY,
+    check_same_split,
+    read_split,
+    split_hash,
+    write_split,
+)
 from modeling_rasalore.synthetic_lesions import paint_lesions
 from modeling_rasalore.training import TrainingRun, loss_parts
 from modeling_rasalore.work_list import WorkList
@@ -61,6 +68,8 @@ def main(words: list[str]) -> None:
     # --- Data: the split of stage 1, and its pseudo-masks -------------------------------------
     folder = Path(recipe.pseudo_masks)
     split = read_split(folder / "split.json", find_patients(recipe.data.root))
+    if recipe.initial_weights:
+        check_same_split(recipe.initial_weights, split)
     processor = RasaloreImageProcessor.from_pretrained(recipe.model)
     config = RasaloreConfig.from_pretrained(recipe.model)
     patients = [*split["train"], *split["validation"]]

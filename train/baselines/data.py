@@ -1,7 +1,6 @@
 """Slices as the benchmark's systems get them; checks that no test patient leaks into them."""
 
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,7 @@ from numpy.typing import NDArray
 from modeling_rasalore.evaluation import check_disjoint, image_fingerprint
 from modeling_rasalore.layouts import MODALITIES, Patient
 from modeling_rasalore.recipes import DataRecipe
-from modeling_rasalore.slices import HEALTHY, UNHEALTHY, read_slices, read_split, split_hash
+from modeling_rasalore.slices import HEALTHY, UNHEALTHY, check_same_split, read_slices
 
 from .interface import Image
 
@@ -69,14 +68,8 @@ def refuse_leaks(split: Split, data: DataRecipe, folders: Sequence[str]) -> None
     one that systems learn from; every trained model must stem from this very split.
     """
     check_disjoint({name: [p.patient_id for p in part] for name, part in split.items()})
-    everyone = [patient for part in split.values() for patient in part]
     for folder in filter(None, folders):
-        path = Path(folder) / "split.json"
-        if split_hash(read_split(path, everyone)) != split_hash(split):
-            raise ValueError(
-                f"{folder} was trained on another split than stage 1, so it may know the test "
-                "patients; train it on stage 1's pseudo-masks."
-            )
+        check_same_split(folder, split)
     learned = {_fingerprint(p, data): p.patient_id for p in [*split["train"], *split["validation"]]}
     for patient in split["test"]:
         if (twin := learned.get(_fingerprint(patient, data))) is not None:

@@ -34,7 +34,15 @@ LEARNED: dict[str, type[LearnedSystem]] = {
 SEGMENTERS = ("sam", "medsam", "medsam2")
 PROMPTED = [f"{family}_{prompt}" for family in SEGMENTERS for prompt in ("box", "points")]
 # The order of the table; "own" systems need no training beyond the project's two stages.
-OWN = ["chance", "threshold", "ddpt", "rasalore_without_sam", "rasalore", "ceiling"]
+OWN = [
+    "chance",
+    "threshold",
+    "ddpt",
+    "synthetic_only",
+    "rasalore_without_sam",
+    "rasalore",
+    "ceiling",
+]
 ALL = ["chance", "threshold", *LEARNED, "ddpt", *PROMPTED, *OWN[3:]]
 
 
@@ -43,7 +51,8 @@ class Sources:
     """What systems are built from.
 
     Attributes:
-        stage1, stage2, stage2_with_sam, ceiling: folders of trained models, "" where there is none.
+        stage1, synthetic_only, stage2, stage2_with_sam, ceiling: folders of trained models, "" for
+            none.
         sam, medsam, medsam2: repo ids or folders of segmenters.
         size: "small" or "paper".
         seed: of everything random.
@@ -51,6 +60,7 @@ class Sources:
     """
 
     stage1: str
+    synthetic_only: str
     stage2: str
     stage2_with_sam: str
     ceiling: str
@@ -63,8 +73,9 @@ class Sources:
 
     def folder_of(self, name: str) -> str | None:
         """The folder that a system of the project needs, None for all other systems."""
-        folders = {"ddpt": self.stage1, "rasalore_without_sam": self.stage2}
-        folders |= {"rasalore": self.stage2_with_sam, "ceiling": self.ceiling}
+        folders = {"ddpt": self.stage1, "synthetic_only": self.synthetic_only}
+        folders |= {"rasalore_without_sam": self.stage2, "rasalore": self.stage2_with_sam}
+        folders |= {"ceiling": self.ceiling}
         return self.stage1 if name in PROMPTED else folders.get(name)
 
 

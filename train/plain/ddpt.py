@@ -30,7 +30,7 @@ def encode_padded(model: DdptModel, prompts: list[Tensor]) -> Tensor:
     length = len(tower.embeddings.position_embedding.weight)
     hidden = torch.stack([F.pad(prompt, (0, 0, 0, length - len(prompt))) for prompt in prompts])
     hidden = hidden + tower.embeddings.position_embedding.weight
-    mask = torch.full((length, length), torch.finfo(hidden.dtype).min).triu(1)[None, None]
+    mask = torch.full((length, length), -torch.inf).triu(1).to(hidden)[None, None]
     for layer in tower.encoder.layers:
         hidden = layer(hidden, mask)
     ends = torch.tensor([len(prompt) - 1 for prompt in prompts])

@@ -1,0 +1,79 @@
+"""Scores and masks of a volume as 3-D objects: smoothing, connected parts, extent.
+
+Everything works in place or within the box that holds the mask: a volume may have 10^8 voxels.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+NEIGHBOURS_26 = np.ones((3, 3, 3))
+PIECE_VOXELS = 2**22
+
+
+def smooth_scores(
+    scores: NDArray[np.float32],
+    brain: NDArray[np.bool_],
+    spacing: tuple[float, float, float],
+    sigma_mm: float,
+) -> None:
+    """Blur scores (S, H, W) in place with a 3-D Gaussian of `sigma_mm`, inside the brain only.
+
+    What lies outside the brain neither enters nor lowers a score: it has weight 0.
+
+    Args:
+        scores: 0 outside the brain.
+        brain: (S, H, W).
+        spacing: mm between slices, rows and columns.
+    """
+    weights = brain.astype(np.float32)
+    for array in (scores, weights):
+        _blur(array, [sigma_mm / size for size in spacing])
+    for plane, weight, inside in zip(scores, weights, brain, strict=True):
+        np.divide(plane, weight, out=plane, where=inside)
+        plane[~inside] = 0
+        np.clip(plane, 0, 1, out=plane)  # rounding
+
+
+def _blur(array: NDArray[np.float32], sigmas: list[float]) -> None:
+    for plane in array:
+        plane[...] = ndimage.gaussian_filter(plane, sigmas[1:], mode="constant")
+    for row in array.swapaxes(0, 1):
+        row[...] = ndimage.gaussian_filter1d(row, sigmas[0], axis=0, mode="constant")
+
+
+def part_sizes(mask: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Return the voxels of each connected part of a mask (26 neighbours), in no order."""
+    return _label(mask)[1][1:]
+
+
+def remove_small_parts(mask: NDArray[np.uint8], smallest: float) -> None:
+    """Set connected parts of a mask (S, H, W) with fewer than `smallest` voxels to 0, in place."""
+    parts, sizes = _label(mask)
+    kept = sizes >= smallest
+    kept[0] = False
+    box = index_box(mask)
+    if box is not None:
+        mask[box] = kept[parts]
+
+
+def index_box(mask: NDArray[np.uint8]) -> tuple[slice, slice, slice] | None:
+    """Return the slices, rows and columns that a mask touches; None when it is empty."""
+    touched = [np.flatnonzero(mask.any(axes)) for axes in ((1, 2), (0, 2), (0, 1))]
+    if not len(touched[0]):
+        return None
+    slices, rows, columns = (slice(int(t[0]), int(t[-1]) + 1) for t in touched)
+    return slices, rows, columns
+
+
+def _label(mask: NDArray[np.uint8]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Return part numbers within the mask's box, and voxels per number, that of 0 first."""
+    box = index_box(mask)
+    if box is None:
+        return np.zeros((0, 0, 0), np.int32), np.zeros(1, np.int64)
+    parts, count = ndimage.label(mask[box], NEIGHBOURS_26)
+    sizes = np.zeros(count + 1, np.int64)
+    numbers = parts.ravel()
+    for start in range(0, numbers.size, PIECE_VOXELS):  # bincount widens what it is given
+        sizes += np.bincount(numbers[start : start + PIECE_VOXELS], minlength=count + 1)
+    return parts, sizes

@@ -1,0 +1,55 @@
+"""DICOM series as a scanner writes them, one file per slice."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
+
+RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+def write_series(folder: Path, voxels: np.ndarray, affine: np.ndarray, **fields: Any) -> Path:
+    """Return `folder` with a slice per file along the last axis, in no useful order of names.
+
+    Args:
+        voxels: (I, J, K) of int16 or uint16, columns first.
+        affine: (4, 4), voxel indices -> RAS mm.
+        fields: further DICOM fields of every file, such as SeriesDescription.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lps = RAS_TO_LPS @ affine
+    sizes = np.linalg.norm(lps[:3, :3], axis=0)
+    series = generate_uid()
+    for place in range(voxels.shape[2]):
+        dataset = _slice(voxels[:, :, place].T, lps, sizes, place)
+        dataset.SeriesInstanceUID = series
+        for name, value in fields.items():
+            setattr(dataset, name, value)
+        dataset.save_as(folder / f"IM{place * 7 % 10}_{place}", enforce_file_format=True)
+    return folder
+
+
+def _slice(plane: np.ndarray, lps: np.ndarray, sizes: np.ndarray, place: int) -> pydicom.Dataset:
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    meta.MediaStorageSOPClassUID = MRImageStorage
+    meta.MediaStorageSOPInstanceUID = generate_uid()
+    dataset = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
+    dataset.SOPClassUID, dataset.SOPInstanceUID = MRImageStorage, meta.MediaStorageSOPInstanceUID
+    dataset.PatientName, dataset.PatientID, dataset.Modality = "DOE^JANE", "4711", "MR"
+    directions = (lps[:3, :2] / sizes[:2]).T.ravel()
+    dataset.ImageOrientationPatient = [f"{number:.12g}" for number in directions]
+    position = (lps @ [0, 0, place, 1])[:3]
+    dataset.ImagePositionPatient = [f"{number:.10g}" for number in position]
+    dataset.PixelSpacing = [f"{sizes[1]:.12g}", f"{sizes[0]:.12g}"]
+    dataset.SliceThickness = f"{sizes[2]:.12g}"
+    dataset.Rows, dataset.Columns = plane.shape
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
+    dataset.BitsAllocated = dataset.BitsStored = 8 * plane.dtype.itemsize
+    dataset.HighBit = dataset.BitsStored - 1
+    dataset.PixelRepresentation = int(plane.dtype.kind == "i")
+    dataset.PixelData = np.ascontiguousarray(plane).tobytes()
+    return dataset
