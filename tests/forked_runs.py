@@ -58,6 +58,8 @@ def start(words: list[str], ranks: int, log: Path) -> list[int]:
         os.dup2(file.fileno(), 2)
         code = 0
         try:
+            if rank == 0:
+                tell_steps(log.with_name("step"))
             stage2.main(words)
         except BaseException:
             traceback.print_exc()
@@ -74,24 +76,36 @@ def finish(pids: list[int], log: Path) -> None:
         assert code == 0, log.read_text()[-3000:]
 
 
-def kill(pids: list[int], seconds: float) -> None:
-    """Kill every process of a run after some time."""
-    time.sleep(seconds)
+def tell_steps(path: Path) -> None:
+    """Keep the number of the last finished step in a file."""
+    after_step = stage2.TrainingRun.after_step
+
+    def told(self: Any, *arguments: Any) -> None:
+        after_step(self, *arguments)
+        path.write_text(str(self.step))
+
+    stage2.TrainingRun.after_step = told
+
+
+def kill(pids: list[int], moment: float, path: Path) -> None:
+    """Kill every process of a run some time after a step: 7.5 is 50 ms after the 7th."""
+    while not (path.exists() and int(path.read_text() or 0) >= int(moment)):
+        time.sleep(0.002)
+    time.sleep(moment % 1 / 10)
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
     for pid in pids:
         os.waitpid(pid, 0)
 
 
-def train(out: Path, words: list[str], ranks: int, kills: tuple[float, ...] = ()) -> float:
-    """Run to the end, killed after each of some times; returns the seconds of the last attempt."""
+def train(out: Path, words: list[str], ranks: int, kills: tuple[float, ...] = ()) -> None:
+    """Run to the end, killed at each of some moments on the way."""
     out.mkdir(parents=True, exist_ok=True)
     words = [*words, f"out={out}"]
-    for seconds in kills:
-        kill(start(words, ranks, out / "log.txt"), seconds)
-    began = time.monotonic()
+    for moment in kills:
+        kill(start(words, ranks, out / "log.txt"), moment, out / "step")
+        assert not (out / "run.json").exists(), "the run ended before it was killed"
     finish(start(words, ranks, out / "log.txt"), out / "log.txt")
-    return time.monotonic() - began
 
 
 def losses(out: Path) -> dict[int, float]:
@@ -133,7 +147,8 @@ def main(folder: Path, kills: int) -> dict[str, Any]:
     common = [str(study / "training.yaml"), "loop.evaluate_every=10", "loop.checkpoint_every=4"]
     common += [f"loop.max_steps={STEPS}", "loop.ema=0.9"]
     scans = [*common, f"data.root={study}/scans"]
-    seconds = {ranks: train(folder / f"whole{ranks}", scans, ranks) for ranks in (1, 2)}
+    for ranks in (1, 2):
+        train(folder / f"whole{ranks}", scans, ranks)
     results: dict[str, Any] = {
         "processes": json.loads((folder / "whole2/run.json").read_text())["processes"],
         "ranks": difference(folder / "whole1", folder / "whole2"),
@@ -143,10 +158,11 @@ def main(folder: Path, kills: int) -> dict[str, Any]:
     for number in range(kills):
         for ranks in (1, 2):
             out = folder / f"killed{ranks}-{number}"
-            train(out, scans, ranks, (moments.uniform(0.05, 1) * seconds[ranks],))
+            moment = moments.uniform(1, STEPS - 1)
+            train(out, scans, ranks, (moment,))
             resumed = "going on from step" in (out / "log.txt").read_text()
             found = difference(folder / f"whole{ranks}", out)
-            results["killed"].append({"ranks": ranks, "resumed": resumed, **found})
+            results["killed"].append({"ranks": ranks, "at": moment, "resumed": resumed, **found})
     workers = [*scans, "loop.workers=2"]
     train(folder / "workers", workers, 2)
     results["workers"] = difference(folder / "whole1", folder / "workers")
@@ -158,7 +174,6 @@ def main(folder: Path, kills: int) -> dict[str, Any]:
     results["streamed"] = difference(folder / "whole1", folder / "streamed")
     results["cuts_left"] = len(HUB.cuts)
     results["warned"] = "reading goes on" in (folder / "streamed/log.txt").read_text()
-    results["seconds"] = seconds
     return results
 
 
