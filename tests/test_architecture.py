@@ -55,7 +55,6 @@ USER_RING: dict[str, set[str]] = {
     "scan_inspection": {"volumes", "scan_list", "scan_source"},
     "calibration": {"files", "volumes", "metrics", "prediction"},
     "run_report": {"files", "reports"},
-    "archive": {"files", "volumes", "scan_list", "prediction", "prediction_run"},
     "provenance": set(),
     "registration": set(HUB_RING),
     "model_loading": {"modeling_rasalore", "registration"},
@@ -63,6 +62,7 @@ USER_RING: dict[str, set[str]] = {
         *("files", "volumes", "bids", "scan_list", "scan_source", "reports", "prediction"),
         *("uncertainty", "run_report", "model_loading"),
     },
+    "archive": {"files", "volumes", "scan_list", "prediction", "prediction_run"},
     "onnx_export": {"files", "image_processing_rasalore"},
     "released_checkpoints": {
         "configuration_rasalore",
