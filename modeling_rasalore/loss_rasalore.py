@@ -34,8 +34,8 @@ def dice_of_sums(overlapping: Tensor, predicted: Tensor, targeted: Tensor) -> Te
 
 
 def overlap(one: Tensor, other: Tensor) -> Tensor:
-    """Sum of the product of maps, (B, ...) -> (B,); the product itself is never stored."""
-    return torch.einsum("bn,bn->b", one.flatten(1), other.flatten(1).to(one.dtype))
+    """Sum of the product of maps, (B, ...) -> (B,)."""
+    return (one * other).flatten(1).sum(1)
 
 
 def tversky(prediction: Tensor, target: Tensor) -> Tensor:
@@ -116,8 +116,9 @@ def blur_blocks(size: int, sigma: float, device: torch.device, dtype: torch.dtyp
     ]
 
 
+@torch.no_grad()
 def normalised_blur(masks: Tensor, sigma: float) -> Tensor:
-    """Gaussian blur G of masks (B, 1, H, W), each divided by its own maximum.
+    """Gaussian blur G of masks (B, 1, H, W), each divided by its own maximum; without gradient.
 
     The blur is separable and its border linear, so it is two products with a banded matrix; `sigma`
     is in pixels. An empty mask stays empty.
@@ -128,7 +129,7 @@ def normalised_blur(masks: Tensor, sigma: float) -> Tensor:
     blurred = torch.cat([block @ masks[..., a:b, :] for a, b, block in rows], dim=-2)
     blurred = torch.cat([blurred[..., a:b] @ block.T for a, b, block in columns], dim=-1)
     maximum = blurred.amax(dim=(-2, -1), keepdim=True)
-    return blurred / maximum.clamp(min=torch.finfo(masks.dtype).tiny)
+    return blurred.div_(maximum.clamp(min=torch.finfo(masks.dtype).tiny))
 
 
 def decoder_loss(
@@ -157,16 +158,17 @@ def decoder_loss(
     """
     foreground_loss = OVERLAP_LOSSES[overlap_loss]
     background = 1 - pseudo_mask
-    centre = pseudo_mask * normalised_blur(pseudo_mask, foreground_sigma)
+    centre = normalised_blur(pseudo_mask, foreground_sigma).mul_(pseudo_mask)
     loss = where_not_empty(foreground_loss(scores, centre), centre)
     if sam_mask is not None and sam_weight:
-        border = sam_mask * (1 - normalised_blur(sam_mask, foreground_sigma))
+        blurred = normalised_blur(sam_mask, foreground_sigma)
+        border = torch.addcmul(sam_mask, sam_mask, blurred, value=-1)  # M (1 - G(M))
         agreement = sam_weight * soft_dice(sam_mask, pseudo_mask)  # gamma
         # Two empty masks agree perfectly, but there is nothing to segment.
         loss = loss + agreement * where_not_empty(foreground_loss(scores, border), border)
     pixels = background[0].numel()
     loss = loss + false_positive_weight * overlap(scores, background) / pixels
-    surroundings = background * normalised_blur(background, background_sigma)
+    surroundings = normalised_blur(background, background_sigma).mul_(background)
     # EL-Dice of (1 - P) (1 - M) and the surroundings, which are 0 wherever 1 - M is.
     rest = 1 - scores
     dice = dice_of_sums(
@@ -202,8 +204,8 @@ def structural_loss(point_embeddings: Tensor, point_mask: Tensor) -> Tensor:
     active, inactive = point_mask, 1 - point_mask
     weight = active / active.sum(1, keepdim=True).clamp(min=1)
     weight = weight + inactive / inactive.sum(1, keepdim=True).clamp(min=1)
-    goal = active - inactive  # +1 or -1
-    distance = (point_embeddings - goal[..., None]).square().mean(-1)  # (B, k)
+    goal = (active - inactive)[..., None].expand_as(point_embeddings)  # +1 or -1
+    distance = F.mse_loss(point_embeddings, goal, reduction="none").mean(-1)  # (B, k)
     return (distance * weight).sum(1)
 
 

