@@ -55,6 +55,13 @@ USER_RING: dict[str, set[str]] = {
     "scan_inspection": {"volumes", "scan_list", "scan_source"},
     "calibration": {"files", "volumes", "metrics", "prediction"},
     "run_report": {"files", "reports"},
+    "provenance": set(),
+    "registration": set(HUB_RING),
+    "model_loading": {"modeling_rasalore", "registration"},
+    "prediction_run": {
+        *("files", "volumes", "bids", "scan_list", "scan_source", "reports", "prediction"),
+        *("uncertainty", "run_report", "model_loading"),
+    },
     "archive": {
         "files",
         "volumes",
@@ -62,13 +69,6 @@ USER_RING: dict[str, set[str]] = {
         "scan_source",
         "prediction",
         "prediction_run",
-    },
-    "provenance": set(),
-    "registration": set(HUB_RING),
-    "model_loading": {"modeling_rasalore", "registration"},
-    "prediction_run": {
-        *("files", "volumes", "bids", "scan_list", "scan_source", "reports", "prediction"),
-        *("uncertainty", "run_report", "model_loading"),
     },
     "onnx_export": {"files", "image_processing_rasalore"},
     "released_checkpoints": {
