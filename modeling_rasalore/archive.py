@@ -5,7 +5,6 @@ are all there is to agree on: a shard skips what any journal has, so shards may 
 last one to finish makes results.parquet of them.
 """
 
-import hashlib
 import json
 import os
 from collections import deque
@@ -17,11 +16,12 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from .files import replace_file
-from .prediction import VolumePrediction, find_warnings, predict_volume
-from .prediction_run import SCAN_ERRORS, RunSettings
-from .scan_list import output_places, pick_volume
-from .volumes import Volume, read_facts, read_volume, write_volume
+from .files import remove_drafts, replace_file, sha256_of
+from .prediction import VolumePrediction, find_warnings
+from .prediction_run import SCAN_ERRORS, RunSettings, predict_with
+from .scan_list import output_places
+from .scan_source import read_scan
+from .volumes import Volume, write_volume
 
 RESULTS = "results.parquet"
 JOURNALS = "shards"
@@ -32,6 +32,8 @@ COLUMNS = {
     "status": "string",  # done | failed
     "reason": "string",  # of a failure
     "millilitres": "float64",
+    "largest_component_ml": "float64",
+    "quality_score": "float64",  # where noise_samples are asked for
     "slices": "int32",
     "slices_with_anomaly": "int32",
     "threshold": "float64",
@@ -89,8 +91,7 @@ class Archive:
         rows = self.finished()
         if any(name not in rows for name in self.names):
             return None
-        for draft in (self.out / VOLUMES).rglob(".[0-9]*-*"):
-            draft.unlink(missing_ok=True)
+        remove_drafts(self.out / VOLUMES)
         schema = pa.schema([(name, pa.type_for_alias(kind)) for name, kind in COLUMNS.items()])
         ordered = [{name: rows[scan].get(name) for name in COLUMNS} for scan in self.names]
         table = pa.Table.from_pylist(ordered, schema)
@@ -162,11 +163,8 @@ def read_ahead(
 
 
 def load(path: Path, settings: RunSettings) -> tuple[Volume, str]:
-    """A scan, and the SHA-256 of its file."""
-    channel = pick_volume(path, read_facts(path).volumes, settings.volume, settings.modality)
-    volume = read_volume(path, channel)
-    with path.open("rb") as file:
-        return volume, hashlib.file_digest(file, "sha256").hexdigest()
+    """A scan, and the SHA-256 of its file or files."""
+    return read_scan(path, settings.volume, settings.modality), sha256_of(path)
 
 
 def judge(
@@ -179,18 +177,13 @@ def judge(
     archive: Archive,
 ) -> Row:
     """The row of one scan, whose files are written."""
-    prediction = predict_volume(
-        model,
-        processor,
-        volume,
-        batch_size=settings.batch_size,
-        threshold=settings.threshold,
-        flips=settings.flips,
-    )
+    prediction = predict_with(settings, model, processor, volume)
     write_files(prediction, volume, place, archive.files)
     return {
         "status": "done",
         "millilitres": prediction.millilitres,
+        "largest_component_ml": prediction.largest_component_ml,
+        "quality_score": prediction.quality_score,
         "slices": len(prediction.mask),
         "slices_with_anomaly": len(prediction.slices_with_anomaly),
         "threshold": prediction.threshold,

@@ -150,7 +150,7 @@ def _predict_one(
     warnings = find_warnings(volume)
     for warning in warnings:
         say(f"{scan}: {warning}")
-    prediction = _predict_volume(model, processor, volume, settings)
+    prediction = predict_with(settings, model, processor, volume)
     endings = ENDINGS | (BIDS_ENDINGS if bids_place(scan) else {})
     paths = write_prediction(prediction, volume, place.parent, place.name, endings)
     seconds = round(time.monotonic() - start, 2)
@@ -172,9 +172,10 @@ def _predict_one(
     return entry, paths
 
 
-def _predict_volume(
-    model: Any, processor: Any, volume: Volume, settings: RunSettings
+def predict_with(
+    settings: RunSettings, model: Any, processor: Any, volume: Volume
 ) -> VolumePrediction:
+    """Return what a model says about one scan under the settings of a run."""
     with computing_in(settings.precision, model):
         prediction = predict_volume(
             model,

@@ -6,7 +6,6 @@ written last. `datasets` reads the files alone; `find_patients`
 reads the folder like one of scans.
 """
 
-import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -19,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Features, Image, List, Value
 
-from .files import replace_file, write_json
+from .files import replace_file, sha256_of, write_json
 from .layouts import INDEX_FILE, SLICES_FILE, SLICES_FORMAT, Patient
 from .slice_images import encode_mask, encode_slice
 from .slice_shards import BRAIN
@@ -111,9 +110,9 @@ def write_part(
         )
     else:
         replace_file(data, lambda draft: _fill(draft, None, patients, choice, entry))
-    entry |= {"bytes": data.stat().st_size, "sha256": _sha256(data)}
+    entry |= {"bytes": data.stat().st_size, "sha256": sha256_of(data)}
     if choice.with_masks:
-        return {**entry, "mask_bytes": masks.stat().st_size, "mask_sha256": _sha256(masks)}
+        return {**entry, "mask_bytes": masks.stat().st_size, "mask_sha256": sha256_of(masks)}
     return {**entry, "mask_bytes": None, "mask_sha256": None}
 
 
@@ -224,8 +223,3 @@ def _writer(path: Path, columns: Features) -> pq.ParquetWriter:
 def _write_group(writer: pq.ParquetWriter, rows: list[Row], columns: Features) -> None:
     chosen = [{name: row[name] for name in columns} for row in rows]
     writer.write_table(pa.Table.from_pylist(chosen, columns.arrow_schema), row_group_size=len(rows))
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

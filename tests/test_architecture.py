@@ -62,7 +62,9 @@ USER_RING: dict[str, set[str]] = {
         *("files", "volumes", "bids", "scan_list", "scan_source", "reports", "prediction"),
         *("uncertainty", "run_report", "model_loading"),
     },
-    "archive": {"files", "volumes", "scan_list", "prediction", "prediction_run"},
+    "archive": {
+        *("files", "volumes", "scan_list", "scan_source", "prediction", "prediction_run"),
+    },
     "onnx_export": {"files", "image_processing_rasalore"},
     "released_checkpoints": {
         "configuration_rasalore",

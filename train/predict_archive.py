@@ -15,14 +15,14 @@ The last shard to finish writes results.parquet, one row per scan, failures with
 import hashlib
 import os
 import sys
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 from omegaconf import MISSING
 
 from modeling_rasalore.archive import FILES, Archive, run_shard
 from modeling_rasalore.files import claim_folder, write_json
-from modeling_rasalore.model_loading import load_model
+from modeling_rasalore.model_loading import choose_precision, load_model
 from modeling_rasalore.prediction import describe_model
 from modeling_rasalore.prediction_run import RunSettings
 from modeling_rasalore.provenance import provenance
@@ -39,10 +39,14 @@ class ArchiveRecipe:
     out: str = MISSING
     shard: str = "0/1"  # which, counted from 0, of how many
     revision: str = "main"  # of a repo id
-    modality: str | None = None  # which files of the folder, which volume of MSD scans
+    modality: str | None = None  # which scans of the folder, which volume of MSD scans
     volume: int | None = None  # of other 4-D scans
     threshold: float = 0.5
     flips: bool = False  # average over mirror images
+    noise_samples: int = 0  # draws of the model's noise, for a quality score per scan
+    smooth_mm: float = 0.0  # of the scores, across slices too
+    smallest_ml: float = 0.0  # smaller components are left out of the mask
+    precision: str = "auto"  # float32, bfloat16; auto: what suits the device
     files: list[str] = field(default_factory=lambda: ["mask"])  # mask, scores; []: rows only
     batch_size: int = 8
     device: str = "auto"
@@ -62,9 +66,10 @@ def main(words: list[str]) -> int:
     if recipe.only_progress:
         return conclude(archive.progress(), out)
     model, processor = load_model(recipe.model, recipe.revision, pick_device(recipe.device))
-    settings = RunSettings(
-        recipe.threshold, "given", recipe.volume, recipe.modality, recipe.batch_size, recipe.flips
-    )
+    shared = {setting.name for setting in fields(RunSettings)} & vars(recipe).keys()
+    chosen = {name: getattr(recipe, name) for name in shared}
+    chosen["precision"] = choose_precision(model, recipe.precision)
+    settings = RunSettings(threshold_source="given", **chosen)
     facts = {
         "model": describe_model(model),
         "settings": {**asdict(settings), "files": recipe.files},

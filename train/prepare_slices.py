@@ -23,7 +23,7 @@ from typing import Any
 from omegaconf import MISSING
 from tqdm import tqdm
 
-from modeling_rasalore.files import claim_folder, write_json
+from modeling_rasalore.files import claim_folder, remove_drafts, write_json
 from modeling_rasalore.layouts import MODALITIES, SLICES_FILE, Patient, find_patients
 from modeling_rasalore.provenance import provenance
 from modeling_rasalore.recipes import load_recipe
@@ -82,8 +82,9 @@ def settings_of(recipe: PrepareRecipe) -> dict[str, Any]:
 def drop_others(out: Path, names: list[str]) -> None:
     """Delete files of earlier runs that this one will not write, such as drafts of killed ones."""
     (out / SLICES_FILE).unlink(missing_ok=True)  # until everything it lists is there
-    for path in [*out.glob("*/.*.parquet"), *out.glob("*/part-*")]:
-        if path.name.startswith(".") or path.stem not in names:
+    remove_drafts(out)
+    for path in out.glob("*/part-*"):
+        if path.stem not in names:
             path.unlink()
 
 
