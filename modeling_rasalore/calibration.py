@@ -80,7 +80,7 @@ def calibrate(
     healthy: Iterable[Volume],
     rates: Sequence[float],
     unit: str = "voxels",
-    batch_size: int = 8,
+    batch_size: int = 4,
     flips: bool = False,
     smooth_mm: float = 0.0,
 ) -> dict[str, Any]:

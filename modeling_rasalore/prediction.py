@@ -101,7 +101,7 @@ def predict_volume(
     processor: Any,
     volume: Volume,
     *,
-    batch_size: int = 8,
+    batch_size: int = 4,
     threshold: float = 0.5,
     flips: bool = False,
     smooth_mm: float = 0.0,
@@ -146,7 +146,7 @@ def predict_slices(
     model: Any,
     processor: Any,
     images: Sequence[FloatImage],
-    batch_size: int = 8,
+    batch_size: int = 4,
     flips: bool = False,
 ) -> list[FloatImage]:
     """Return one score map (H, W) float32 in [0, 1] per slice, in the slice's own frame.

@@ -44,7 +44,7 @@ class RunSettings:
         threshold_source: where it comes from, in words.
         volume: which volume of 4-D scans, counted from 0.
         modality: tells the volume of the 4-D scans of MSD Task01.
-        batch_size: slices per forward pass.
+        batch_size: slices per forward pass; 8 of the full-sized model take 600 MiB.
         flips: average over mirror images of each slice.
         noise_samples: draws of the model's noise for spread and quality score; 0 for none.
         smooth_mm, smallest_ml: as for `predict_volume`.
@@ -55,7 +55,7 @@ class RunSettings:
     threshold_source: str = "default; the model was not calibrated"
     volume: int | None = None
     modality: str | None = None
-    batch_size: int = 8
+    batch_size: int = 4
     flips: bool = False
     noise_samples: int = 0
     smooth_mm: float = 0.0

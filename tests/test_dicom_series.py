@@ -173,7 +173,7 @@ REFUSED: dict[str, tuple[Change, str]] = {
     ),
     "no image": (
         lambda folder: [p.write_bytes(b"none" * 99) for p in folder.iterdir()],
-        "only with DICOM files right in it",
+        "DICOM files right in it",
     ),
 }
 

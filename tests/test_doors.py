@@ -12,6 +12,7 @@ import torch
 
 from modeling_rasalore import RasaloreConfig, RasaloreImageProcessor, RasaloreModel
 from modeling_rasalore.bids import bids_place
+from modeling_rasalore.cli import main
 from modeling_rasalore.prediction_run import RunSettings, predict_scans
 from modeling_rasalore.scan_list import find_scans
 from modeling_rasalore.volumes import read_volume, write_nifti
@@ -94,6 +95,26 @@ def test_a_synthetic_scan_has_one_mask_through_every_door(
     scan = write_nifti(tmp_path / "case.nii.gz", data, affine)
     threshold = middle_score(model, scan, tmp_path)
     assert check_doors(model, scan, tmp_path, threshold) == {"nifti", "bids", "dicom", "zip"}
+
+
+def test_inspect_and_predict_take_a_folder_of_series(
+    tmp_path: Path, model: tuple[Any, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for part in model:
+        part.save_pretrained(tmp_path / "model")
+    data = np.zeros((20, 24, 6), np.int16)
+    data[4:16, 4:20, 1:5] = 100
+    for name in ("one", "two"):
+        write_series(tmp_path / "scans" / name, data, np.diag([-1.0, -1.0, 3.0, 1.0]))
+    (next((tmp_path / "scans" / "two").iterdir())).unlink()  # a slice is missing now
+    assert main(["inspect", str(tmp_path / "scans"), "--json"]) == 1
+    good, bad = json.loads(capsys.readouterr().out)
+    assert (good["slices"], good["rows"], good["columns"], good["reason"]) == (6, 24, 20, None)
+    assert "missing or unevenly spaced" in bad["reason"]
+    words = ["--model", str(tmp_path / "model"), "--out", str(tmp_path / "out"), "--quiet"]
+    assert main(["predict", str(tmp_path / "scans"), *words]) == 1
+    assert (tmp_path / "out" / "one_mask.nii.gz").exists()
+    assert not list((tmp_path / "out").glob("two*"))
 
 
 @pytest.mark.slow
