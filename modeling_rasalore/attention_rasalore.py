@@ -70,7 +70,10 @@ class RegionAwareSpatialAttention(nn.Module):
         values = self.noise(cells)
         projects_first = self.head_dim < cells.shape[-1]  # cheapest where a head is narrow
         constants = self.projected_queries if projects_first else self.folded_weights
-        weights = [location_embeddings, *(p for layer in self.linears() for p in layer.parameters())]
+        weights = [
+            location_embeddings,
+            *(p for layer in self.linears() for p in layer.parameters()),
+        ]
         if self.training:
             fixed = constants(location_embeddings)
         else:

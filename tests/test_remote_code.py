@@ -150,6 +150,7 @@ def test_a_saved_folder_holds_the_code_of_its_own_model_only(elsewhere: dict[str
     processor = {"image_processing_rasalore"}
     assert code["stage2"] == processor | {
         "configuration_rasalore",
+        "attention_rasalore",
         "encoder_rasalore",
         "loss_rasalore",
         "modeling_rasalore",
