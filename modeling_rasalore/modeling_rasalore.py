@@ -139,7 +139,7 @@ class MaskDecoder(GradientCheckpointingLayer):
         constant = upsample(
             torch.ones_like(maps[:1, :1]), (bias @ weight).unflatten(0, shape)[None], self.up1.bias
         )
-        # One by one: a CPU takes up to 1.6 times longer for a group per slice in one convolution.
+        # One by one: one convolution with a group per slice takes a CPU up to 1.6 times as long.
         upsampled = [
             upsample(maps[i : i + 1], folded[i].unflatten(1, shape)) for i in range(len(maps))
         ]

@@ -27,12 +27,12 @@ def configs(draw: st.DrawFn) -> dict[str, Any]:
         "attention_head_dim": draw(st.sampled_from([None, 3, 8 * base])),
         "value_noise": draw(st.sampled_from(["gaussian", "learned", "none"])),
         "location_embeddings": draw(st.sampled_from(["random", "learned", "none"])),
-        "dropout": 0.0,
+        "dropout": draw(st.sampled_from([0.0, 0.2])),
     }
 
 
 def both_ways(model: RasaloreModel, pixel_values: Tensor) -> list[dict[str, Tensor]]:
-    """Outputs without losses, factorised and plain, with the same Gaussian noise."""
+    """Outputs without losses, factorised and plain, with the same noise and dropout."""
     torch.manual_seed(0)
     plain = plain_forward(model, pixel_values)
     torch.manual_seed(0)
