@@ -143,7 +143,6 @@ def test_a_saved_folder_holds_the_code_of_its_own_model_only(elsewhere: dict[str
     assert code["stage2"] == processor | {
         "attention_rasalore",
         "configuration_rasalore",
-        "attention_rasalore",
         "encoder_rasalore",
         "loss_rasalore",
         "modeling_rasalore",
