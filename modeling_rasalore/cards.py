@@ -142,7 +142,7 @@ def data_card(facts: DataFacts, template: Path) -> DatasetCard:
     return DatasetCard(str(card))
 
 
-def license_fields(name: str) -> dict[str, str]:
+def license_fields(name: str) -> dict[str, Any]:
     """A licence as the Hub's metadata states it: its identifier, or "other" with its name."""
     if re.fullmatch(r"[a-z0-9][a-z0-9.-]*", name):
         return {"license": name}
