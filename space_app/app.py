@@ -52,7 +52,7 @@ def build_app(handlers: Handlers) -> gr.Blocks:
     with gr.Blocks(title=TITLE) as blocks:
         analysis = gr.State(None, time_to_live=STATE_SECONDS)
         gr.HTML(WARNING, elem_id="warning")
-        gr.Markdown(INTRODUCTION)
+        gr.Markdown(INTRODUCTION, elem_id="introduction")
         with gr.Row():
             with gr.Column(scale=1, min_width=300):
                 scan = take_uploads_only(

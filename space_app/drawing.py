@@ -14,7 +14,7 @@ from modeling_rasalore.reports import MASK_COLOUR, SCORE_RAMP, overlay_slice
 
 WIDTH = 512  # of a picture in pixels
 DOUBT_RAMP = ((20, 60, 160), (80, 240, 255))  # no or full doubt; far from the colours of scores
-LARGEST_SPREAD = 0.02  # standard deviation of a score from which on the colour is full
+LEAST_SPREAD = 1e-3  # standard deviation of a score; a slice with less has no full colour
 FINDINGS_SHOWN = 10
 
 
@@ -42,7 +42,10 @@ def draw_slice(
     size = (WIDTH, max(round(WIDTH * height * row_step / (width * column_step)), 1))
     colours, ramp = analysis.prediction.scores[place], SCORE_RAMP
     if spread is not None:
-        colours, ramp = spread[rows, columns] / LARGEST_SPREAD, DOUBT_RAMP
+        # Of the slice's most uncertain pixels, as a root: trained models doubt little, at edges.
+        most = np.percentile(spread[analysis.images[index] > 0], 99) if spread.any() else 0
+        share = (spread[rows, columns] / max(float(most), LEAST_SPREAD)).clip(0, 1)
+        colours, ramp = np.sqrt(share), DOUBT_RAMP
     plain = overlay_slice(unit_image, np.zeros_like(unit_image), [], size)
     outlines = [(mask[place], MASK_COLOUR, 2)]
     return plain, overlay_slice(unit_image, colours, outlines, size, opacity, ramp)

@@ -1,7 +1,6 @@
 """Words, looks and the one script of the page."""
 
 import gradio as gr
-from drawing import LARGEST_SPREAD
 
 from modeling_rasalore.reports import DISCLAIMER
 
@@ -13,10 +12,10 @@ Upload a **skull-stripped** brain scan as NIfTI. The model was trained on one MR
 labels that only say which slices are unhealthy. Your scan's file is deleted as soon as it is read;
 the scan is forgotten when you leave the page.
 """
-LEGEND = f"""Left of the handle: the scan. Right of it: purple to orange is the anomaly score, the
-yellow line is the mask. As uncertainty, blue to cyan is the spread of the score under the model's
-own noise, up to {LARGEST_SPREAD}. Slices are counted from below; the patient's right is on the
-left, the front is up.
+LEGEND = """Left of the handle: the scan. Right of it: purple to orange is the anomaly score, the
+yellow line is the mask. As uncertainty, blue to cyan is how much the score depends on the model's
+own noise, compared with the slice's most uncertain places. Slices are counted from below; the
+patient's right is on the left, the front is up.
 """
 BRAIN = """<div id="brain-frame"><canvas id="brain-canvas" tabindex="0" role="img"
   aria-label="Brain in 3-D with the mask in yellow" aria-describedby="brain-help"></canvas></div>
@@ -42,13 +41,17 @@ CSS = """
   background: #7c2d12; border-radius: 0; padding: 6px 12px;
 }
 @media (max-width: 640px) {
-  .gradio-container { padding-top: 76px !important; }
-  #warning { font-size: 13px; line-height: 1.3; }
+  #introduction { margin-top: 36px; }
+  #warning p, #warning strong { font-size: 13px; line-height: 1.3; }
   #brain-frame { height: 320px; }
+  #volumes th, #volumes td { padding: 4px 8px; }
 }
 #warning p, #warning strong { color: #ffffff !important; margin: 0; text-align: center; }
 #volumes table { width: 100%; }
-#slice-view, #slice-view img { background: #000000; }
+#volumes th, #volumes td { white-space: nowrap; }
+#brain-help { margin-top: 8px; }
+footer .divider { display: none; }
+#slice-view img { background: #000000 !important; }
 #brain { display: none; }
 #brain.shown { display: block; }
 #brain-frame { height: 420px; background: #000000; }

@@ -98,7 +98,7 @@ def take_uploads_only(component: gr.File) -> gr.File:
             raise gr.Error(f"A scan's file must end in {endings}.", print_exception=False)
         return payload.path
 
-    # On the component itself: gradio makes and tears down files through these two alone.
+    # Of this one component; for a sub-class Gradio would write a .pyi file beside the source.
     vars(component).update(async_move_resource_to_block_cache=move_own, preprocess=name_path)
     return component
 

@@ -108,7 +108,7 @@ SPACE: dict[str, set[str]] = {
     "uploads": set(),
     "analysis": set(),
     "drawing": {"analysis"},
-    "page": {"drawing"},
+    "page": set(),
     "traffic": {"uploads"},
     "handlers": {"analysis", "drawing", "traffic", "uploads"},
     "app": {"analysis", "handlers", "page", "traffic", "uploads"},

@@ -113,6 +113,17 @@ def check_mask(path: Path, scan: Path, model: Path, threshold: float) -> None:
     assert np.array_equal(read_mask(path, volume), expected)
 
 
+def serious_violations(page: Any) -> set[tuple[str, str]]:
+    """Rule of axe and element, for what is serious or worse."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright")
+    return {
+        (rule["id"], node["html"][:200])
+        for rule in axe.Axe().run(page).response["violations"]
+        for node in rule["nodes"]
+        if rule["impact"] in ("serious", "critical")
+    }
+
+
 def test_an_uploaded_scan_is_segmented_and_its_mask_downloaded(
     page: Any, model: Path, cache: Path, tmp_path: Path
 ) -> None:
@@ -157,6 +168,7 @@ def test_the_brain_is_shown_and_turned_in_3_d(page: Any) -> None:
     page.focus("#brain-canvas")
     page.keyboard.press("ArrowRight")
     assert page.evaluate(azimuth) == before + 10
+    assert serious_violations(page) == set()
     page.click("#example")
     page.wait_for_selector("#brain-canvas", state="hidden")  # it was of the scan before
 
@@ -215,6 +227,8 @@ def test_the_page_fits_the_screen_and_the_warning_stays_in_sight(
     with visit(browser, address, size) as page:
         elsewhere: list[str] = []
         page.on("request", lambda request, seen=elsewhere: seen.append(request.url))
+        warning, title = (page.locator(name).bounding_box() for name in ("#warning", "h1"))
+        assert title["y"] >= warning["y"] + warning["height"]
         page.click("#example")
         see_results(page)
         assert page.evaluate("document.scrollingElement.scrollWidth") <= size[0]
@@ -227,15 +241,8 @@ def test_the_page_fits_the_screen_and_the_warning_stays_in_sight(
 
 @pytest.mark.parametrize("size", SIZES)
 def test_axe_finds_no_serious_violation(browser: Any, address: str, size: tuple[int, int]) -> None:
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright")
     with visit(browser, address, size) as page:
+        assert serious_violations(page) == set()
         page.click("#example")
         see_results(page)
-        found = axe.Axe().run(page).response["violations"]
-        serious = {
-            (rule["id"], node["html"][:200])
-            for rule in found
-            for node in rule["nodes"]
-            if rule["impact"] in ("serious", "critical")
-        }
-        assert serious == set()
+        assert serious_violations(page) == set()
