@@ -16,8 +16,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from .errors import first_line
 from .files import remove_drafts, replace_file, sha256_of
-from .prediction import VolumePrediction, find_warnings
+from .prediction import ENDINGS, VolumePrediction, find_warnings, measures
 from .prediction_run import SCAN_ERRORS, RunSettings, predict_with
 from .scan_list import output_places
 from .scan_source import read_scan
@@ -126,7 +127,7 @@ def run_shard(
             try:
                 row = judge(*future.result(), model, processor, settings, places[name], archive)
             except SCAN_ERRORS as error:
-                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+                reason = first_line(error)
                 row = {"status": "failed", "reason": reason.replace(f"{archive.root}/", "")}
                 say(f"error: {name}: {row['reason']}")
             journal.write(json.dumps({"scan": name, **row}) + "\n")
@@ -181,12 +182,7 @@ def judge(
     write_files(prediction, volume, place, archive.files)
     return {
         "status": "done",
-        "millilitres": prediction.millilitres,
-        "largest_component_ml": prediction.largest_component_ml,
-        "quality_score": prediction.quality_score,
-        "slices": len(prediction.mask),
-        "slices_with_anomaly": len(prediction.slices_with_anomaly),
-        "threshold": prediction.threshold,
+        **measures(prediction),
         "input_sha256": digest,
         "warnings": "\n".join(find_warnings(volume)),
     }
@@ -204,4 +200,4 @@ def write_files(
     }
     for name in files:
         values, dtype = kinds[name]
-        write_volume(place.with_name(f"{place.name}_{name}.nii.gz"), values, volume, dtype)
+        write_volume(place.with_name(f"{place.name}{ENDINGS[name]}"), values, volume, dtype)

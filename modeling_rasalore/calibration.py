@@ -1,7 +1,6 @@
 """Score thresholds for an asked false-alarm rate, from healthy scans alone, kept beside a model."""
 
 import json
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from huggingface_hub.errors import RemoteEntryNotFoundError
 from .files import write_json
 from .metrics import THRESHOLDS, false_alarm_threshold, score_histograms
 from .prediction import describe_model, predict_volume
+from .remote_files import is_repo_id
 from .volumes import Volume, zero_background
 
 CALIBRATION_FILE = "calibration.json"
@@ -163,7 +163,7 @@ def find_calibration(source: str | Path, model: Any, revision: str = "main") -> 
         OSError: the Hub cannot be asked, and the file is not in the cache.
     """
     path = Path(source) / CALIBRATION_FILE
-    if not Path(source).is_dir() and re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)):
+    if not Path(source).is_dir() and is_repo_id(str(source)):
         try:
             path = Path(hf_hub_download(str(source), CALIBRATION_FILE, revision=revision))
         except RemoteEntryNotFoundError:

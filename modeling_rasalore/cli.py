@@ -12,6 +12,8 @@ from typing import Annotated, Any
 
 import typer
 
+from .errors import first_line
+
 app = typer.Typer(
     name="rasalore",
     help="Anomaly segmentation in brain MRI, trained from slice labels alone.",
@@ -62,8 +64,7 @@ def one_line_errors() -> Iterator[None]:
     try:
         yield
     except (ValueError, OSError, ImportError) as error:
-        text = str(error).strip() or type(error).__name__
-        print(f"error: {text.splitlines()[0]}", file=sys.stderr)
+        print(f"error: {first_line(error)}", file=sys.stderr)
         raise typer.Exit(1) from error
     except KeyboardInterrupt as error:
         print("interrupted; finished results are complete.", file=sys.stderr)

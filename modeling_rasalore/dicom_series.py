@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from .errors import first_line
 from .header_guard import VOXEL_BUDGET, VolumeError
 
 LARGEST_FILE = 2**26  # bytes of one slice's file; 2048 x 2048 voxels of 16 bits are 8 MiB
@@ -133,7 +134,7 @@ def _one_sentence(source: Path) -> Iterator[None]:
     except _SeriesError as error:
         raise VolumeError(f"{source}: {error}.") from error
     except Exception as error:  # a DICOM parser meets anything in a damaged file
-        reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
+        reason = first_line(error).rstrip(".")
         raise VolumeError(f"{source}: cannot be read as DICOM: {reason}.") from error
 
 

@@ -1,6 +1,5 @@
 """A model and its image processor, from a folder or the Hub, complete and on a device."""
 
-import re
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from transformers import AutoImageProcessor, AutoModel
 
 from .modeling_rasalore import RasaloreModel
 from .registration import register_models
+from .remote_files import is_repo_id
 
 PRECISIONS = ("float32", "bfloat16")
 
@@ -25,7 +25,7 @@ def load_model(name: str, revision: str = "main", device: str = "auto") -> tuple
     Raises:
         ValueError: no folder and no repo id, no stage-2 model, or weights that lack a tensor.
     """
-    if not Path(name).is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+    if not Path(name).is_dir() and not is_repo_id(name):
         raise ValueError(f"--model needs an existing folder or a repo id (owner/name), got {name}.")
     register_models()
     if device == "auto":

@@ -308,6 +308,18 @@ def summarise(prediction: VolumePrediction, volume: Volume) -> dict[str, Any]:
     return compose_summary(prediction, describe_input(volume))
 
 
+def measures(prediction: VolumePrediction) -> dict[str, Any]:
+    """The numbers that a table of scans shows of each."""
+    return {
+        "millilitres": prediction.millilitres,
+        "largest_component_ml": prediction.largest_component_ml,
+        "quality_score": prediction.quality_score,
+        "slices": len(prediction.mask),
+        "slices_with_anomaly": len(prediction.slices_with_anomaly),
+        "threshold": prediction.threshold,
+    }
+
+
 def compose_summary(prediction: VolumePrediction, source: dict[str, Any]) -> dict[str, Any]:
     """The summary of a prediction whose scan, described by `source`, may be gone from the disk."""
     found = prediction.slices_with_anomaly
@@ -315,14 +327,9 @@ def compose_summary(prediction: VolumePrediction, source: dict[str, Any]) -> dic
         "disclaimer": DISCLAIMER,
         **source,
         "model": prediction.model,
-        "threshold": prediction.threshold,
-        "millilitres": prediction.millilitres,
+        **measures(prediction),
         "voxel_mm3": prediction.voxel_mm3,
-        "largest_component_ml": prediction.largest_component_ml,
         "bounding_box_mm": prediction.bounding_box_mm,
-        "quality_score": prediction.quality_score,
-        "slices": len(prediction.mask),
-        "slices_with_anomaly": len(found),
         "lowest_slice": min(found, default=None),
         "highest_slice": max(found, default=None),
         "largest_slice": prediction.largest_slice,

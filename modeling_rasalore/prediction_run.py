@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .bids import BIDS_ENDINGS, bids_place, write_description
+from .errors import first_line
 from .files import remove_drafts, sha256_of, write_json
 from .model_loading import computing_in
 from .prediction import (
@@ -21,6 +22,7 @@ from .prediction import (
     describe,
     describe_model,
     find_warnings,
+    measures,
     predict_volume,
     write_prediction,
 )
@@ -110,7 +112,7 @@ def predict_scans(
                     role: path.relative_to(out).as_posix() for role, path in paths.items()
                 }
         except SCAN_ERRORS as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            reason = first_line(error)
             named = reason.replace(str(scan), scan.name)  # folders may name a person
             entry = {"input": scan.name, "status": "failed", "reason": named}
             say(f"error: {reason if str(scan) in reason else f'{scan}: {reason}'}")
@@ -159,13 +161,8 @@ def _predict_one(
         "input": scan.name,
         "status": "done",
         "modality": settings.modality or sequence_of(scan.name),
-        "millilitres": prediction.millilitres,
-        "largest_component_ml": prediction.largest_component_ml,
+        **measures(prediction),
         "bounding_box_mm": prediction.bounding_box_mm,
-        "quality_score": prediction.quality_score,
-        "slices": len(prediction.mask),
-        "slices_with_anomaly": len(prediction.slices_with_anomaly),
-        "threshold": prediction.threshold,
         "seconds": seconds,
         "warnings": warnings,
     }

@@ -20,7 +20,7 @@ from urllib.request import Request, urlopen
 WAITS = (0.5, 1, 2, 4, 8, 16, 32)  # seconds before each further attempt
 TIMEOUT = 60
 WORTH_RETRYING = {408, 425, 429, 500, 502, 503, 504}
-REPO_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w.-]+)?")
+REPO_ID = r"[\w.-]+/[\w.-]+"
 
 logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -32,7 +32,12 @@ def is_remote(root: str | Path) -> bool:
     text = str(root)
     if text.startswith(("http://", "https://")):
         return True
-    return bool(REPO_ID.fullmatch(text)) and not Path(text).exists()
+    return bool(re.fullmatch(rf"{REPO_ID}(@[\w.-]+)?", text)) and not Path(text).exists()
+
+
+def is_repo_id(text: str) -> bool:
+    """True for what may name a repository on the Hub, user/name."""
+    return bool(re.fullmatch(REPO_ID, text))
 
 
 def read_bytes(root: str | Path, name: str) -> bytes:

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Features, Image, List, Value
 
+from .errors import first_line
 from .files import replace_file, sha256_of, write_json
 from .layouts import INDEX_FILE, SLICES_FILE, SLICES_FORMAT, Patient
 from .slice_images import encode_mask, encode_slice
@@ -172,7 +173,7 @@ def _fill(
             try:
                 rows = read_rows(patient, choice)
             except (ValueError, OSError) as error:
-                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+                reason = first_line(error)
                 entry["failed"].append({"patient_id": patient.patient_id, "reason": reason})
                 continue
             _write_group(writer, rows, choice.columns)

@@ -5,7 +5,7 @@ import os
 import resource
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,8 @@ from .layouts import Patient
 from .optimizers import set_learning_rates
 from .provenance import provenance
 from .recipes import BaseRecipe, OptimizerRecipe, save_recipe
-from .slice_loader import SliceLoader, Step
+from .slice_loader import Batch, Example, SliceLoader, Step
+from .slices import split_hash, write_split
 from .step_statistics import RunningStatistics, WeightAverage
 from .work_list import WorkList
 
@@ -40,7 +41,7 @@ class TrainingRun:
         epoch, batch, step: where the run stands; `batch` counts within the epoch.
         best_score: highest validation score so far, None before the first validation.
         steps_per_epoch: known once training starts.
-        facts: what the script knows of its data, kept with every checkpoint.
+        facts: hashes of split and slices, kept with every checkpoint.
     """
 
     steps_per_epoch: int
@@ -99,13 +100,31 @@ class TrainingRun:
             os.replace(draft, path)
         self.accelerator.wait_for_everyone()
 
-    def list_slices(self, patients: Sequence[Patient]) -> WorkList:
-        """Every slice of these patients, listed once per run, by the first process."""
-        data = self.recipe.data
+    def list_slices(self, split: Mapping[str, Sequence[Patient]]) -> tuple[WorkList, WorkList]:
+        """Slices of training and of validation patients, listed once per run by its first process.
+
+        The split is written into the folder, and its hash and the slices' into `facts`.
+        """
+        if self.accelerator.is_main_process:
+            write_split(split, self.folder / "split.json")
+        path, data = self.folder / "work_list.parquet", self.recipe.data
+        patients = [*split["train"], *split["validation"]]
         with self.accelerator.main_process_first():
-            return WorkList.kept(
-                self.folder / "work_list.parquet", patients, data.modality, data.skip_slices
-            )
+            work = WorkList.kept(path, patients, data.modality, data.skip_slices)
+        self.facts = {"split_sha256": split_hash(split), "data_sha256": work.fingerprint()}
+        return work.of_patients(split["train"]), work.of_patients(split["validation"])
+
+    def load(
+        self,
+        training: WorkList,
+        held_out: WorkList,
+        prepare: Callable[[Example], Example],
+        collate: Callable[[list[Example]], Batch],
+    ) -> SliceLoader:
+        """This process's batches of chosen slices; arguments as for `SliceLoader`."""
+        rank, ranks = self.accelerator.process_index, self.accelerator.num_processes
+        data = self.recipe.data
+        return SliceLoader(training, held_out, data, self.loop, prepare, collate, rank, ranks)
 
     # --- The loop ---------------------------------------------------------------------------
     def train(

@@ -18,6 +18,7 @@ from nibabel.arrayproxy import ArrayProxy
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import DTypeLike
 
+from .errors import first_line
 from .files import replace_file
 from .header_guard import UNITS, VOXEL_SIZES_MM, VolumeError, check_header
 from .slice_frame import axis_codes, corners, has_three_axes, in_own_order, own_axes, slice_affine
@@ -373,7 +374,7 @@ def _one_sentence(path: Path) -> Iterator[None]:
     except VolumeError:
         raise
     except READ_ERRORS as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
+        reason = first_line(error).rstrip(".")
         raise VolumeError(f"{path}: cannot be read as NIfTI: {reason}.") from error
 
 

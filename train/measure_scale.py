@@ -193,7 +193,7 @@ def generate(folder: Path, count: int) -> Path:
     shape = (240, 240, 155)
     axes = np.meshgrid(*(np.linspace(-1, 1, side) for side in shape), indexing="ij")
     inside = sum((axis / 0.75) ** 2 for axis in axes) < 1
-    tumour = np.sum([(axis - 0.2) ** 2 for axis in np.broadcast_arrays(*axes)], axis=0) < 0.03
+    tumour = sum((axis - 0.2) ** 2 for axis in axes) < 0.03
     for number in range(count):
         name = f"BraTS2021_{number:05d}"
         tissue = 400 + 150 * np.sin(9 * axes[0] + number) * np.cos(7 * axes[1] * axes[2])
@@ -201,7 +201,7 @@ def generate(folder: Path, count: int) -> Path:
         (folder / name).mkdir(parents=True)
         affine = np.diag([-1.0, -1.0, 1.0, 1.0])
         write_nifti(folder / name / f"{name}_t2.nii.gz", scan.astype(np.int16), affine)
-        mask = (tumour & inside).astype(np.uint8)
+        mask = np.logical_and(tumour, inside).astype(np.uint8)
         write_nifti(folder / name / f"{name}_seg.nii.gz", mask, affine)
     return folder
 

@@ -32,13 +32,10 @@ from modeling_rasalore.recipes import (
     SplitRecipe,
     load_recipe,
 )
-from modeling_rasalore.slice_loader import SliceLoader
 from modeling_rasalore.slices import (
     HEALTHY,
     UNHEALTHY,
-    split_hash,
     split_patients,
-    write_split,
 )
 from modeling_rasalore.training import TrainingRun, loss_parts
 
@@ -67,22 +64,14 @@ def main(words: list[str]) -> None:
     processor = RasaloreImageProcessor.from_pretrained(recipe.model)
 
     run = TrainingRun(recipe)
-    if run.accelerator.is_main_process:
-        write_split(split, run.folder / "split.json")
-    work = run.list_slices([*split["train"], *split["validation"]])
-    run.facts = {"split_sha256": split_hash(split), "data_sha256": work.fingerprint()}
-    training = work.of_patients(split["train"]).check_labels()
-    counts = training.count_labels()
+    training, held_out = run.list_slices(split)
+    counts = training.check_labels().count_labels()
     run.accelerator.print(f"training slices by label: {counts}")
-    loader = SliceLoader(
+    loader = run.load(
         training.keep_labels({HEALTHY, UNHEALTHY}),
-        work.of_patients(split["validation"]).keep_labels({HEALTHY, UNHEALTHY}),
-        recipe.data,
-        recipe.loop,
+        held_out.keep_labels({HEALTHY, UNHEALTHY}),
         partial(prepare, processor),
         collate,
-        run.accelerator.process_index,
-        run.accelerator.num_processes,
     )
 
     # --- Model and optimizer ----------------------------------------------------------------

@@ -36,14 +36,11 @@ from modeling_rasalore.recipes import (
     SyntheticLesionRecipe,
     load_recipe,
 )
-from modeling_rasalore.slice_loader import SliceLoader
 from modeling_rasalore.slices import (
     HEALTHY,
     UNHEALTHY,
     check_same_split,
     read_split,
-    split_hash,
-    write_split,
 )
 from modeling_rasalore.synthetic_lesions import paint_lesions
 from modeling_rasalore.training import TrainingRun, loss_parts
@@ -72,28 +69,19 @@ def main(words: list[str]) -> None:
         check_same_split(recipe.initial_weights, split)
     processor = RasaloreImageProcessor.from_pretrained(recipe.model)
     config = RasaloreConfig.from_pretrained(recipe.model)
-    patients = [*split["train"], *split["validation"]]
-    table = open_table(folder, patients, recipe.minimum_area)
+    table = open_table(folder, [*split["train"], *split["validation"]], recipe.minimum_area)
     check_share(recipe.synthetic_lesions.share)
 
     run = TrainingRun(recipe)
-    work = run.list_slices(patients)
-    run.facts = {"split_sha256": split_hash(split), "data_sha256": work.fingerprint()}
-    training, held_out = (work.of_patients(split[name]) for name in ("train", "validation"))
+    training, held_out = run.list_slices(split)
     with_mask = len(rows_with_mask(training, table))
     training = choose_training(recipe, training, table)
     run.accelerator.print(f"training slices: {len(training)}, with a pseudo-mask: {with_mask}")
-    if run.accelerator.is_main_process:
-        write_split(split, run.folder / "split.json")
-    loader = SliceLoader(
+    loader = run.load(
         training,
         held_out.keep_rows(rows_with_mask(held_out, table)),
-        recipe.data,
-        recipe.loop,
         partial(prepare, processor, table, config.output_size),
         collate,
-        run.accelerator.process_index,
-        run.accelerator.num_processes,
     )
 
     # --- Model and optimizer ----------------------------------------------------------------
