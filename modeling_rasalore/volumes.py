@@ -193,6 +193,9 @@ def read_mask(path: str | Path, like: Volume) -> np.ndarray:
             f"{offset:.1f} away from those of {like.path.name}; copy the scan's affine to it."
         )
     with np.errstate(invalid="ignore"):  # what does not fit 0..255 differs below
+        labels = mask.slices.astype(np.uint8)
+        if np.array_equal(labels, mask.slices):
+            return labels
         labels = np.rint(mask.slices).astype(np.uint8)
     if np.abs(labels - mask.slices).max() > 1e-3:
         raise VolumeError(
