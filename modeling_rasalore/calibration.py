@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from .brain_slices import BrainSlices
 from .files import write_json
 from .metrics import THRESHOLDS, false_alarm_threshold, score_histograms
 from .prediction import describe_model, predict_volume
-from .volumes import Volume, zero_background
+from .volumes import Volume
 
 CALIBRATION_FILE = "calibration.json"
 UNITS = ("voxels", "slices", "ml")
@@ -110,7 +111,7 @@ def calibrate(
         prediction = predict_volume(
             model, processor, scan, batch_size=batch_size, flips=flips, smooth_mm=smooth_mm
         )
-        brain = zero_background(scan.slices) > 0
+        brain = np.stack([image > 0 for image in BrainSlices(scan.slices)])
         seen.add(prediction.scores, brain, prediction.voxel_mm3 / 1000)
     if not seen.highest or min(rates) < seen.smallest_rate(unit):
         seen_words = ", ".join(f"{count} {name}" for name, count in seen.counts.items())
