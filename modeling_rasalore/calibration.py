@@ -10,11 +10,12 @@ import numpy as np
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import RemoteEntryNotFoundError
 
+from .brain_slices import BrainSlices
 from .files import write_json
 from .metrics import THRESHOLDS, false_alarm_threshold, score_histograms
 from .prediction import describe_model, predict_volume
 from .remote_files import is_repo_id
-from .volumes import Volume, zero_background
+from .volumes import Volume
 
 CALIBRATION_FILE = "calibration.json"
 UNITS = ("voxels", "slices", "ml")
@@ -113,7 +114,7 @@ def calibrate(
         prediction = predict_volume(
             model, processor, scan, batch_size=batch_size, flips=flips, smooth_mm=smooth_mm
         )
-        brain = zero_background(scan.slices) > 0
+        brain = np.stack([image > 0 for image in BrainSlices(scan.slices)])
         seen.add(prediction.scores, brain, prediction.voxel_mm3 / 1000)
     if not seen.highest or min(rates) < seen.smallest_rate(unit):
         seen_words = ", ".join(f"{count} {name}" for name, count in seen.counts.items())

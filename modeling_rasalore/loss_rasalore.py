@@ -6,7 +6,6 @@ empty, full or equal.
 """
 
 import math
-from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -103,17 +102,19 @@ def blur_matrix(size: int, sigma: float, device: torch.device, dtype: torch.dtyp
 BLOCK = 64
 # Rows [first, last) of what is blurred, and the part of the matrix that is not 0 there.
 Blocks = list[tuple[int, int, Tensor]]
+# A dictionary, not functools.cache, which torch.compile traces through at every step.
+_BLUR_BLOCKS: dict[tuple[int, float, torch.device, torch.dtype], Blocks] = {}
 
 
-@cache
 def blur_blocks(size: int, sigma: float, device: torch.device, dtype: torch.dtype) -> Blocks:
-    """The blur matrix in blocks of rows, each without the columns that are 0."""
-    matrix, radius = blur_matrix(size, sigma, device, dtype), int(4 * sigma + 0.5)
-    ranges = [(max(i - radius, 0), min(i + BLOCK + radius, size)) for i in range(0, size, BLOCK)]
-    return [
-        (low, high, matrix[i * BLOCK : (i + 1) * BLOCK, low:high])
-        for i, (low, high) in enumerate(ranges)
-    ]
+    """The blur matrix in blocks of rows, each without the columns that are 0; made once."""
+    key = (size, sigma, device, dtype)
+    if key not in _BLUR_BLOCKS:
+        matrix, radius = blur_matrix(size, sigma, device, dtype), int(4 * sigma + 0.5)
+        firsts = range(0, size, BLOCK)
+        ranges = [(i, max(i - radius, 0), min(i + BLOCK + radius, size)) for i in firsts]
+        _BLUR_BLOCKS[key] = [(a, b, matrix[i : i + BLOCK, a:b]) for i, a, b in ranges]
+    return _BLUR_BLOCKS[key]
 
 
 @torch.no_grad()

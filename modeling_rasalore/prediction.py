@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 from tqdm.auto import tqdm
 
+from .brain_slices import BrainSlices
 from .files import replace_file, sha256_of, write_json
 from .mask_3d import index_box, part_sizes, remove_small_parts, smooth_scores
 from .reports import DISCLAIMER, overlay_montage
@@ -129,11 +130,12 @@ def predict_volume(
             f"smoothing and the smallest part must be 0 or more, got {smooth_mm} mm and "
             f"{smallest_ml} mL."
         )
-    images = zero_background(volume.slices)
-    scores = np.zeros(images.shape, np.float32)
+    images = BrainSlices(volume.slices)
+    scores = np.zeros(volume.slices.shape, np.float32)
     _fill_maps(list(scores), model, processor, images, batch_size, flips)
     if smooth_mm:
-        smooth_scores(scores, images > 0, volume.spacing, smooth_mm)
+        brain = np.stack([image > 0 for image in images])
+        smooth_scores(scores, brain, volume.spacing, smooth_mm)
     mask = (scores > threshold).view(np.uint8)
     if smallest_ml:
         remove_small_parts(mask, smallest_ml * 1000 / float(np.prod(volume.spacing)))
@@ -173,7 +175,7 @@ def _fill_maps(
     maps: Sequence[FloatImage],
     model: Any,
     processor: Any,
-    images: Sequence[FloatImage] | FloatImage,
+    images: Sequence[FloatImage] | BrainSlices,
     batch_size: int,
     flips: bool,
 ) -> None:

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from .brain_slices import BrainSlices
 from .prediction import FloatImage, VolumePrediction, score_images
-from .volumes import Volume, zero_background
+from .volumes import Volume
 
 
 def has_value_noise(model: Any) -> bool:
@@ -67,8 +68,8 @@ def add_uncertainty(
     Raises:
         ValueError: as for `predict_uncertainty`.
     """
-    images = zero_background(volume.slices)
-    spread = np.zeros(images.shape, np.float32)
+    images = BrainSlices(volume.slices)
+    spread = np.zeros(volume.slices.shape, np.float32)
     overlap, drawn = np.zeros(samples), np.zeros(samples)
     agreed = 0
     with _drawing(model, samples, seed):

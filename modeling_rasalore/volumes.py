@@ -18,6 +18,7 @@ from nibabel.arrayproxy import ArrayProxy
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import DTypeLike
 
+from .brain_slices import BrainSlices
 from .errors import first_line
 from .files import replace_file
 from .header_guard import UNITS, VOXEL_SIZES_MM, VolumeError, check_header
@@ -195,6 +196,9 @@ def read_mask(path: str | Path, like: Volume) -> np.ndarray:
             f"{offset:.1f} away from those of {like.path.name}; copy the scan's affine to it."
         )
     with np.errstate(invalid="ignore"):  # what does not fit 0..255 differs below
+        labels = mask.slices.astype(np.uint8)
+        if np.array_equal(labels, mask.slices):
+            return labels
         labels = np.rint(mask.slices).astype(np.uint8)
     if np.abs(labels - mask.slices).max() > 1e-3:
         raise VolumeError(
@@ -205,25 +209,8 @@ def read_mask(path: str | Path, like: Volume) -> np.ndarray:
 
 
 def zero_background(slices: np.ndarray, brain: np.ndarray | None = None) -> np.ndarray:
-    """Return slices (S, H, W) float32 whose background is 0 and whose brain starts at 0.
-
-    With `brain` (S, H, W) bool, the least value inside it becomes 0 and all outside is 0. Without,
-    only slices with values below 0 change: the corner voxel's value is the background then, and
-    all else is brain. So z-scored scans and scans with interpolation overshoot are usable.
-    """
-    if brain is None and slices.min() >= 0:
-        return slices
-    corner = slices[0, 0, 0]
-
-    def inside(index: int) -> np.ndarray:
-        return slices[index] != corner if brain is None else brain[index]
-
-    # Slice by slice: of a large scan, one more array of its shape is much.
-    lowest = min(np.min(one, where=inside(i), initial=np.inf) for i, one in enumerate(slices))
-    result = np.zeros_like(slices)
-    for index, one in enumerate(slices):
-        np.subtract(one, np.float32(lowest), out=result[index], where=inside(index))
-    return result
+    """Return slices (S, H, W) float32 with background 0, as `BrainSlices` makes them."""
+    return BrainSlices(slices, brain).whole()
 
 
 def write_volume(path: str | Path, slices: np.ndarray, like: Volume, dtype: DTypeLike) -> Path:

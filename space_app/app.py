@@ -8,6 +8,7 @@ to disk. The model is the only thing that sessions share.
 
 import importlib.util
 import os
+import signal
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -196,6 +197,7 @@ def main() -> None:
     except (ValueError, OSError) as error:
         sys.exit(f"RASALORE_MODEL: {str(error).splitlines()[0]}")
     handlers = Handlers(Analyst(model, processor))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that the folder goes then, too
     with TemporaryDirectory(prefix="rasalore-") as folder:  # of this app alone, so it can be swept
         os.environ["GRADIO_TEMP_DIR"] = folder
         build_app(handlers).queue(max_size=WAITING).launch(**launch_options(handlers))

@@ -138,7 +138,8 @@ def test_the_gaussian_kernel_is_cut_at_four_sigma_and_sums_to_one() -> None:
 
 
 @pytest.mark.parametrize("sigma", [0.7, 3.0, 10.0])
-@pytest.mark.parametrize("shape", [(24, 24), (9, 31)])  # the second is smaller than the kernel
+# Smaller than the kernel, and larger than the blocks that a blur is computed in.
+@pytest.mark.parametrize("shape", [(24, 24), (9, 31), (150, 70)])
 def test_the_blur_is_scipys_divided_by_its_maximum(sigma: float, shape: tuple[int, int]) -> None:
     masks = np.random.default_rng(0).random((2, 1, *shape)) < 0.2
     blurred = normalised_blur(torch.from_numpy(masks.astype(np.float64)), sigma).numpy()

@@ -27,7 +27,7 @@ from modeling_rasalore.prediction_run import RunSettings, predict_scans
 from modeling_rasalore.volumes import read_volume, write_nifti
 
 BYTES_PER_VOXEL = 15.3  # 1.5 GiB for 512 x 512 x 400 voxels
-VOLUMES = int(os.environ.get("MEMORY_VOLUMES", "40"))
+VOLUMES = int(os.environ.get("MEMORY_VOLUMES", "25"))
 TIMES = ("seconds", "peak_memory_mib")
 
 
@@ -96,7 +96,7 @@ def test_a_killed_run_is_resumed_to_the_outputs_of_an_uninterrupted_one(tmp_path
     RasaloreModel(config).save_pretrained(tmp_path / "model")
     RasaloreImageProcessor(size=config.image_size).save_pretrained(tmp_path / "model")
     for number in range(5):
-        brain(tmp_path / "scans" / f"{number}.nii.gz", number, (64, 64, 24))
+        brain(tmp_path / "scans" / f"{number}.nii.gz", number, (48, 48, 20))
     words = ["predict", str(tmp_path / "scans"), "--model", str(tmp_path / "model")]
     words += ["--noise-samples", "2", "--out"]
     assert main([*words, str(tmp_path / "whole"), "--quiet"]) == 0
