@@ -146,7 +146,7 @@ def test_a_failing_system_is_a_row_and_finished_ones_are_kept(
 ) -> None:
     broken, out = stage("stage2"), tmp_path / "out"
     words = [f"data.root={data.root}", "data.skip_slices=8", f"stage1={stage('stage1')}"]
-    words += [f"stage2={broken}", f"out={out}", "systems=chance,rasalore_without_sam"]
+    words += [f"stage2={broken}", f"out={out}", "workers=2", "systems=chance,rasalore_without_sam"]
     done = run(words)
     assert done.returncode == 0, done.stderr
     rows = json.loads((out / "results.json").read_text())["rows"]
@@ -162,6 +162,8 @@ def test_a_failing_system_is_a_row_and_finished_ones_are_kept(
     kept = out / "systems" / "chance" / "rows.json"
     written = kept.stat().st_mtime_ns
     shutil.rmtree(out / "systems" / "chance" / "scores")
+    refused = run([*words, "workers=0"])
+    assert refused.returncode == 1 and "workers must be at least 1, got 0" in refused.stderr
     assert run([*words[:-1], "systems=chance"]).returncode == 0
     assert kept.stat().st_mtime_ns == written  # nothing was scored again
 

@@ -69,7 +69,7 @@ unset OMP_NUM_THREADS
 
 "$PYTHON" train/run_benchmark.py "stage1=$OUT/stage1" "synthetic_only=$OUT/warm_up" \
   "stage2=$OUT/stage2" "ceiling=$OUT/ceiling" "data.root=$DATA" "data.modality=$MODALITY" \
-  "out=$OUT" "seed=$SEED"
+  "out=$OUT" "seed=$SEED" "workers=$cores"
 
 scan=$("$PYTHON" - <<END
 import json

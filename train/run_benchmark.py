@@ -18,11 +18,14 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from baselines.data import Split, read_examples, refuse_leaks, training_slices
 from baselines.interface import LearnedSystem, System
 from baselines.registry import LEARNED, Sources, build, choose, describe, restore
@@ -67,6 +70,7 @@ class BenchmarkRecipe:
     training_slices: int = 0  # most slices that competing systems learn from; 0: all
     false_alarm_rate: float = 0.01  # of brain voxels of healthy slices, for label-free thresholds
     seed: int = 0
+    workers: int = 1  # systems at a time, which share the cores; times are those of shared cores
     flips: bool = False  # score stage-2 networks as `rasalore predict --flips` does
 
     def sources(self) -> Sources:
@@ -86,8 +90,17 @@ def main(words: list[str]) -> None:
         )
     trained = [recipe.synthetic_only, recipe.stage2, recipe.stage2_with_sam, recipe.ceiling]
     refuse_leaks(split, recipe.data, trained)
-    rows = [row for name in names for row in rows_of(name, recipe, split)]
+    check_workers(recipe.workers)
+    with ThreadPoolExecutor(recipe.workers) as pool:  # each waits for a process of its own
+        tables = pool.map(partial(rows_of, recipe=recipe, split=split), names)
+        rows = [row for table in tables for row in table]
     write_out(recipe, rows, split)
+
+
+def check_workers(workers: int) -> None:
+    """Raise ValueError for a number of workers that can do nothing."""
+    if workers < 1:
+        raise ValueError(f"workers must be at least 1, got {workers}.")
 
 
 def load_split(recipe: BenchmarkRecipe) -> dict[str, list[Patient]]:
@@ -128,6 +141,7 @@ def rows_of(name: str, recipe: BenchmarkRecipe, split: Split) -> list[dict[str, 
 def run_system(name: str, recipe: BenchmarkRecipe) -> None:
     """Fit and score one system, and write its rows or why there are none."""
     folder = Path(recipe.out) / "systems" / name
+    torch.set_num_threads(max(torch.get_num_threads() // recipe.workers, 1))
     try:
         split = load_split(recipe)
         system = fitted(name, recipe, split, folder)
