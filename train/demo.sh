@@ -28,8 +28,8 @@ make_masks() {
 if [ -n "${DATA:-}" ]; then
   validation=1 test=0.25
 else
-  DATA=$OUT/phantoms validation=6 test=10
-  "$PYTHON" -m modeling_rasalore.cli phantoms "$DATA" --patients 60 --healthy 12 --seed "$SEED"
+  DATA=$OUT/phantoms validation=6 test=20  # 20: of 10 the intervals span twenty points
+  "$PYTHON" -m modeling_rasalore.cli phantoms "$DATA" --patients 72 --healthy 14 --seed "$SEED"
 fi
 launch stage1 ddpt-tiny "out=$OUT/stage1" split.validation=$validation split.test=$test \
   "split.seed=$SEED"
@@ -41,7 +41,7 @@ heat="threshold=0.3 guidance=0.06 minimum_probability=0.5"
 make_masks $heat "out=$OUT/heatmap_masks"
 launch stage2 rasalore-tiny "pseudo_masks=$OUT/heatmap_masks" "out=$OUT/warm_up" \
   synthetic_lesions.share=1 synthetic_lesions.darker_share=$darker \
-  optimizer.learning_rate=5.0e-3 loop.max_steps=300
+  optimizer.learning_rate=5.0e-3 loop.max_steps=500
 make_masks $heat "appearance=$OUT/warm_up" "out=$OUT/pseudo_masks"
 
 # RASALoRE, and its ceiling: the same network on the true masks of the same slices. They learn side
