@@ -41,10 +41,8 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def address(model: Path, cache: Path) -> Iterator[str]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GRADIO_TEMP_DIR", str(cache))
-        with serving(model) as address:
-            yield address
+    with serving(model, cache) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
