@@ -55,8 +55,8 @@ def place_upload() -> gr.File:
     """Put the field that takes a scan's file."""
     return take_uploads_only(
         gr.File(
-            label="Brain scan (.nii or .nii.gz, up to 100 MB)",
-            file_types=[".nii", ".nii.gz"],
+            label="Brain scan (.nii, .nii.gz or zipped DICOM, up to 100 MB)",
+            file_types=[".nii", ".nii.gz", ".zip"],
             height=150,
             elem_id="scan",
         )

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from dicom_files import write_series, zip_series
 from space import SPACE, make_handlers, save_model, write_scan
 
 from modeling_rasalore import __version__
@@ -69,6 +70,27 @@ def test_the_3_d_view_gets_the_scan_and_its_mask_on_one_grid(
     expected = np.clip(analysis.images / analysis.white * 255, 0, 255)
     assert np.abs(greys.slices - expected).max() <= 0.5
     assert np.array_equal(read_mask(paths[1], greys), analysis.at(0.5).mask)
+
+
+def test_a_zipped_series_gives_the_mask_and_report_of_its_nifti_file(
+    handlers: Handlers, tmp_path: Path
+) -> None:
+    nifti = read_scan(SPACE / "examples" / "synthetic_t2.nii.gz")
+    voxels = nifti.volume.slices.transpose(2, 1, 0).astype(np.int16)
+    series = write_series(tmp_path / "series", voxels, nifti.volume.affine)
+    zipped = read_scan(zip_series(tmp_path / "phantom.zip", series))
+    expected, found = (handlers.analyst.analyse(scan, 0.5, quiet) for scan in (nifti, zipped))
+    packed = handlers.pack_mask(found, 0.5)
+    path = tmp_path / packed["name"]
+    path.write_bytes(base64.b64decode(packed["content"]))
+    assert path.name == "phantom_mask.nii.gz"
+    assert 0 < expected.prediction.mask.sum() < expected.prediction.mask.size
+    assert np.array_equal(read_mask(path, nifti.volume), expected.prediction.mask)
+    report = base64.b64decode(handlers.pack_report(found, 0.5)["content"])
+    assert json.loads(report)["input"] == "phantom.zip"
+    assert json.loads(report)["findings"] == expected.report(0.5)["findings"]
+    assert len(handlers.pack_view(found, 0.5)) == len(handlers.draw(found, 9, 0.5, 0.5, SCORES))
+    assert b"DOE" in next(series.iterdir()).read_bytes() and b"DOE" not in report
 
 
 def test_the_report_follows_the_threshold(handlers: Handlers, analysis: Analysis) -> None:
@@ -196,7 +218,8 @@ def test_the_header_of_the_space_agrees_with_its_requirements() -> None:
     assert f"gradio[mcp]=={version[1]}" in requirements
     assert f"gradio=={version[1]}\n" in pins
     assert f"rasalore=={__version__}\n" in requirements
-    assert re.search(r"torch==[\d.]+", requirements)[0] in pins  # type: ignore[index]
+    for name in ("torch", "pydicom"):
+        assert re.search(rf"^{name}==[\d.]+$", requirements, re.MULTILINE)[0] in pins  # type: ignore[index]
     assert "app_file: app.py" in header
 
 

@@ -12,7 +12,8 @@ import httpx
 import numpy as np
 import psutil
 import pytest
-from space import save_model, serving, stored, write_scan
+from dicom_files import write_series, zip_bomb, zip_files, zip_series
+from space import AFFINE, save_model, serving, stored, write_scan
 
 from modeling_rasalore.model_loading import load_model
 from modeling_rasalore.prediction import predict_volume
@@ -198,6 +199,38 @@ def test_a_bad_file_gives_one_line_and_the_app_lives_on(
         segment(address, bad, tmp_path / "out")
     assert stored(cache) == []
     assert segment(address, tmp_path / "scan.nii.gz", tmp_path / "out")[1]["slices"] == 6
+
+
+def bad_zips(folder: Path) -> dict[Path, str]:
+    """Zips that must be refused, each with what the refusal says."""
+    first, second = (
+        write_series(folder / name, np.ones((8, 8, 4), np.int16), AFFINE) for name in "ab"
+    )
+    (folder / "text.zip").write_text("no zip")
+    return {
+        folder / "text.zip": "cannot be read as DICOM",
+        zip_bomb(folder / "bomb.zip", 5): "an archive may unpack to 300 times",
+        zip_series(folder / "two.zip", first, second): "there must be one series",
+        zip_files(folder / "none.zip", {"scan.nii": b"no DICOM"}): "there is no DICOM file",
+        zip_files(folder / "out.zip", {"../../scan.dcm": b"x"}): "names in an archive must stay",
+    }
+
+
+def test_bad_zips_give_one_line_each_and_a_good_one_its_mask(
+    address: str, model: Path, cache: Path, tmp_path: Path
+) -> None:
+    for path, sentence in bad_zips(tmp_path).items():
+        with pytest.raises(AppError, match=rf"^{path.name}: {sentence}[^\n]*\.$"):
+            segment(address, path, tmp_path / "out")
+        assert stored(cache) == []
+    volume = read_volume(write_scan(tmp_path / "scan.nii.gz"))
+    voxels = volume.slices.transpose(2, 1, 0).astype(np.int16)
+    good = zip_series(tmp_path / "s.zip", write_series(tmp_path / "series", voxels, AFFINE))
+    mask, report = segment(address, good, tmp_path / "out")
+    expected = predict_volume(*load_model(str(model), "main", "cpu"), volume)
+    assert 0 < expected.mask.sum() < expected.mask.size
+    assert np.array_equal(read_mask(mask, volume), expected.mask)
+    assert report["input"] == "s.zip" and stored(cache) == []
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1/scan.nii", "https://example.org/scan.nii.gz"])
