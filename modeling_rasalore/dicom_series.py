@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from .errors import first_line
-from .header_guard import VOXEL_BUDGET, VolumeError
+from .header_guard import SUSPECT_BYTES, SUSPECT_RATIO, VOXEL_BUDGET, VolumeError
 
 LARGEST_FILE = 2**26  # bytes of one slice's file; 2048 x 2048 voxels of 16 bits are 8 MiB
 LARGEST_ARCHIVE = 2 * VOXEL_BUDGET  # bytes of all files once unpacked
@@ -145,7 +145,7 @@ def _files(source: Path) -> Iterator[tuple[list[str], Reader]]:
         yield [path.name for path in _plain_files(source)], lambda name: _read(source / name)
         return
     with zipfile.ZipFile(source) as archive:
-        members = _check_archive(archive.infolist())
+        members = _check_archive(archive.infolist(), source.stat().st_size)
         yield sorted(members), lambda name: archive.read(members[name])
 
 
@@ -164,19 +164,24 @@ def _starts_like_dicom(path: Path) -> bool:
         return file.read(132)[128:] == b"DICM"
 
 
-def _check_archive(members: Sequence[zipfile.ZipInfo]) -> dict[str, zipfile.ZipInfo]:
-    """Return the files of an archive that is safe to unpack in memory, by name."""
+def _check_archive(members: Sequence[zipfile.ZipInfo], packed: int) -> dict[str, zipfile.ZipInfo]:
+    """Return the files of a safe archive of `packed` bytes by name; it is unpacked in memory."""
     total = sum(member.file_size for member in members)
     if len(members) > MOST_FILES or total > LARGEST_ARCHIVE:
         raise _SeriesError(
             f"an archive may hold {MOST_FILES} files and {LARGEST_ARCHIVE / 2**30:.0f} GiB, got "
             f"{len(members)} files and {total / 2**30:.2f} GiB; pack one series"
         )
+    if total > max(SUSPECT_BYTES, SUSPECT_RATIO * packed):
+        raise _SeriesError(
+            f"an archive may unpack to {SUSPECT_RATIO} times its size, got {total / packed:.0f}; "
+            "pack the slices as the scanner wrote them"
+        )
     for member in members:
         name = PurePosixPath(member.filename.replace("\\", "/"))
         if name.is_absolute() or ".." in name.parts or ":" in name.parts[0]:
             raise _SeriesError(
-                f"names in an archive must stay inside it, got {member.filename!r}; pack it anew"
+                f"names in an archive must stay inside it, got {str(name)[:80]!r}; pack it anew"
             )
         if member.flag_bits & 1:
             raise _SeriesError("the archive asks for a password; pack it without one")
@@ -228,8 +233,8 @@ def _choose(
         return series[fitting[0]]
     known = ", ".join(sorted({sequence for sequence in named.values() if sequence})) or "nothing"
     raise _SeriesError(
-        f"there must be one series, or one that --modality chooses, got {len(series)} series whose "
-        f"descriptions name {known}; give one folder per series"
+        "there must be one series (or one that --modality chooses, on the command line), got "
+        f"{len(series)} series whose descriptions name {known}; give each one a folder or zip"
     )
 
 

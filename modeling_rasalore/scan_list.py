@@ -100,7 +100,7 @@ def output_places(scans: Sequence[Path], out: Path) -> list[Path]:
     parents = [scan.absolute().parent for scan in scans]
     common = os.path.commonpath(parents)
     places = [
-        out / (bids_place(scan) or parent.relative_to(common) / _stem(scan))
+        out / (bids_place(scan) or parent.relative_to(common) / scan_stem(scan))
         for scan, parent in zip(scans, parents, strict=True)
     ]
     for place, count in Counter(places).items():
@@ -109,6 +109,6 @@ def output_places(scans: Sequence[Path], out: Path) -> list[Path]:
     return places
 
 
-def _stem(scan: Path) -> str:
+def scan_stem(scan: Path) -> str:
     """Return the name of a file or folder without the ending of a scan."""
     return re.sub(r"\.(nii(\.gz)?|zip)$", "", scan.absolute().name, flags=re.IGNORECASE)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
+from modeling_rasalore import scan_source
 from modeling_rasalore.prediction import (
     FloatImage,
     VolumePrediction,
@@ -16,8 +17,9 @@ from modeling_rasalore.prediction import (
     describe_input,
     predict_volume,
 )
+from modeling_rasalore.scan_list import scan_stem
 from modeling_rasalore.uncertainty import has_value_noise, predict_uncertainty
-from modeling_rasalore.volumes import Volume, read_volume, write_volume, zero_background
+from modeling_rasalore.volumes import Volume, write_volume, zero_background
 
 MAX_VOXELS = 30_000_000  # a BraTS scan has 9 million; each takes 8 bytes in a session
 NOISE_SAMPLES = 8
@@ -79,8 +81,8 @@ class Analysis:
 
     @property
     def stem(self) -> str:
-        """The scan's file name without .nii or .nii.gz."""
-        return self.scan.volume.path.name.removesuffix(".gz").removesuffix(".nii")
+        """The scan's file name without .nii, .nii.gz or .zip."""
+        return scan_stem(self.scan.volume.path)
 
 
 class Analyst:
@@ -120,9 +122,13 @@ class Analyst:
 
 
 def read_scan(path: Path) -> Scan:
-    """Return the scan at `path`; ValueError with one sentence that names no folder."""
+    """Return the scan at `path`, NIfTI or a zipped DICOM series; nothing is unpacked to disk.
+
+    Raises:
+        ValueError: with one sentence that names no folder.
+    """
     try:
-        volume = read_volume(path)
+        volume = scan_source.read_scan(path)
     except ValueError as error:
         sentence = str(error).splitlines()[0].replace(f"{path.parent}/", "")
         raise ValueError(sentence) from error

@@ -32,7 +32,9 @@ class Handlers:
     ) -> Analysis:
         """Read an uploaded scan, delete its file, and score it."""
         if scan is None:
-            raise gr.Error("Choose a scan first: a .nii or .nii.gz file.", print_exception=False)
+            raise gr.Error(
+                "Choose a scan first: a .nii, .nii.gz or .zip file.", print_exception=False
+            )
         with one_line_errors():
             with self.uploads.reading(scan) as path:
                 read = read_scan(path)
@@ -97,7 +99,7 @@ class Handlers:
         """Segment anomalies in a brain MRI scan. Research only, not a medical device.
 
         Args:
-            scan: skull-stripped brain, 3-D NIfTI (.nii or .nii.gz) that was uploaded to this app.
+            scan: skull-stripped brain, NIfTI (.nii, .nii.gz) or DICOM (.zip), uploaded to this app.
             threshold: in [0, 1]; a voxel is marked when its score is above it; 0.5 is usual.
 
         Returns:

@@ -94,8 +94,8 @@ def take_uploads_only(component: gr.File) -> gr.File:
         if payload is None:
             return None
         if not is_valid_file(payload.path, component.file_types):
-            endings = " or ".join(component.file_types or [])
-            raise gr.Error(f"A scan's file must end in {endings}.", print_exception=False)
+            endings = ", ".join(component.file_types or [])
+            raise gr.Error(f"A scan's file must end in one of {endings}.", print_exception=False)
         return payload.path
 
     # Of this one component; for a sub-class Gradio would write a .pyi file beside the source.

@@ -1,5 +1,6 @@
 """DICOM series as a scanner writes them, one file per slice."""
 
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,36 @@ def write_series(folder: Path, voxels: np.ndarray, affine: np.ndarray, **fields:
             setattr(dataset, name, value)
         dataset.save_as(folder / f"IM{place * 7 % 10}_{place}", enforce_file_format=True)
     return folder
+
+
+def zip_files(path: Path, members: dict[str, bytes]) -> Path:
+    """Return `path` of a zip with these files, name -> content."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return path
+
+
+def zip_series(path: Path, *folders: Path) -> Path:
+    """Return `path` of a zip with the files of these folders."""
+    files = [file for folder in folders for file in sorted(folder.iterdir())]
+    return zip_files(path, {f"{file.parent.name}/{file.name}": file.read_bytes() for file in files})
+
+
+def zip_bomb(path: Path, files: int) -> Path:
+    """Return `path` of a small zip with so many names for one file of 32 MiB."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        archive.writestr("0", bytes(2**25))
+        for number in range(1, files):
+            archive.filelist.append(_renamed(archive.filelist[0], str(number)))
+    return path
+
+
+def _renamed(info: zipfile.ZipInfo, name: str) -> zipfile.ZipInfo:
+    other = zipfile.ZipInfo(name)
+    for field in ("compress_type", "CRC", "compress_size", "file_size", "header_offset"):
+        setattr(other, field, getattr(info, field))
+    return other
 
 
 def _slice(plane: np.ndarray, lps: np.ndarray, sizes: np.ndarray, place: int) -> pydicom.Dataset:

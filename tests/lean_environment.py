@@ -15,11 +15,11 @@ from packaging.utils import canonicalize_name
 HUB_RING_NEEDS = ("torch", "transformers", "numpy")
 
 
-def lean_python(folder: Path, *more: str) -> Path:
-    """Make the environment, with `more` packages, in a new folder; returns its interpreter."""
+def lean_python(folder: Path) -> Path:
+    """Make the environment in a new folder; returns its interpreter."""
     venv.create(folder, symlinks=True)
     packages = next(folder.glob("lib/python*/site-packages"))
-    for name in sorted(closure((*HUB_RING_NEEDS, *more))):
+    for name in sorted(closure(HUB_RING_NEEDS)):
         found = distribution(name)
         for top in {file.parts[0] for file in found.files or []} - {"..", "__pycache__"}:
             if not top.endswith(".pth"):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from modeling_rasalore import RasaloreConfig, RasaloreImageProcessor, RasaloreModel
@@ -47,18 +48,20 @@ def make_handlers(model: Path) -> Any:
 
 
 @contextmanager
-def serving(model: Path) -> Iterator[str]:
-    """Serve the app on loopback; gives its address."""
+def serving(model: Path, cache: Path) -> Iterator[str]:
+    """Serve the app on loopback, with Gradio's files in `cache`; gives its address."""
     from app import WAITING, build_app, launch_options
 
-    handlers = make_handlers(model)
-    blocks = build_app(handlers).queue(max_size=WAITING)
-    options = launch_options(handlers) | {"prevent_thread_lock": True, "quiet": True}
-    _, address, _ = blocks.launch(**options, server_name="127.0.0.1")
-    try:
-        yield address
-    finally:
-        blocks.close()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRADIO_TEMP_DIR", str(cache))
+        handlers = make_handlers(model)
+        blocks = build_app(handlers).queue(max_size=WAITING)
+        options = launch_options(handlers) | {"prevent_thread_lock": True, "quiet": True}
+        _, address, _ = blocks.launch(**options, server_name="127.0.0.1")
+        try:
+            yield address
+        finally:
+            blocks.close()
 
 
 def stored(folder: Path) -> list[str]:

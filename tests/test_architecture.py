@@ -117,7 +117,9 @@ SPACE: dict[str, set[str]] = {
     "page": set(),
     "traffic": {"uploads"},
     "handlers": {"analysis", "drawing", "traffic", "uploads"},
-    "app": {"analysis", "handlers", "page", "traffic", "uploads"},
+    "controls": {"handlers", "page", "uploads"},
+    "wiring": {"controls", "handlers", "page"},
+    "app": {"analysis", "controls", "handlers", "page", "traffic", "wiring"},
     "write_example": set(),
 }
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from space import save_model, serving, stored, write_scan
+from dicom_files import write_series, zip_series
+from space import AFFINE, save_model, serving, stored, write_scan
 from test_header_guard import REFUSED
 
 from modeling_rasalore.model_loading import load_model
@@ -41,10 +42,8 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def address(model: Path, cache: Path) -> Iterator[str]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GRADIO_TEMP_DIR", str(cache))
-        with serving(model) as address:
-            yield address
+    with serving(model, cache) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +134,24 @@ def test_an_uploaded_scan_is_segmented_and_its_mask_downloaded(
     check_mask(download(page, "#save-mask", tmp_path), scan, model, 0.5)
     report = json.loads(download(page, "#save-report", tmp_path).read_text())
     assert report["input"] == "patient.nii.gz" and report["millilitres"] > 0
+
+
+def test_a_zipped_series_is_segmented_after_a_bad_zip_was_refused(
+    page: Any, model: Path, cache: Path, tmp_path: Path
+) -> None:
+    scan = write_scan(tmp_path / "patient.nii.gz")
+    voxels = read_volume(scan).slices.transpose(2, 1, 0).astype(np.int16)
+    (tmp_path / "broken.zip").write_text("no zip")
+    upload(page, tmp_path / "broken.zip")
+    page.wait_for_selector("[data-testid=toast-body] >> text=broken.zip: cannot be read as DICOM")
+    page.wait_for_selector("#scan input[type=file]", state="attached")  # for another file
+    upload(page, zip_series(tmp_path / "dicom.zip", write_series(tmp_path / "s", voxels, AFFINE)))
+    see_results(page)
+    assert stored(cache) == []
+    mask = download(page, "#save-mask", tmp_path)
+    assert mask.name == "dicom_mask.nii.gz"
+    check_mask(mask, scan, model, 0.5)
+    assert json.loads(download(page, "#save-report", tmp_path).read_text())["input"] == "dicom.zip"
 
 
 def test_a_real_scan_is_seen_moved_through_and_its_mask_downloaded(
