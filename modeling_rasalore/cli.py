@@ -212,8 +212,8 @@ def calibrate(
         print(f"stored in {path}")
 
 
-@app.command(epilog="Example: rasalore phantoms runs/phantoms --patients 4 --healthy 2")
-def phantoms(
+@app.command(epilog="Example: rasalore phantom runs/phantoms --patients 4 --healthy 2")
+def phantom(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="folder for the patients")],
     patients: Annotated[int, typer.Option(help="how many")] = 8,
     healthy: Annotated[int, typer.Option(help="how many of them have no tumour")] = 0,
@@ -269,8 +269,8 @@ def convert_released(
         print(f"{type(network).__name__} is in {save_converted(network, out)}")
 
 
-@app.command(epilog="Example: rasalore export-onnx --model runs/stage2 --out rasalore.onnx")
-def export_onnx(
+@app.command(epilog="Example: rasalore export --model runs/stage2 --out rasalore.onnx")
+def export(
     model: Model,
     out: Annotated[Path, typer.Option(help="file to write, ending in .onnx")],
     revision: Revision = "main",
@@ -278,10 +278,10 @@ def export_onnx(
     """Write a model with its pre- and post-processing as ONNX: a slice in, its scores out."""
     with one_line_errors():
         from .model_loading import load_model
-        from .onnx_export import export_onnx as write_onnx
+        from .onnx_export import export_onnx
 
         network, processor = load_model(model, revision, "cpu")
-        print(f"the model is in {write_onnx(network, processor, out)}")
+        print(f"the model is in {export_onnx(network, processor, out)}")
 
 
 def _threshold(

@@ -132,14 +132,14 @@ def test_two_scans_with_one_name_are_refused():
 
 def test_phantoms_are_written_with_the_asked_numbers(tmp_path, capsys):
     small = ["--shape", "24", "28", "24", "--voxel-size", "8"]
-    words = ["phantoms", str(tmp_path / "p"), "--patients", "2", "--healthy", "1", "--seed", "3"]
+    words = ["phantom", str(tmp_path / "p"), "--patients", "2", "--healthy", "1", "--seed", "3"]
     assert main([*words, *small]) == 0
     assert len(list((tmp_path / "p").glob("*/*_t2.nii.gz"))) == 2
     assert str(tmp_path / "p") in capsys.readouterr().out
 
 
 def test_a_users_mistake_is_one_line(tmp_path, capsys):
-    assert main(["phantoms", str(tmp_path), "--patients", "1", "--healthy", "2"]) == 1
+    assert main(["phantom", str(tmp_path), "--patients", "1", "--healthy", "2"]) == 1
     assert capsys.readouterr().err.startswith("error: healthy_patients")
 
 
@@ -147,7 +147,7 @@ def test_the_installed_command_prints_its_help():
     command = [sys.executable, "-m", "modeling_rasalore.cli", "--help"]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "predict" in result.stdout
-    assert "phantoms" in result.stdout
+    assert "phantom" in result.stdout
     assert result.stderr == ""
 
 
@@ -283,7 +283,7 @@ def test_device_and_precision_are_chosen_and_said(scan, model, tmp_path, capsys)
 
 def test_export_without_its_extra_says_which_one(model, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxscript", None)
-    words = ["export-onnx", "--model", str(model), "--out", str(tmp_path / "a.onnx")]
+    words = ["export", "--model", str(model), "--out", str(tmp_path / "a.onnx")]
     assert main(words) == 1
     assert "rasalore[onnx]" in capsys.readouterr().err
 
@@ -306,7 +306,7 @@ def test_words_that_make_no_sense_end_with_code_2(words):
 
 @pytest.mark.parametrize(
     "command",
-    ["predict", "inspect", "calibrate", "phantoms", "convert-released", "export-onnx"],
+    ["predict", "inspect", "calibrate", "phantom", "convert-released", "export"],
 )
 def test_every_command_has_an_example_in_its_help(command, capsys):
     assert main([command, "--help"]) == 0

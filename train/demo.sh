@@ -29,7 +29,7 @@ if [ -n "${DATA:-}" ]; then
   validation=1 test=0.25
 else
   DATA=$OUT/phantoms validation=6 test=10
-  "$PYTHON" -m modeling_rasalore.cli phantoms "$DATA" --patients 60 --healthy 12 --seed "$SEED"
+  "$PYTHON" -m modeling_rasalore.cli phantom "$DATA" --patients 60 --healthy 12 --seed "$SEED"
 fi
 launch stage1 ddpt-tiny "out=$OUT/stage1" split.validation=$validation split.test=$test \
   "split.seed=$SEED"
