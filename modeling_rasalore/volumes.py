@@ -57,6 +57,7 @@ class Volume:
         affine: (4, 4) float64, voxel indices of the file -> its world coordinates.
         header: the file's own header, with what the header guard had to put right.
         warnings: what it put right, one sentence each.
+        sequence: MRI sequence that it is known to be, such as "t2"; None where it is not told.
     """
 
     slices: np.ndarray
@@ -66,6 +67,7 @@ class Volume:
     affine: np.ndarray
     header: nib.Nifti1Header
     warnings: tuple[str, ...] = ()
+    sequence: str | None = None
 
     @property
     def axis_codes(self) -> str:
