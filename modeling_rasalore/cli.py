@@ -37,7 +37,9 @@ BatchSize = Annotated[int, typer.Option(min=1, help="slices at once")]
 Volume = Annotated[int | None, typer.Option(min=0, help="volume of 4-D scans, counted from 0")]
 Modality = Annotated[
     str | None,
-    typer.Option(help="t1, t1ce, t2 or flair: which files of folders, which volume of MSD scans"),
+    typer.Option(
+        help="t1, t1ce, t2 or flair: what the scans are, and which are taken of folders and MSD"
+    ),
 ]
 Flips = Annotated[bool, typer.Option("--flips", help="average over mirror images")]
 SmoothMm = Annotated[
@@ -309,7 +311,7 @@ def _threshold(
 
 
 def _say(line: str) -> None:
-    print(line, file=sys.stderr if line.startswith("error: ") else sys.stdout)
+    print(line, file=sys.stderr if line.startswith(("error: ", "warning: ")) else sys.stdout)
 
 
 def _say_errors(line: str) -> None:

@@ -180,6 +180,36 @@ def test_a_folder_with_several_sequences_needs_its_modality(scan, model, tmp_pat
     assert list(manifest["scans"]) == ["p_t2"]
 
 
+def test_a_scan_of_another_sequence_than_the_models_is_warned_about(scan, tmp_path, capsys):
+    config = RasaloreConfig.preset("tiny", modality="t2")
+    RasaloreModel(config).save_pretrained(tmp_path / "t2")
+    RasaloreImageProcessor(size=config.image_size).save_pretrained(tmp_path / "t2")
+    for name, options, warned in (
+        ("x_FLAIR.nii.gz", [], True),
+        ("x_t2.nii.gz", [], False),
+        ("x.nii.gz", ["--modality", "t1"], True),
+        ("x.nii.gz", [], False),
+    ):
+        (scan.parent / name).write_bytes(scan.read_bytes())
+        words = [*options, "--noise-samples", "2"]
+        assert predict(scan.parent / name, model=tmp_path / "t2", out=tmp_path, options=words) == 0
+        manifest = json.loads((tmp_path / "manifest.json").read_text())
+        assert manifest["model"]["modality"] == "t2"
+        (entry,) = manifest["scans"].values()
+        told = [line for line in entry["warnings"] if "was trained on t2" in line]
+        errors = capsys.readouterr().err
+        assert len(told) == errors.count("was trained on t2") == int(warned)
+        assert all(f"warning: {scan.parent / name}: {line}" in errors for line in told)
+        (summary,) = tmp_path.glob("x*.json")
+        assert json.loads(summary.read_text())["warnings"] == entry["warnings"]
+        summary.unlink()
+
+
+def test_a_sequence_that_does_not_exist_is_refused(scan, model, tmp_path, capsys):
+    assert predict(scan, model=model, out=tmp_path, options=["--modality", "T2"]) == 1
+    assert "must be one of t1, t1ce, t2, flair, got T2" in capsys.readouterr().err
+
+
 def test_resume_skips_what_is_finished_and_repeats_what_changed(scan, model, tmp_path, capsys):
     other = scan.with_name("b.nii.gz")
     other.write_bytes(scan.read_bytes())
