@@ -19,7 +19,7 @@ from .files import replace_file, sha256_of, write_json
 from .mask_3d import index_box, part_sizes, remove_small_parts, smooth_scores
 from .reports import DISCLAIMER, overlay_montage
 from .slice_frame import corners
-from .volumes import Volume, write_volume, zero_background
+from .volumes import Volume, write_volume
 
 FloatImage = NDArray[np.float32]
 
@@ -77,8 +77,8 @@ class VolumePrediction:
     @property
     def largest_slice(self) -> int | None:
         """Index of the slice with the largest mask, the lowest one of equals; None without."""
-        areas = np.count_nonzero(self.mask, axis=(1, 2))
-        return int(areas.argmax()) if areas.any() else None
+        areas = [np.count_nonzero(one) for one in self.mask]  # along axes, it copies the mask
+        return int(np.argmax(areas)) if any(areas) else None
 
     @property
     def largest_component_ml(self) -> float:
@@ -277,7 +277,7 @@ def write_prediction(
     else:
         write_volume(paths["spread"], prediction.spread, volume, np.float32)
     picture = overlay_montage(
-        zero_background(volume.slices),
+        BrainSlices(volume.slices),
         prediction.scores,
         prediction.mask,
         spacing=prediction.spacing[1:],

@@ -233,7 +233,8 @@ def write_volume(path: str | Path, slices: np.ndarray, like: Volume, dtype: DTyp
         )
     with np.errstate(invalid="ignore"):  # a NaN that does not fit is reported below
         voxels = slices.astype(dtype, copy=False)
-    if np.issubdtype(voxels.dtype, np.integer) and not np.array_equal(voxels, slices):
+    converted = voxels is not slices and np.issubdtype(voxels.dtype, np.integer)
+    if converted and not np.array_equal(voxels, slices):
         raise ValueError(
             f"slices from {slices.min():g} to {slices.max():g} do not fit {voxels.dtype} exactly; "
             "round them first or write a float type."
