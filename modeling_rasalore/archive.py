@@ -18,7 +18,7 @@ import numpy as np
 
 from .errors import first_line
 from .files import remove_drafts, replace_file, sha256_of
-from .prediction import ENDINGS, VolumePrediction, find_warnings, measures
+from .prediction import ENDINGS, VolumePrediction, describe_model, find_warnings, measures
 from .prediction_run import SCAN_ERRORS, RunSettings, predict_with
 from .scan_list import output_places
 from .scan_source import read_scan
@@ -118,6 +118,7 @@ def run_shard(
     number, count = shard
     known = {name for name, row in archive.finished().items() if row["status"] == "done"}
     places = dict(zip(archive.names, places_of(archive), strict=True))
+    facts = describe_model(model)
     left = [name for name in archive.names[number::count] if name not in known]
     path = archive.out / JOURNALS / f"{number:05d}-of-{count:05d}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -125,7 +126,9 @@ def run_shard(
     with path.open("a", encoding="utf-8") as journal:
         for name, future in read_ahead(lambda name: load(archive.root / name, settings), left):
             try:
-                row = judge(*future.result(), model, processor, settings, places[name], archive)
+                row = judge(
+                    *future.result(), model, processor, settings, places[name], archive, facts
+                )
             except SCAN_ERRORS as error:
                 reason = first_line(error)
                 row = {"status": "failed", "reason": reason.replace(f"{archive.root}/", "")}
@@ -176,15 +179,16 @@ def judge(
     settings: RunSettings,
     place: Path,
     archive: Archive,
+    facts: dict[str, str | None],
 ) -> Row:
-    """The row of one scan, whose files are written."""
-    prediction = predict_with(settings, model, processor, volume)
+    """The row of one scan, whose files are written; `facts` are what `describe_model` says."""
+    prediction = predict_with(settings, model, processor, volume, facts)
     write_files(prediction, volume, place, archive.files)
     return {
         "status": "done",
         **measures(prediction),
         "input_sha256": digest,
-        "warnings": "\n".join(find_warnings(volume)),
+        "warnings": "\n".join(find_warnings(volume, facts["modality"])),
     }
 
 

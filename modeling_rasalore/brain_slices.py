@@ -27,6 +27,11 @@ class BrainSlices:
             return self.brain[index]
         return self.slices[index] != self.slices[0, 0, 0]
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(S, H, W)."""
+        return self.slices.shape
+
     def __len__(self) -> int:
         return len(self.slices)
 

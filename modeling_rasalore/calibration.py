@@ -109,10 +109,16 @@ def calibrate(
             f"rates must lie in (0, 1) of voxels or slices, or be above 0 ml, got {rates} of "
             f"{unit}."
         )
-    seen = _HealthyScores()
+    seen, facts = _HealthyScores(), describe_model(model)
     for scan in healthy:
         prediction = predict_volume(
-            model, processor, scan, batch_size=batch_size, flips=flips, smooth_mm=smooth_mm
+            model,
+            processor,
+            scan,
+            batch_size=batch_size,
+            flips=flips,
+            smooth_mm=smooth_mm,
+            model_facts=facts,
         )
         brain = np.stack([image > 0 for image in BrainSlices(scan.slices)])
         seen.add(prediction.scores, brain, prediction.voxel_mm3 / 1000)
@@ -133,7 +139,7 @@ def calibrate(
             )
         found = {"threshold": threshold, "observed": observed}
         entries.append({"rate": rate, "unit": unit, **scoring, **found, **seen.counts})
-    return {"weights_sha256": describe_model(model)["weights_sha256"], "thresholds": entries}
+    return {"weights_sha256": facts["weights_sha256"], "thresholds": entries}
 
 
 def save_calibration(folder: Path, calibration: dict[str, Any]) -> Path:

@@ -37,7 +37,9 @@ BatchSize = Annotated[int, typer.Option(min=1, help="slices at once")]
 Volume = Annotated[int | None, typer.Option(min=0, help="volume of 4-D scans, counted from 0")]
 Modality = Annotated[
     str | None,
-    typer.Option(help="t1, t1ce, t2 or flair: which files of folders, which volume of MSD scans"),
+    typer.Option(
+        help="t1, t1ce, t2 or flair: what the scans are, and which are taken of folders and MSD"
+    ),
 ]
 Flips = Annotated[bool, typer.Option("--flips", help="average over mirror images")]
 SmoothMm = Annotated[
@@ -212,8 +214,8 @@ def calibrate(
         print(f"stored in {path}")
 
 
-@app.command(epilog="Example: rasalore phantoms runs/phantoms --patients 4 --healthy 2")
-def phantoms(
+@app.command(epilog="Example: rasalore phantom runs/phantoms --patients 4 --healthy 2")
+def phantom(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="folder for the patients")],
     patients: Annotated[int, typer.Option(help="how many")] = 8,
     healthy: Annotated[int, typer.Option(help="how many of them have no tumour")] = 0,
@@ -269,8 +271,8 @@ def convert_released(
         print(f"{type(network).__name__} is in {save_converted(network, out)}")
 
 
-@app.command(epilog="Example: rasalore export-onnx --model runs/stage2 --out rasalore.onnx")
-def export_onnx(
+@app.command(epilog="Example: rasalore export --model runs/stage2 --out rasalore.onnx")
+def export(
     model: Model,
     out: Annotated[Path, typer.Option(help="file to write, ending in .onnx")],
     revision: Revision = "main",
@@ -278,10 +280,10 @@ def export_onnx(
     """Write a model with its pre- and post-processing as ONNX: a slice in, its scores out."""
     with one_line_errors():
         from .model_loading import load_model
-        from .onnx_export import export_onnx as write_onnx
+        from .onnx_export import export_onnx
 
         network, processor = load_model(model, revision, "cpu")
-        print(f"the model is in {write_onnx(network, processor, out)}")
+        print(f"the model is in {export_onnx(network, processor, out)}")
 
 
 def _threshold(
@@ -309,7 +311,7 @@ def _threshold(
 
 
 def _say(line: str) -> None:
-    print(line, file=sys.stderr if line.startswith("error: ") else sys.stdout)
+    print(line, file=sys.stderr if line.startswith(("error: ", "warning: ")) else sys.stdout)
 
 
 def _say_errors(line: str) -> None:

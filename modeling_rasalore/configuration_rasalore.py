@@ -24,6 +24,8 @@ class RasaloreConfig(PreTrainedConfig):
     image_size: int = 128
     # 1 for one MRI sequence; more when co-registered sequences are stacked as channels.
     num_channels: int = 1
+    # MRI sequence it was trained on, such as "t2"; None: unknown. Scans of another are warned of.
+    modality: str | None = None
 
     # --- Size: one dial ---------------------------------------------------------------------
     # Width of the first encoder block. Blocks are 1, 2, 4 and 8 times as wide, and the last

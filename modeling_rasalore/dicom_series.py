@@ -64,8 +64,8 @@ class StoredSlices:
 
     dtype = np.dtype(np.float32)
 
-    def __init__(self, source: Path, slices: Sequence[DicomSlice]):
-        self.source, self.slices = source, slices
+    def __init__(self, source: Path, slices: Sequence[DicomSlice], sequence: str | None):
+        self.source, self.slices, self.sequence = source, slices, sequence
         rows, columns = slices[0].shape
         self.shape = (columns, rows, len(slices))
 
@@ -113,9 +113,10 @@ def read_series(
         found = [_describe(name, header) for name, header in headers]
         slices, affine, notes = _arrange(found)
         kind = str(headers[0][1].get("Modality", "MR"))
+        sequence = name_sequence(_words(headers[0][1]))
     if kind != "MR":
         notes.append(f"the series is {kind}, not MR; models are trained on MRI.")
-    return StoredSlices(source, slices), affine, notes
+    return StoredSlices(source, slices, sequence), affine, notes
 
 
 class _SeriesError(Exception):
@@ -223,11 +224,7 @@ def _choose(
         raise _SeriesError("there is no DICOM file with an image in it")
     if len(series) == 1:
         return next(iter(series.values()))
-    named: dict[str, str | None] = {}
-    for uid, headers in series.items():
-        first = headers[0][1]
-        words = f"{first.get('SeriesDescription', '')} {first.get('ProtocolName', '')}"
-        named[uid] = name_sequence(words)
+    named = {uid: name_sequence(_words(headers[0][1])) for uid, headers in series.items()}
     fitting = [uid for uid, sequence in named.items() if sequence and sequence == modality]
     if len(fitting) == 1:
         return series[fitting[0]]
@@ -236,6 +233,11 @@ def _choose(
         "there must be one series (or one that --modality chooses, on the command line), got "
         f"{len(series)} series whose descriptions name {known}; give each one a folder or zip"
     )
+
+
+def _words(header: Any) -> str:
+    """Return where a series says what it shows."""
+    return f"{header.get('SeriesDescription', '')} {header.get('ProtocolName', '')}"
 
 
 def _describe(name: str, header: Any) -> DicomSlice:

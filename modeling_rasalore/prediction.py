@@ -19,7 +19,7 @@ from .files import replace_file, sha256_of, write_json
 from .mask_3d import index_box, part_sizes, remove_small_parts, smooth_scores
 from .reports import DISCLAIMER, overlay_montage
 from .slice_frame import corners
-from .volumes import Volume, write_volume, zero_background
+from .volumes import Volume, write_volume
 
 FloatImage = NDArray[np.float32]
 
@@ -43,7 +43,7 @@ class VolumePrediction:
         mask: (S, H, W) uint8, 1 where the score is strictly above `threshold`.
         threshold: in [0, 1].
         spacing: mm between slices, rows and columns.
-        model: the model's name, revision and the SHA-256 of its weights.
+        model: what `describe_model` says of it.
         slice_affine: (4, 4), slice, row and column -> world coordinates in mm.
         spread: (S, H, W) float32 in [0, 0.5], standard deviation of the scores under the model's
             noise; None where no noise was drawn.
@@ -77,8 +77,8 @@ class VolumePrediction:
     @property
     def largest_slice(self) -> int | None:
         """Index of the slice with the largest mask, the lowest one of equals; None without."""
-        areas = np.count_nonzero(self.mask, axis=(1, 2))
-        return int(areas.argmax()) if areas.any() else None
+        areas = [np.count_nonzero(one) for one in self.mask]  # along axes, it copies the mask
+        return int(np.argmax(areas)) if any(areas) else None
 
     @property
     def largest_component_ml(self) -> float:
@@ -107,6 +107,7 @@ def predict_volume(
     flips: bool = False,
     smooth_mm: float = 0.0,
     smallest_ml: float = 0.0,
+    model_facts: dict[str, str | None] | None = None,
 ) -> VolumePrediction:
     """Return scores and mask of a scan; nothing of the scan or the model is changed.
 
@@ -119,6 +120,7 @@ def predict_volume(
         flips: as for `predict_slices`.
         smooth_mm: standard deviation of a 3-D Gaussian that blurs the scores; 0 leaves them.
         smallest_ml: connected parts of the mask with less volume are removed; 0 keeps all.
+        model_facts: what `describe_model` says; None: asked here, which reads all the weights.
 
     Raises:
         ValueError: a threshold outside [0, 1], a batch size below 1, a negative size.
@@ -139,9 +141,8 @@ def predict_volume(
     mask = (scores > threshold).view(np.uint8)
     if smallest_ml:
         remove_small_parts(mask, smallest_ml * 1000 / float(np.prod(volume.spacing)))
-    return VolumePrediction(
-        scores, mask, threshold, volume.spacing, describe_model(model), volume.slice_affine
-    )
+    facts = model_facts or describe_model(model)
+    return VolumePrediction(scores, mask, threshold, volume.spacing, facts, volume.slice_affine)
 
 
 def predict_slices(
@@ -225,18 +226,21 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def describe_model(model: Any) -> dict[str, str | None]:
-    """Return name (repo id or folder name), Hub revision if any, and the weights' SHA-256.
+    """Return name (repo id or folder name), Hub revision, MRI sequence and the weights' SHA-256.
 
-    The hash covers names and values of all tensors, in the order of their names.
+    Revision and sequence are None where they are not known. The hash covers names and values of
+    all tensors, in the order of their names.
     """
     name = str(getattr(model, "name_or_path", "") or type(model).__name__)
     digest = hashlib.sha256()
     for key, tensor in sorted(model.state_dict().items()):
         digest.update(key.encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    config = getattr(model, "config", None)
     return {
         "name": Path(name).name if Path(name).exists() else name,
-        "revision": getattr(getattr(model, "config", None), "_commit_hash", None),
+        "revision": getattr(config, "_commit_hash", None),
+        "modality": getattr(config, "modality", None),
         "weights_sha256": digest.hexdigest(),
     }
 
@@ -247,6 +251,7 @@ def write_prediction(
     out_dir: str | Path,
     name: str,
     endings: Mapping[str, str] = ENDINGS,
+    source: dict[str, Any] | None = None,
 ) -> dict[str, Path]:
     """Return the paths of the files written for one scan, each complete or absent.
 
@@ -260,6 +265,7 @@ def write_prediction(
         out_dir: made where it does not exist.
         name: start of the file names.
         endings: end of the file name of each.
+        source: what `describe_input` says; None: asked here, which reads the scan's file again.
     """
     out_dir = Path(out_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
@@ -271,14 +277,15 @@ def write_prediction(
     else:
         write_volume(paths["spread"], prediction.spread, volume, np.float32)
     picture = overlay_montage(
-        zero_background(volume.slices),
+        BrainSlices(volume.slices),
         prediction.scores,
         prediction.mask,
         spacing=prediction.spacing[1:],
         title=f"{volume.path.name}: {describe(prediction)}",
     )
     replace_file(paths["overlay"], picture.save)
-    write_json(paths["summary"], summarise(prediction, volume))
+    source = source or describe_input(volume, trained_on=prediction.model["modality"])
+    write_json(paths["summary"], compose_summary(prediction, source))
     return paths
 
 
@@ -290,8 +297,12 @@ def describe(prediction: VolumePrediction) -> str:
     return f"{prediction.millilitres:.1f} mL of anomaly in {found} of {count} slices"
 
 
-def find_warnings(volume: Volume) -> list[str]:
-    """Sentences about what may make the result of a scan worth less."""
+def find_warnings(volume: Volume, trained_on: str | None = None) -> list[str]:
+    """Sentences about what may make the result of a scan worth less.
+
+    Args:
+        trained_on: MRI sequence that the model knows; None: unknown.
+    """
     found = list(volume.warnings)
     if volume.replaced_voxels:
         found.append(f"{volume.replaced_voxels} NaN or infinite voxels were set to 0.")
@@ -302,12 +313,13 @@ def find_warnings(volume: Volume) -> list[str]:
             f"only {background:.0%} of the voxels have the background's value; models expect scans "
             "with everything but the brain removed."
         )
+    if trained_on and volume.sequence and volume.sequence != trained_on:
+        found.append(
+            f"the model was trained on {trained_on}, but the scan is {volume.sequence} by its "
+            f"name, its header or --modality; expect nothing of the result, and give a "
+            f"{trained_on} scan."
+        )
     return found
-
-
-def summarise(prediction: VolumePrediction, volume: Volume) -> dict[str, Any]:
-    """Everything about a prediction that is not an image, as JSON can hold it."""
-    return compose_summary(prediction, describe_input(volume))
 
 
 def measures(prediction: VolumePrediction) -> dict[str, Any]:
@@ -323,7 +335,11 @@ def measures(prediction: VolumePrediction) -> dict[str, Any]:
 
 
 def compose_summary(prediction: VolumePrediction, source: dict[str, Any]) -> dict[str, Any]:
-    """The summary of a prediction whose scan, described by `source`, may be gone from the disk."""
+    """Everything about a prediction that is not an image, as JSON can hold it.
+
+    Args:
+        source: what `describe_input` said of the scan, which may be gone from the disk.
+    """
     found = prediction.slices_with_anomaly
     return {
         "disclaimer": DISCLAIMER,
@@ -339,11 +355,18 @@ def compose_summary(prediction: VolumePrediction, source: dict[str, Any]) -> dic
     }
 
 
-def describe_input(volume: Volume) -> dict[str, Any]:
-    """What a summary says about the scan; its file is read once more, for the hash."""
+def describe_input(
+    volume: Volume, digest: str | None = None, trained_on: str | None = None
+) -> dict[str, Any]:
+    """What a summary says about the scan.
+
+    Args:
+        digest: SHA-256 of its file; None: its file is read once more, for that.
+        trained_on: as for `find_warnings`.
+    """
     return {
         "input": volume.path.name,
-        "input_sha256": sha256_of(volume.path),
+        "input_sha256": digest or sha256_of(volume.path),
         "input_voxel_order": volume.axis_codes,
-        "warnings": find_warnings(volume),
+        "warnings": find_warnings(volume, trained_on),
     }

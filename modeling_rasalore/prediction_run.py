@@ -20,8 +20,8 @@ from .prediction import (
     PACKAGES,
     VolumePrediction,
     describe,
+    describe_input,
     describe_model,
-    find_warnings,
     measures,
     predict_volume,
     write_prediction,
@@ -29,7 +29,7 @@ from .prediction import (
 from .reports import DISCLAIMER
 from .run_report import write_html, write_table
 from .scan_list import output_places
-from .scan_source import read_scan, sequence_of
+from .scan_source import read_scan
 from .uncertainty import add_uncertainty
 from .volumes import Volume
 
@@ -45,7 +45,7 @@ class RunSettings:
         threshold: score above which a voxel is anomalous, in [0, 1].
         threshold_source: where it comes from, in words.
         volume: which volume of 4-D scans, counted from 0.
-        modality: tells the volume of the 4-D scans of MSD Task01.
+        modality: the scans' sequence; tells the volume of the 4-D scans of MSD Task01.
         batch_size: slices per forward pass; 8 of the full-sized model take 600 MiB.
         flips: average over mirror images of each slice.
         noise_samples: draws of the model's noise for spread and quality score; 0 for none.
@@ -106,8 +106,9 @@ def predict_scans(
             if entry.get("input_sha256") == digest and _complete(out, entry):
                 say(f"{scan}: finished before, skipped")
             else:
-                entry, paths = _predict_one(model, processor, scan, place, settings, say)
-                entry["input_sha256"] = digest
+                entry, paths = _predict_one(
+                    model, processor, scan, digest, place, settings, manifest["model"], say
+                )
                 entry["outputs"] = {
                     role: path.relative_to(out).as_posix() for role, path in paths.items()
                 }
@@ -142,37 +143,48 @@ def _predict_one(
     model: Any,
     processor: Any,
     scan: Path,
+    digest: str,
     place: Path,
     settings: RunSettings,
+    model_facts: dict[str, str | None],
     say: Callable[[str], None],
 ) -> tuple[dict[str, Any], dict[str, Path]]:
     """Return the manifest's entry of one scan, and the files written for it."""
     start = time.monotonic()
     volume = read_scan(scan, settings.volume, settings.modality)
-    warnings = find_warnings(volume)
-    for warning in warnings:
-        say(f"{scan}: {warning}")
-    prediction = predict_with(settings, model, processor, volume)
+    source = describe_input(volume, digest, model_facts["modality"])
+    for warning in source["warnings"]:
+        say(f"warning: {scan}: {warning}")
+    prediction = predict_with(settings, model, processor, volume, model_facts)
     endings = ENDINGS | (BIDS_ENDINGS if bids_place(scan) else {})
-    paths = write_prediction(prediction, volume, place.parent, place.name, endings)
+    paths = write_prediction(prediction, volume, place.parent, place.name, endings, source)
     seconds = round(time.monotonic() - start, 2)
     say(f"{scan}: {describe(prediction)}, {seconds:.1f} s")
     entry = {
         "input": scan.name,
         "status": "done",
-        "modality": settings.modality or sequence_of(scan.name),
+        "modality": volume.sequence,
         **measures(prediction),
         "bounding_box_mm": prediction.bounding_box_mm,
         "seconds": seconds,
-        "warnings": warnings,
+        "warnings": source["warnings"],
+        "input_sha256": digest,
     }
     return entry, paths
 
 
 def predict_with(
-    settings: RunSettings, model: Any, processor: Any, volume: Volume
+    settings: RunSettings,
+    model: Any,
+    processor: Any,
+    volume: Volume,
+    model_facts: dict[str, str | None],
 ) -> VolumePrediction:
-    """Return what a model says about one scan under the settings of a run."""
+    """Return what a model says about one scan under the settings of a run.
+
+    Args:
+        model_facts: what `describe_model` says, asked once for all scans.
+    """
     with computing_in(settings.precision, model):
         prediction = predict_volume(
             model,
@@ -183,6 +195,7 @@ def predict_with(
             flips=settings.flips,
             smooth_mm=settings.smooth_mm,
             smallest_ml=settings.smallest_ml,
+            model_facts=model_facts,
         )
         if not settings.noise_samples:
             return prediction

@@ -1,6 +1,7 @@
 """What people look at: overlays of one scan, and the table and the figure of a benchmark."""
 
 from collections.abc import Mapping, Sequence
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
+
+from .brain_slices import BrainSlices
 
 DISCLAIMER = (
     "Research software, not a medical device: do not diagnose with it. "
@@ -19,7 +22,7 @@ Row = Mapping[str, Any]  # of results.json
 
 CELL = 256  # width of one slice in the montage, pixels
 GAP = 6
-WHITE_VOXELS = 2**24  # what white is, larger scans are asked in some of their rows only
+WHITE_VOXELS = 2**22  # what white is, larger scans are asked in some of their rows only
 # Readable on grey, and with red-green colour blindness.
 INK, PAPER = (235, 235, 235), (16, 16, 16)
 SCORE_RAMP = ((120, 20, 140), (255, 120, 40))  # colours of the scores 0 and 1
@@ -57,7 +60,7 @@ FIGURE_MEASURES = {"dice": "Dice (%)", "average_precision": "Average precision (
 
 
 def overlay_montage(
-    images: NDArray[np.floating],
+    images: NDArray[np.floating] | BrainSlices,
     scores: NDArray[np.floating],
     mask: NDArray[np.integer],
     truth: NDArray[np.integer] | None = None,
@@ -82,22 +85,24 @@ def overlay_montage(
     arrays = {"images": images, "scores": scores, "mask": mask}
     if truth is not None:
         arrays["truth"] = truth
-    if images.ndim != 3 or any(array.shape != images.shape for array in arrays.values()):
+    if len(images.shape) != 3 or any(array.shape != images.shape for array in arrays.values()):
         shapes = {name: array.shape for name, array in arrays.items()}
         raise ValueError(f"all arrays must have one shape (slices, rows, columns), got {shapes}.")
     marked = mask if truth is None else (mask > 0) | (truth > 0)
     rows, columns = _brain_window(images)
     height = round(CELL * (rows.stop - rows.start) * spacing[0])
     size = (CELL, max(round(height / ((columns.stop - columns.start) * spacing[1])), 1))
-    some = images[:, :: max(images.size // WHITE_VOXELS, 1)]
-    white = np.percentile(some[some > 0], 99.5) if (some > 0).any() else 1.0
+    step = max(prod(images.shape) // WHITE_VOXELS, 1)
+    some = np.concatenate([image[::step][image[::step] > 0] for image in images])
+    white = np.percentile(some, 99.5) if some.size else 1.0
     cells = []
     for index in choose_slices(images, marked, count):
         place = (index, rows, columns)
+        image = images[index][rows, columns] / white
         outlines = [(mask[place], MASK_COLOUR, 2)]
         if truth is not None:
             outlines.insert(0, (truth[place], TRUTH_COLOUR, 3))
-        cell = overlay_slice(images[place] / white, scores[place], outlines, size)
+        cell = overlay_slice(image, scores[place], outlines, size)
         cells.append(_numbered(cell, index))
     return _assemble(cells, title, truth is not None)
 
@@ -126,7 +131,9 @@ def overlay_slice(
     return Image.fromarray(cell.round().astype(np.uint8))
 
 
-def choose_slices(images: NDArray[np.floating], marked: NDArray[Any], count: int) -> list[int]:
+def choose_slices(
+    images: NDArray[np.floating] | BrainSlices, marked: NDArray[Any], count: int
+) -> list[int]:
     """Return up to `count` slice indices in ascending order, for arrays (S, H, W).
 
     Evenly spaced over the slices where something is marked, the one with most among them; when
@@ -210,11 +217,11 @@ def results_figure(rows: Sequence[Row], path: str | Path) -> Path:
     return path
 
 
-def _brain_window(images: NDArray[np.floating]) -> tuple[slice, slice]:
+def _brain_window(images: NDArray[np.floating] | BrainSlices) -> tuple[slice, slice]:
     """Rows and columns that hold the brain in any slice, with a margin of 4 pixels."""
     window = []
     for axis in (1, 2):
-        filled = np.flatnonzero(images.max((0, 3 - axis)) > 0)
+        filled = np.flatnonzero(np.any([(one > 0).any(2 - axis) for one in images], axis=0))
         low, high = (filled[0], filled[-1]) if len(filled) else (0, images.shape[axis])
         window.append(slice(max(low - 4, 0), min(high + 5, images.shape[axis])))
     return window[0], window[1]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from .bids import bids_place, is_bids_dataset, is_raw_anatomy
 from .dicom_series import is_dicom
-from .layouts import LAYOUTS, nifti_files, role_by_words
+from .layouts import LAYOUTS, MODALITIES, nifti_files, role_by_words
 
 NOT_SCANS = ("mask", "brain_mask")
 
@@ -23,8 +23,11 @@ def find_scans(inputs: Sequence[Path], modality: str | None = None) -> list[Path
         modality: which files of folders to take, such as "t2"; None takes all of them.
 
     Raises:
-        ValueError: a folder without such a scan, or with several modalities and none chosen.
+        ValueError: an unknown modality, a folder without such a scan, or with several modalities
+            and none chosen.
     """
+    if modality not in (None, *MODALITIES):
+        raise ValueError(f"--modality must be one of {', '.join(MODALITIES)}, got {modality}.")
     scans: list[Path] = []
     for given in inputs:
         scans += _scans_in(given, modality) if given.is_dir() else [given]

@@ -1,5 +1,6 @@
 """A scan through one door, whether it is a NIfTI file or a DICOM series."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from .dicom_series import is_dicom, read_series
@@ -21,16 +22,20 @@ def read_scan(path: Path, volume: int | None = None, modality: str | None = None
     Args:
         path: a .nii or .nii.gz file, or a folder or zip with a DICOM series.
         volume: which volume of a 4-D file, counted from 0.
-        modality: chooses the volume of MSD Task01, or the DICOM series whose description fits.
+        modality: the scan's sequence, where its name and header do not tell it; chooses the volume
+            of MSD Task01, or the DICOM series whose description fits.
 
     Raises:
         VolumeError: as `read_volume` and `read_series`.
     """
     if is_dicom(path):
         stored, affine, notes = read_series(path, modality, sequence_of)
-        return volume_from_voxels(stored, affine, path, notes)
-    channel = pick_volume(path, read_facts(path).volumes, volume, modality)
-    return read_volume(path, channel)
+        scan = volume_from_voxels(stored, affine, path, notes)
+        in_header = stored.sequence
+    else:
+        scan = read_volume(path, pick_volume(path, read_facts(path).volumes, volume, modality))
+        in_header = sequence_of(scan.header["descrip"].item().decode("latin-1"))
+    return replace(scan, sequence=modality or sequence_of(path.name) or in_header)
 
 
 def read_scan_facts(path: Path, modality: str | None = None) -> ScanFacts:

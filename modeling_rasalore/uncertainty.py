@@ -12,6 +12,9 @@ from .brain_slices import BrainSlices
 from .prediction import FloatImage, VolumePrediction, score_images
 from .volumes import Volume
 
+# A volume takes 13 bytes per voxel besides. Eight of the full-sized model take 300 MiB more.
+DRAWS_AT_ONCE = 2
+
 
 def has_value_noise(model: Any) -> bool:
     """Whether a model draws Gaussian value noise, which `predict_uncertainty` needs."""
@@ -30,7 +33,7 @@ def predict_uncertainty(
     Args:
         model, processor: as for `predict_slices`.
         image: (H, W), 0 in the background and above 0 in the brain.
-        samples: draws, at least 2; all go through the model at once.
+        samples: draws, at least 2.
         seed: of the draws.
 
     Raises:
@@ -39,7 +42,7 @@ def predict_uncertainty(
     with _drawing(model, samples, seed):
         if not (image > 0).any():
             return np.zeros(image.shape, np.float32)
-        scores = score_images(model, processor, [image] * samples, flips=False)
+        scores = list(_draws(model, processor, image, samples, flips=False))
     return np.std(scores, axis=0, dtype=np.float32)
 
 
@@ -76,7 +79,7 @@ def add_uncertainty(
         for image, place in zip(images, spread, strict=True):
             if not (image > 0).any():
                 continue
-            draws = np.stack(score_images(model, processor, [image] * samples, flips))
+            draws = np.stack(list(_draws(model, processor, image, samples, flips)))
             place[...] = draws.std(axis=0)
             masks, mean_mask = draws > prediction.threshold, draws.mean(0) > prediction.threshold
             overlap += (masks & mean_mask).sum((1, 2))
@@ -85,6 +88,15 @@ def add_uncertainty(
     sizes = drawn + agreed
     dice = np.divide(2 * overlap, sizes, out=np.ones(samples), where=sizes > 0)
     return replace(prediction, spread=spread, quality_score=float(dice.mean()))
+
+
+def _draws(
+    model: Any, processor: Any, image: FloatImage, samples: int, flips: bool
+) -> Iterator[FloatImage]:
+    """Yield the scores of one slice under one draw of noise after the other."""
+    for start in range(0, samples, DRAWS_AT_ONCE):
+        copies = [image] * min(DRAWS_AT_ONCE, samples - start)
+        yield from score_images(model, processor, copies, flips)
 
 
 @contextmanager

@@ -57,6 +57,7 @@ class Volume:
         affine: (4, 4) float64, voxel indices of the file -> its world coordinates.
         header: the file's own header, with what the header guard had to put right.
         warnings: what it put right, one sentence each.
+        sequence: MRI sequence that it is known to be, such as "t2"; None where it is not told.
     """
 
     slices: np.ndarray
@@ -66,6 +67,7 @@ class Volume:
     affine: np.ndarray
     header: nib.Nifti1Header
     warnings: tuple[str, ...] = ()
+    sequence: str | None = None
 
     @property
     def axis_codes(self) -> str:
@@ -231,7 +233,8 @@ def write_volume(path: str | Path, slices: np.ndarray, like: Volume, dtype: DTyp
         )
     with np.errstate(invalid="ignore"):  # a NaN that does not fit is reported below
         voxels = slices.astype(dtype, copy=False)
-    if np.issubdtype(voxels.dtype, np.integer) and not np.array_equal(voxels, slices):
+    converted = voxels is not slices and np.issubdtype(voxels.dtype, np.integer)
+    if converted and not np.array_equal(voxels, slices):
         raise ValueError(
             f"slices from {slices.min():g} to {slices.max():g} do not fit {voxels.dtype} exactly; "
             "round them first or write a float type."

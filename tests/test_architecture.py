@@ -41,7 +41,7 @@ USER_RING: dict[str, set[str]] = {
     "remote_files": set(),
     "layouts": {"remote_files", "volumes"},
     "pseudo_masks": {"volumes"},
-    "reports": set(),
+    "reports": {"brain_slices"},
     "phantom_tumours": set(),
     "phantoms": {"volumes", "phantom_tumours"},
     "slice_images": set(),

@@ -132,14 +132,14 @@ def test_two_scans_with_one_name_are_refused():
 
 def test_phantoms_are_written_with_the_asked_numbers(tmp_path, capsys):
     small = ["--shape", "24", "28", "24", "--voxel-size", "8"]
-    words = ["phantoms", str(tmp_path / "p"), "--patients", "2", "--healthy", "1", "--seed", "3"]
+    words = ["phantom", str(tmp_path / "p"), "--patients", "2", "--healthy", "1", "--seed", "3"]
     assert main([*words, *small]) == 0
     assert len(list((tmp_path / "p").glob("*/*_t2.nii.gz"))) == 2
     assert str(tmp_path / "p") in capsys.readouterr().out
 
 
 def test_a_users_mistake_is_one_line(tmp_path, capsys):
-    assert main(["phantoms", str(tmp_path), "--patients", "1", "--healthy", "2"]) == 1
+    assert main(["phantom", str(tmp_path), "--patients", "1", "--healthy", "2"]) == 1
     assert capsys.readouterr().err.startswith("error: healthy_patients")
 
 
@@ -147,7 +147,7 @@ def test_the_installed_command_prints_its_help():
     command = [sys.executable, "-m", "modeling_rasalore.cli", "--help"]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "predict" in result.stdout
-    assert "phantoms" in result.stdout
+    assert "phantom" in result.stdout
     assert result.stderr == ""
 
 
@@ -178,6 +178,36 @@ def test_a_folder_with_several_sequences_needs_its_modality(scan, model, tmp_pat
     assert predict(scan.parent, model=model, out=tmp_path / "out", options=options) == 0
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert list(manifest["scans"]) == ["p_t2"]
+
+
+def test_a_scan_of_another_sequence_than_the_models_is_warned_about(scan, tmp_path, capsys):
+    config = RasaloreConfig.preset("tiny", modality="t2")
+    RasaloreModel(config).save_pretrained(tmp_path / "t2")
+    RasaloreImageProcessor(size=config.image_size).save_pretrained(tmp_path / "t2")
+    for name, options, warned in (
+        ("x_FLAIR.nii.gz", [], True),
+        ("x_t2.nii.gz", [], False),
+        ("x.nii.gz", ["--modality", "t1"], True),
+        ("x.nii.gz", [], False),
+    ):
+        (scan.parent / name).write_bytes(scan.read_bytes())
+        words = [*options, "--noise-samples", "2"]
+        assert predict(scan.parent / name, model=tmp_path / "t2", out=tmp_path, options=words) == 0
+        manifest = json.loads((tmp_path / "manifest.json").read_text())
+        assert manifest["model"]["modality"] == "t2"
+        (entry,) = manifest["scans"].values()
+        told = [line for line in entry["warnings"] if "was trained on t2" in line]
+        errors = capsys.readouterr().err
+        assert len(told) == errors.count("was trained on t2") == int(warned)
+        assert all(f"warning: {scan.parent / name}: {line}" in errors for line in told)
+        (summary,) = tmp_path.glob("x*.json")
+        assert json.loads(summary.read_text())["warnings"] == entry["warnings"]
+        summary.unlink()
+
+
+def test_a_sequence_that_does_not_exist_is_refused(scan, model, tmp_path, capsys):
+    assert predict(scan, model=model, out=tmp_path, options=["--modality", "T2"]) == 1
+    assert "must be one of t1, t1ce, t2, flair, got T2" in capsys.readouterr().err
 
 
 def test_resume_skips_what_is_finished_and_repeats_what_changed(scan, model, tmp_path, capsys):
@@ -283,7 +313,7 @@ def test_device_and_precision_are_chosen_and_said(scan, model, tmp_path, capsys)
 
 def test_export_without_its_extra_says_which_one(model, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxscript", None)
-    words = ["export-onnx", "--model", str(model), "--out", str(tmp_path / "a.onnx")]
+    words = ["export", "--model", str(model), "--out", str(tmp_path / "a.onnx")]
     assert main(words) == 1
     assert "rasalore[onnx]" in capsys.readouterr().err
 
@@ -306,7 +336,7 @@ def test_words_that_make_no_sense_end_with_code_2(words):
 
 @pytest.mark.parametrize(
     "command",
-    ["predict", "inspect", "calibrate", "phantoms", "convert-released", "export-onnx"],
+    ["predict", "inspect", "calibrate", "phantom", "convert-released", "export"],
 )
 def test_every_command_has_an_example_in_its_help(command, capsys):
     assert main([command, "--help"]) == 0

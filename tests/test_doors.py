@@ -15,6 +15,7 @@ from modeling_rasalore.bids import bids_place
 from modeling_rasalore.cli import main
 from modeling_rasalore.prediction_run import RunSettings, predict_scans
 from modeling_rasalore.scan_list import find_scans
+from modeling_rasalore.scan_source import read_scan
 from modeling_rasalore.volumes import read_volume, write_nifti
 
 pydicom = pytest.importorskip("pydicom")
@@ -183,3 +184,26 @@ def test_results_of_a_bids_data_set_are_a_bids_derivative(
 def test_places_of_results_follow_the_entities_of_a_scan(path: str, place: str) -> None:
     found = bids_place(Path("/data") / path)
     assert (found.as_posix() if found else "") == place
+
+
+@pytest.mark.parametrize(
+    ("name", "header", "modality", "told"),
+    [
+        ("a_FLAIR.nii.gz", "", None, "flair"),
+        ("a.nii.gz", "axial T2 TSE", None, "t2"),
+        ("a_FLAIR.nii.gz", "", "t1", "t1"),  # who runs it knows best
+        ("a.nii.gz", "", None, None),
+    ],
+)
+def test_a_scans_sequence_is_told_by_option_name_or_header(
+    tmp_path: Path, name: str, header: str, modality: str | None, told: str | None
+) -> None:
+    image = nib.Nifti1Image(np.ones((4, 5, 6), np.int16), np.eye(4))
+    image.header["descrip"] = header
+    nib.save(image, tmp_path / name)
+    assert read_scan(tmp_path / name, modality=modality).sequence == told
+
+
+def test_a_series_tells_its_sequence_in_its_description(tmp_path: Path) -> None:
+    data, words = np.ones((4, 5, 6), np.int16), {"SeriesDescription": "tra T2 FLAIR"}
+    assert read_scan(write_series(tmp_path / "1", data, np.eye(4), **words)).sequence == "flair"

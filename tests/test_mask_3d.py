@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from modeling_rasalore import mask_3d
 from modeling_rasalore.mask_3d import index_box, part_sizes, remove_small_parts, smooth_scores
 
 
@@ -27,6 +28,22 @@ def test_parts_below_a_size_are_removed_and_no_others(smallest: float, left: int
     remove_small_parts(mask, smallest)
     assert mask.sum() == left
     assert not mask[parts() == 0].any()
+
+
+@pytest.mark.parametrize("density", [0.02, 0.08, 0.5])
+@pytest.mark.parametrize("slices_at_once", [1, 2, 3, 100])
+def test_parts_are_those_of_the_whole_mask_however_few_slices_are_looked_at_at_once(
+    monkeypatch: pytest.MonkeyPatch, slices_at_once: int, density: float
+) -> None:
+    monkeypatch.setattr(mask_3d, "PIECE_VOXELS", slices_at_once * 9 * 8)
+    mask = (np.random.default_rng(0).random((13, 9, 8)) < density).astype(np.uint8)
+    mask[:, 0, 0] = mask[0, 0, :] = mask[:, 0, 7] = 1  # two legs that meet in one slice only
+    numbers, _ = ndimage.label(mask, np.ones((3, 3, 3)))
+    sizes = np.bincount(numbers.ravel())
+    assert sorted(part_sizes(mask)) == sorted(sizes[1:])
+    expected = mask * (sizes >= 4)[numbers]
+    remove_small_parts(mask, 4)
+    assert np.array_equal(mask, expected)
 
 
 def test_removing_from_an_empty_mask_leaves_it_empty() -> None:

@@ -158,6 +158,7 @@ def test_runs_say_how_they_were_made(story: Path) -> None:
     ceiling = json.loads((story / "ceiling" / "run.json").read_text())
     assert ceiling["pseudo_masks"]["oracle"] is True
     assert ceiling["versions"]["torch"]
+    assert json.loads((story / "stage2" / "config.json").read_text())["modality"] == "t2"
 
 
 @pytest.mark.slow

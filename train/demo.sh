@@ -29,7 +29,7 @@ if [ -n "${DATA:-}" ]; then
   validation=1 test=0.25
 else
   DATA=$OUT/phantoms validation=6 test=20  # 20: of 10 the intervals span twenty points
-  "$PYTHON" -m modeling_rasalore.cli phantoms "$DATA" --patients 72 --healthy 14 --seed "$SEED"
+  "$PYTHON" -m modeling_rasalore.cli phantom "$DATA" --patients 72 --healthy 14 --seed "$SEED"
 fi
 launch stage1 ddpt-tiny "out=$OUT/stage1" split.validation=$validation split.test=$test \
   "split.seed=$SEED"

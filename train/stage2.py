@@ -68,7 +68,7 @@ def main(words: list[str]) -> None:
     if recipe.initial_weights:
         check_same_split(recipe.initial_weights, split)
     processor = RasaloreImageProcessor.from_pretrained(recipe.model)
-    config = RasaloreConfig.from_pretrained(recipe.model)
+    config = RasaloreConfig.from_pretrained(recipe.model, modality=recipe.data.modality)
     table = open_table(folder, [*split["train"], *split["validation"]], recipe.minimum_area)
     check_share(recipe.synthetic_lesions.share)
 
