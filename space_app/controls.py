@@ -55,7 +55,7 @@ def place_upload() -> gr.File:
     """Put the field that takes a scan's file."""
     return take_uploads_only(
         gr.File(
-            label="Brain scan (.nii, .nii.gz or zipped DICOM, up to 100 MB)",
+            label="Brain scan (NIfTI or DICOM zip, up to 100 MB)",
             file_types=[".nii", ".nii.gz", ".zip"],
             height=150,
             elem_id="scan",
