@@ -74,6 +74,13 @@ class _HealthyScores:
         bin_ = int(np.argmax(above <= rate + 1e-12))
         return min(float(THRESHOLDS[bin_]), 1.0), max(float(above[bin_]), 0.0)
 
+    def saturated(self, unit: str) -> float:
+        """The rate of scores that are 1, which no threshold below 1 can go under."""
+        if unit == "slices":
+            return float(np.mean(np.array(self.highest) >= 1))
+        per_bin = self.voxels / self.voxels.sum() if unit == "voxels" else self.millilitres
+        return float(per_bin[THRESHOLDS >= 1].sum()) / (self.scans if unit == "ml" else 1)
+
 
 def calibrate(
     model: Any,
@@ -134,8 +141,9 @@ def calibrate(
         threshold, observed = seen.threshold(rate, unit)
         if threshold >= 1:
             raise ValueError(
-                f"no threshold below 1 keeps to a rate of {rate:g} of {unit}: too many healthy "
-                "scores are 1; ask for a higher rate, or blur the scores with --smooth-mm."
+                f"no threshold below 1 keeps to a rate of {rate:g} of {unit}: the healthy scores "
+                f"are 1 in {seen.saturated(unit):.3g} of {unit}; ask for a higher rate, blur the "
+                "scores with --smooth-mm, or calibrate --per another unit."
             )
         found = {"threshold": threshold, "observed": observed}
         entries.append({"rate": rate, "unit": unit, **scoring, **found, **seen.counts})

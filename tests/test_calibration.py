@@ -1,5 +1,6 @@
 """Thresholds from healthy scans: the rate asked for is the rate observed on other healthy scans."""
 
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,7 +9,12 @@ import torch
 from torch import nn
 
 from modeling_rasalore import RasaloreImageProcessor
-from modeling_rasalore.calibration import calibrate, load_threshold, save_calibration
+from modeling_rasalore.calibration import (
+    _HealthyScores,
+    calibrate,
+    load_threshold,
+    save_calibration,
+)
 from modeling_rasalore.phantoms import write_phantoms
 from modeling_rasalore.prediction import predict_volume
 from modeling_rasalore.volumes import read_volume, write_nifti
@@ -58,6 +64,15 @@ def test_the_threshold_of_slices_lets_the_asked_share_of_slices_pass(tmp_path):
     assert entry["observed"] <= 0.5
 
 
+@pytest.mark.parametrize("rate", [0.01, 0.05, 0.1])
+def test_a_threshold_of_slices_is_not_biased(rate):
+    """With n slices on either side, the relative error spreads by sqrt(2 (1 - rate) / (rate n))."""
+    highest = np.random.default_rng(0).beta(2, 5, (2, 100_000))  # spreads by 4 % at a rate of 1 %
+    threshold, observed = _HealthyScores(highest=list(highest[0])).threshold(rate, "slices")
+    assert observed == pytest.approx(rate, abs=1e-5)
+    assert np.mean(highest[1] > threshold) == pytest.approx(rate, rel=0.13)
+
+
 def test_a_volume_of_false_alarms_per_scan_is_kept_to_on_other_scans(tmp_path):
     model = BrightIsAbnormal()
     (entry,) = calibrate(model, PROCESSOR, healthy(tmp_path, 0), [0.3], "ml")["thresholds"]
@@ -95,8 +110,10 @@ def test_a_rate_that_only_empty_masks_would_keep_to_is_refused(tmp_path):
     model, scans = BrightIsAbnormal(), list(healthy(tmp_path, 0, count=1))
     model.weight.data *= 1000  # scores are 0 or 1 now
     for unit, rate in (("voxels", 0.001), ("slices", 0.2), ("ml", 0.01)):
-        with pytest.raises(ValueError, match="no threshold below 1"):
+        with pytest.raises(ValueError, match="no threshold below 1") as caught:
             calibrate(model, PROCESSOR, scans, [rate], unit)
+        (ones,) = re.findall(rf"are 1 in (\S+) of {unit}; ask for a higher rate", str(caught.value))
+        assert float(ones) > rate
 
 
 def test_scans_without_brain_calibrate_nothing(tmp_path):
