@@ -1,7 +1,6 @@
 """Many scans, one after the other: each judged alone, what is done kept in a manifest."""
 
 import json
-import platform
 import resource
 import sys
 import time
@@ -26,6 +25,7 @@ from .prediction import (
     predict_volume,
     write_prediction,
 )
+from .provenance import provenance
 from .reports import DISCLAIMER
 from .run_report import write_html, write_table
 from .scan_list import output_places
@@ -133,7 +133,7 @@ def _new_manifest(model: Any, settings: RunSettings) -> dict[str, Any]:
         "model": describe_model(model),
         "settings": asdict(settings),
         "device": str(weight.device),
-        "python": platform.python_version(),
+        **provenance(),
         "versions": {package: version(package) for package in PACKAGES},
         "scans": {},
     }

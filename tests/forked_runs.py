@@ -163,6 +163,10 @@ def main(folder: Path, kills: int) -> dict[str, Any]:
             resumed = "going on from step" in (out / "log.txt").read_text()
             found = difference(folder / f"whole{ranks}", out)
             results["killed"].append({"ranks": ranks, "at": moment, "resumed": resumed, **found})
+    adamw = [*scans, "optimizer.name=adamw", "optimizer.learning_rate=0.01"]
+    for ranks in (1, 2):
+        train(folder / f"adamw{ranks}", adamw, ranks)
+    results["adamw"] = difference(folder / "adamw1", folder / "adamw2")
     workers = [*scans, "loop.workers=2"]
     train(folder / "workers", workers, 2)
     results["workers"] = difference(folder / "whole1", folder / "workers")

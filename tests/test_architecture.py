@@ -64,7 +64,7 @@ USER_RING: dict[str, set[str]] = {
     "model_loading": {"modeling_rasalore", "registration", "remote_files"},
     "prediction_run": {
         *("files", "volumes", "bids", "scan_list", "scan_source", "reports", "prediction"),
-        *("errors", "uncertainty", "run_report", "model_loading"),
+        *("errors", "provenance", "uncertainty", "run_report", "model_loading"),
     },
     "archive": {
         *("errors", "files", "volumes", "scan_list", "scan_source"),

@@ -49,6 +49,12 @@ def test_two_processes_learn_what_one_learns(runs: dict[str, Any]) -> None:
     assert_same(runs["ranks"])
 
 
+def test_two_processes_learn_what_one_learns_with_steps_that_remember(
+    runs: dict[str, Any],
+) -> None:
+    assert_same(runs["adamw"])
+
+
 def test_a_run_killed_at_any_moment_ends_like_an_uninterrupted_one(runs: dict[str, Any]) -> None:
     assert [found["ranks"] for found in runs["killed"]] == [1, 2]
     for found in runs["killed"]:

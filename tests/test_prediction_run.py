@@ -77,6 +77,7 @@ def test_good_scans_between_all_crafted_files_finish(tmp_path: Path) -> None:
         BrightIsAbnormal(), PROCESSOR, scans, tmp_path / "out", RunSettings(), say=lambda line: None
     )
     assert len(REFUSED) + len(REPAIRED) >= 25
+    assert {"commit", "machine", "python", "versions", "model"} <= manifest.keys()
     entries = list(manifest["scans"].values())
     assert [entry["status"] == "done" for entry in entries] == usable
     assert all("\n" not in entry["reason"] for entry in entries if entry["status"] == "failed")
