@@ -73,6 +73,11 @@ class Archive:
                         rows[row["scan"]] = row
         return rows
 
+    def left(self, shard: tuple[int, int]) -> list[str]:
+        """Names of a shard's scans that no journal has as done; (number from 0, count)."""
+        known = {name for name, row in self.finished().items() if row["status"] == "done"}
+        return [name for name in self.names[shard[0] :: shard[1]] if name not in known]
+
     def progress(self) -> dict[str, int]:
         """How many scans there are, are done, failed, and are left, over all shards."""
         rows = self.finished()
@@ -115,23 +120,26 @@ def run_shard(
     Args:
         shard: which one, counted from 0, of how many.
     """
+    judge = Judge(archive, model, processor, settings)
+    ahead = read_ahead(lambda name: load(archive.root / name, settings), archive.left(shard))
+    rows = ((name, judge(name, loaded.result)) for name, loaded in ahead)
+    return keep(archive, shard, rows, say)
+
+
+def keep(
+    archive: Archive,
+    shard: tuple[int, int],
+    rows: Iterable[tuple[str, Row]],
+    say: Callable[[str], None],
+) -> dict[str, int]:
+    """Write rows into a shard's journal as they come; returns the progress of all shards."""
     number, count = shard
-    known = {name for name, row in archive.finished().items() if row["status"] == "done"}
-    places = dict(zip(archive.names, places_of(archive), strict=True))
-    facts = describe_model(model)
-    left = [name for name in archive.names[number::count] if name not in known]
     path = archive.out / JOURNALS / f"{number:05d}-of-{count:05d}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     close_line(path)
     with path.open("a", encoding="utf-8") as journal:
-        for name, future in read_ahead(lambda name: load(archive.root / name, settings), left):
-            try:
-                row = judge(
-                    *future.result(), model, processor, settings, places[name], archive, facts
-                )
-            except SCAN_ERRORS as error:
-                reason = first_line(error)
-                row = {"status": "failed", "reason": reason.replace(f"{archive.root}/", "")}
+        for name, row in rows:
+            if row["status"] == "failed":
                 say(f"error: {name}: {row['reason']}")
             journal.write(json.dumps({"scan": name, **row}) + "\n")
             journal.flush()
@@ -147,9 +155,10 @@ def close_line(path: Path) -> None:
             journal.write(b"\n")
 
 
-def places_of(archive: Archive) -> list[Path]:
-    """Start of the names of each scan's files: `out` mirrors the archive's folders."""
-    return output_places([archive.root / name for name in archive.names], archive.out / VOLUMES)
+def places_of(archive: Archive) -> dict[str, Path]:
+    """Start of the names of each scan's files, by scan: `out` mirrors the archive's folders."""
+    paths = [archive.root / name for name in archive.names]
+    return dict(zip(archive.names, output_places(paths, archive.out / VOLUMES), strict=True))
 
 
 def read_ahead(
@@ -171,25 +180,29 @@ def load(path: Path, settings: RunSettings) -> tuple[Volume, str]:
     return read_scan(path, settings.volume, settings.modality), sha256_of(path)
 
 
-def judge(
-    volume: Volume,
-    digest: str,
-    model: Any,
-    processor: Any,
-    settings: RunSettings,
-    place: Path,
-    archive: Archive,
-    facts: dict[str, str | None],
-) -> Row:
-    """The row of one scan, whose files are written; `facts` are what `describe_model` says."""
-    prediction = predict_with(settings, model, processor, volume, facts)
-    write_files(prediction, volume, place, archive.files)
-    return {
-        "status": "done",
-        **measures(prediction),
-        "input_sha256": digest,
-        "warnings": "\n".join(find_warnings(volume, facts["modality"])),
-    }
+class Judge:
+    """A model that judges scans of an archive and writes their files."""
+
+    def __init__(self, archive: Archive, model: Any, processor: Any, settings: RunSettings):
+        self.archive, self.model, self.processor = archive, model, processor
+        self.settings = settings
+        self.facts, self.places = describe_model(model), places_of(archive)
+
+    def __call__(self, name: str, loaded: Callable[[], tuple[Volume, str]]) -> Row:
+        """Row of a scan, from what `load` returned or raised; a failure has its reason."""
+        try:
+            volume, digest = loaded()
+            prediction = predict_with(self.settings, self.model, self.processor, volume, self.facts)
+            write_files(prediction, volume, self.places[name], self.archive.files)
+        except SCAN_ERRORS as error:
+            reason = first_line(error).replace(f"{self.archive.root}/", "")
+            return {"status": "failed", "reason": reason}
+        return {
+            "status": "done",
+            **measures(prediction),
+            "input_sha256": digest,
+            "warnings": "\n".join(find_warnings(volume, self.facts["modality"])),
+        }
 
 
 def write_files(

@@ -70,6 +70,7 @@ USER_RING: dict[str, set[str]] = {
         *("errors", "files", "volumes", "scan_list", "scan_source"),
         *("prediction", "prediction_run"),
     },
+    "archive_ray": {"archive", "prediction_run"},
     "onnx_export": {"files", "image_processing_rasalore"},
     "released_checkpoints": {
         "configuration_rasalore",

@@ -137,6 +137,34 @@ def test_a_shard_that_is_none_is_refused(shard: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_cluster_gives_the_rows_and_masks_of_one_process(tmp_path: Path) -> None:
+    archive = write_archive(tmp_path, 3)
+    bad = archive.root / archive.names[1]
+    bad.write_bytes(b"no scan")
+    processor = RasaloreImageProcessor(small_config().image_size, 1)
+    model = tmp_path / "model"
+    make_model().save_pretrained(model)
+    processor.save_pretrained(model)
+    words = [f"scans={archive.root}", f"model={model}", "modality=t2"]
+    alone, cluster = tmp_path / "alone", tmp_path / "cluster"
+    assert predict_archive([*words, f"out={alone}"]) == 1  # one scan failed
+    done = subprocess.run(
+        [sys.executable, "train/predict_archive.py", *words, f"out={cluster}", "ray.workers=1"],
+        cwd=ROOT, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr[-3000:]
+    assert "2 of 3 scans done, 1 failed, 0 left" in done.stdout
+    one, other = (pq.read_table(out / "results.parquet").to_pylist() for out in (alone, cluster))
+    assert one == other
+    assert "no scan" not in one[0]["scan"] and one[1]["status"] == "failed"
+    masks = sorted(path.relative_to(alone) for path in alone.rglob("*_mask.nii.gz"))
+    assert len(masks) == 2
+    for mask in masks:
+        ours, theirs = (read_volume(out / mask).slices for out in (alone, cluster))
+        assert (ours == theirs).all()
+
+
+@pytest.mark.slow
 def test_killed_shards_end_in_the_table_of_one_run(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "tests/forked_archive.py", str(tmp_path), "40"],

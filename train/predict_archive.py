@@ -5,6 +5,9 @@ On four machines that share the folder, each with its own number:
     python train/predict_archive.py scans=archive model=runs/stage2 out=results shard=0/4
 A process per GPU of one machine:
     accelerate launch train/predict_archive.py scans=archive model=runs/stage2 out=results
+On a Ray cluster (extra [ray]), decoding on any free processor, the model on four GPUs:
+    python train/predict_archive.py scans=archive model=runs/stage2 out=results \
+        ray.workers=4 ray.gpus=1
 How far all of them are:
     python train/predict_archive.py scans=archive model=runs/stage2 out=results only_progress=true
 
@@ -16,11 +19,13 @@ import hashlib
 import os
 import sys
 from dataclasses import asdict, dataclass, field, fields
+from functools import partial
 from pathlib import Path
 
 from omegaconf import MISSING
 
 from modeling_rasalore.archive import FILES, Archive, run_shard
+from modeling_rasalore.archive_ray import run_on_ray
 from modeling_rasalore.files import claim_folder, write_json
 from modeling_rasalore.model_loading import choose_precision, load_model
 from modeling_rasalore.prediction import describe_model
@@ -28,6 +33,14 @@ from modeling_rasalore.prediction_run import RunSettings
 from modeling_rasalore.provenance import provenance
 from modeling_rasalore.recipes import load_recipe
 from modeling_rasalore.scan_list import find_scans
+
+
+@dataclass
+class RayRecipe:
+    """Workers of a Ray cluster, RAY_ADDRESS's or one on this machine."""
+
+    workers: int = 0  # that hold the model; 0: no Ray, this process works alone
+    gpus: float = 0.0  # of each worker; 0.5: two share one
 
 
 @dataclass
@@ -50,6 +63,7 @@ class ArchiveRecipe:
     files: list[str] = field(default_factory=lambda: ["mask"])  # mask, scores; []: rows only
     batch_size: int = 8
     device: str = "auto"
+    ray: RayRecipe = field(default_factory=RayRecipe)
     only_progress: bool = False  # say how far all shards are, and do nothing
 
 
@@ -65,7 +79,9 @@ def main(words: list[str]) -> int:
     archive = Archive(root, tuple(names), out, tuple(recipe.files))
     if recipe.only_progress:
         return conclude(archive.progress(), out)
-    model, processor = load_model(recipe.model, recipe.revision, pick_device(recipe.device))
+    device = pick_device(recipe.device)
+    open_model = partial(load_model, recipe.model, recipe.revision, device)
+    model, processor = open_model()
     shared = {setting.name for setting in fields(RunSettings)} & vars(recipe).keys()
     chosen = {name: getattr(recipe, name) for name in shared}
     chosen["precision"] = choose_precision(model, recipe.precision)
@@ -78,7 +94,11 @@ def main(words: list[str]) -> int:
     }
     claim_folder(out, facts, "results")
     write_json(out / "run.json", {"stage": "archive", **facts, **provenance()})
-    return conclude(run_shard(archive, shard, model, processor, settings), out)
+    if recipe.ray.workers:
+        progress = run_on_ray(archive, shard, open_model, settings, **asdict(recipe.ray))
+    else:
+        progress = run_shard(archive, shard, model, processor, settings)
+    return conclude(progress, out)
 
 
 def pick_shard(text: str) -> tuple[int, int]:
