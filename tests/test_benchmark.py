@@ -7,13 +7,15 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import blobs  # noqa: F401 - puts train/ on the path
 import numpy as np
 import pytest
 
 # isort: split
-from baselines.data import read_examples, refuse_leaks, training_slices
+import run_benchmark
+from baselines.data import Scored, read_examples, refuse_leaks, training_slices
 from baselines.registry import ALL, LEARNED, Sources, build, choose
 
 from modeling_rasalore.layouts import Patient, find_patients
@@ -38,6 +40,22 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> DataRecipe:
 def split(data: DataRecipe) -> Split:
     patients = find_patients(data.root)
     return {"train": patients[:2], "validation": patients[2:3], "test": patients[3:]}
+
+
+@pytest.fixture
+def inline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Systems run in this process: starting one takes longer than all that it does."""
+
+    class Process:
+        exitcode = 0
+
+        def __init__(self, target: Callable[..., None], args: tuple[object, ...]):
+            self.start = lambda: target(*args)
+
+        def join(self) -> None: ...
+
+    context = SimpleNamespace(get_context=lambda _: SimpleNamespace(Process=Process))
+    monkeypatch.setattr(run_benchmark, "multiprocessing", context)
 
 
 @pytest.fixture
@@ -85,6 +103,19 @@ def test_a_model_of_another_split_is_refused(
     split["train"], split["test"] = split["test"], split["train"]
     with pytest.raises(ValueError, match="was trained on another split"):
         refuse_leaks(split, data, [folder])
+
+
+def test_a_copy_in_another_data_set_is_refused_whatever_sequence_is_scored(
+    split: Split, data: DataRecipe
+) -> None:
+    copy = replace(split["validation"][0], patient_id="elsewhere")
+    others = split["test"]  # nobody learned from them
+    refuse_leaks(split, data, [], Scored(others, replace(data, modality="flair")))
+    with pytest.raises(ValueError, match="elsewhere shows the same image as"):
+        refuse_leaks(split, data, [], Scored([*others, copy], replace(data, modality="flair")))
+    only_flair = replace(copy, images={"flair": copy.images["flair"]})
+    with pytest.raises(ValueError, match="elsewhere shows the same image as"):
+        refuse_leaks(split, data, [], Scored([only_flair], replace(data, modality="flair")))
 
 
 def test_systems_get_no_mask(split: Split, data: DataRecipe) -> None:
@@ -166,6 +197,47 @@ def test_a_failing_system_is_a_row_and_finished_ones_are_kept(
     assert refused.returncode == 1 and "workers must be at least 1, got 0" in refused.stderr
     assert run([*words[:-1], "systems=chance"]).returncode == 0
     assert kept.stat().st_mtime_ns == written  # nothing was scored again
+
+
+def test_another_data_set_is_scored_with_thresholds_of_the_training_data_set(
+    data: DataRecipe, stage: Callable[..., str], tmp_path: Path, inline: None
+) -> None:
+    other, out = tmp_path / "elsewhere", tmp_path / "out"
+    write_phantoms(other, 3, seed=8, shape=(44, 54, 44), voxel_size=4.0, processes=1)
+    words = [f"data.root={data.root}", "data.skip_slices=8", f"stage1={stage('stage1')}",
+             f"out={out}", "systems=threshold"]  # fmt: skip
+    run_benchmark.main(words)
+    run_benchmark.main([*words, f"cross.root={other}", "cross.modality=flair"])
+    folders = (out, out / "cross" / "elsewhere")
+    here, there = (json.loads((folder / "results.json").read_text()) for folder in folders)
+    assert len(here["meta"]["test_patients"]) == 2 and len(there["meta"]["test_patients"]) == 3
+    assert there["meta"]["learned_from"] == {"root": data.root, "modality": "t2"}
+    assert there["meta"]["scored_on"] == {"root": str(other), "modality": "flair"}
+    assert {row["modality"] for row in there["rows"]} == {"flair"}
+    values = [
+        next(r["threshold_value"] for r in found["rows"] if r["threshold"] == "label_free")
+        for found in (here, there)
+    ]
+    assert values[0] == values[1]
+    table = (folders[1] / "results.md").read_text()
+    assert table.startswith("Scored: all 3 patients of `elsewhere` (flair). Learned from, ")
+
+    with pytest.raises(ValueError, match="shows the same image as"):
+        run_benchmark.main([*words, f"cross.root={data.root}"])
+    with pytest.raises(ValueError, match="got flair and no cross"):
+        run_benchmark.main([*words, "cross.modality=flair"])
+
+
+def test_what_a_system_learned_is_kept_for_another_data_set(tmp_path: Path) -> None:
+    recipe = run_benchmark.BenchmarkRecipe(out=str(tmp_path), stage1="s", data=DataRecipe(root="a"))
+    cross = replace(recipe, cross=run_benchmark.CrossRecipe(root="b/c"))
+    assert recipe.results == tmp_path and recipe.scored_data == recipe.data
+    assert cross.results == tmp_path / "cross" / "c"
+    assert (cross.scored_data.root, cross.scored_data.modality) == ("b/c", "t2")
+    folder = run_benchmark.clear_unless(tmp_path / "ae", {"sizes": (1, 2)})
+    (folder / "learned").touch()
+    assert (run_benchmark.clear_unless(folder, {"sizes": (1, 2)}) / "learned").exists()
+    assert not (run_benchmark.clear_unless(folder, {"sizes": (1, 3)}) / "learned").exists()
 
 
 def run(words: list[str]) -> subprocess.CompletedProcess[str]:
