@@ -40,6 +40,7 @@ USER_RING: dict[str, set[str]] = {
     "metrics": set(),
     "remote_files": set(),
     "layouts": {"remote_files", "volumes"},
+    "sequence_grid": {"volumes", "layouts"},
     "pseudo_masks": {"volumes"},
     "reports": set(),
     "phantom_tumours": set(),
@@ -102,7 +103,9 @@ TRAIN_RING: dict[str, set[str]] = {
         "work_list",
     },
     "evaluation": {"files", "metrics", "volumes", "layouts", "slices"},
-    "slice_files": {"errors", "files", "layouts", "slice_images", "slice_shards", "slices"},
+    "slice_files": {
+        *("errors", "files", "layouts", "sequence_grid", "slice_images", "slice_shards", "slices"),
+    },
     "cards": {"reports"},
     "publishing": set(),
 }
