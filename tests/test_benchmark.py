@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import blobs  # noqa: F401 - puts train/ on the path
 import numpy as np
@@ -16,13 +15,23 @@ import pytest
 # isort: split
 import run_benchmark
 from baselines.data import Scored, read_examples, refuse_leaks, training_slices
-from baselines.registry import ALL, LEARNED, Sources, build, choose
+from baselines.registry import (
+    ALL,
+    BY_SEQUENCE,
+    LEARNED,
+    WITHOUT,
+    SequenceRuns,
+    Sources,
+    build,
+    choose,
+)
 from push_to_hub import public_results
+from small_study import in_this_process
 
 from modeling_rasalore.layouts import Patient, find_patients
 from modeling_rasalore.phantoms import write_phantoms
 from modeling_rasalore.recipes import DataRecipe
-from modeling_rasalore.reports import SYSTEM_NAMES, cost_table, results_table
+from modeling_rasalore.reports import SYSTEM_NAMES, cost_table, results_table, sequence_table
 from modeling_rasalore.slices import write_split
 
 ROOT = Path(__file__).parents[1]
@@ -41,22 +50,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> DataRecipe:
 def split(data: DataRecipe) -> Split:
     patients = find_patients(data.root)
     return {"train": patients[:2], "validation": patients[2:3], "test": patients[3:]}
-
-
-@pytest.fixture
-def inline(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Systems run in this process: starting one takes longer than all that it does."""
-
-    class Process:
-        exitcode = 0
-
-        def __init__(self, target: Callable[..., None], args: tuple[object, ...]):
-            self.start = lambda: target(*args)
-
-        def join(self) -> None: ...
-
-    context = SimpleNamespace(get_context=lambda _: SimpleNamespace(Process=Process))
-    monkeypatch.setattr(run_benchmark, "multiprocessing", context)
 
 
 @pytest.fixture
@@ -139,6 +132,18 @@ def test_all_sequences_are_planes_of_one_slice(split: Split, data: DataRecipe) -
     assert np.array_equal(four[5]["image"][2], one[5]["image"])  # t2 is the third of them
 
 
+def test_a_sequence_that_a_patient_lacks_is_0(split: Split, data: DataRecipe) -> None:
+    patient = split["test"][-1]
+    images = {name: path for name, path in patient.images.items() if name != "t1"}
+    four = read_examples(replace(patient, images=images), data, all_sequences=True)
+    whole = read_examples(patient, data, all_sequences=True)
+    assert not four[5]["image"][0].any()
+    assert np.array_equal(four[5]["image"][1:], whole[5]["image"][1:])
+    slices = [example["image"] for example in four[:2]]
+    with pytest.raises(ValueError, match="YooAll learns from all four sequences"):
+        build("yoo_all", sources()).fit(slices, [0, 1])
+
+
 def test_training_slices_have_a_known_label_and_can_be_fewer(
     split: Split, data: DataRecipe
 ) -> None:
@@ -159,8 +164,13 @@ def test_systems_without_their_folder_have_no_row() -> None:
     assert choose("own", sources(stage2="x"))[-1] == "rasalore_without_sam"
     assert choose("cae, ae", sources()) == ["ae", "cae"]
     assert set(choose("all", sources())) == set(ALL) - {
-        "synthetic_only", "rasalore_without_sam", "rasalore", "ceiling"
+        "synthetic_only", "rasalore_without_sam", "rasalore", *BY_SEQUENCE, "ceiling"
     }  # fmt: skip
+    two = replace(sources(), sequences=SequenceRuns(t2="x", flair="y"))
+    assert choose("own", two)[3:] == ["rasalore_t2", "rasalore_flair", "rasalore_average"]
+    assert two.folders_of("rasalore_average") == ["x", "y"]
+    everything = replace(sources(), sequences=SequenceRuns(all="x"))
+    assert choose("own", everything)[3:] == ["rasalore_all", *WITHOUT]
 
 
 def test_wrong_names_of_systems_are_refused() -> None:
@@ -168,6 +178,8 @@ def test_wrong_names_of_systems_are_refused() -> None:
         choose("ae,unet", sources())
     with pytest.raises(ValueError, match="ceiling needs the folder"):
         choose("ceiling", sources())
+    with pytest.raises(ValueError, match="rasalore_average needs the folder"):
+        choose("rasalore_average", replace(sources(), sequences=SequenceRuns(t2="x")))
     with pytest.raises(ValueError, match="size must be small or paper, got 'huge'"):
         build("ae", sources(size="huge"))
 
@@ -201,8 +213,9 @@ def test_a_failing_system_is_a_row_and_finished_ones_are_kept(
 
 
 def test_another_data_set_is_scored_with_thresholds_of_the_training_data_set(
-    data: DataRecipe, stage: Callable[..., str], tmp_path: Path, inline: None
+    data: DataRecipe, stage: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    in_this_process(monkeypatch, run_benchmark)
     other, out = tmp_path / "elsewhere", tmp_path / "out"
     write_phantoms(other, 3, seed=8, shape=(44, 54, 44), voxel_size=4.0, processes=1)
     words = [f"data.root={data.root}", "data.skip_slices=8", f"stage1={stage('stage1')}",
@@ -265,3 +278,13 @@ def test_tables_name_failures_and_costs() -> None:
     assert line.count("|") == results_table([failed]).splitlines()[0].count("|")
     scored = {"system": "dae", "weights": "trained", "seconds": 12.4, "peak_mib": 900}
     assert cost_table([scored]).splitlines()[-1] == "| DAE | trained | 12 | 900 | – | – |"  # noqa: RUF001
+
+
+def test_a_table_compares_the_sequences() -> None:
+    row = {"system": "rasalore_flair", "modality": "flair", "view": "paper", "dice": 0.5}
+    rows = [{**row, "threshold": "0.5", "average_precision": 0.25},
+            {**row, "threshold": "label_free", "dice": 0.625, "average_precision": 0.25},
+            {**row, "system": "rasalore", "threshold": "0.5"}]  # fmt: skip
+    lines = sequence_table(rows).splitlines()
+    assert lines[2:] == ["| flair | paper | 50.0 | 62.5 | 25.0 |"]
+    assert sequence_table(rows[2:]) == ""

@@ -27,8 +27,8 @@ from typing import Any
 import torch
 from baselines.data import Scored, Split, refuse_leaks, training_slices
 from baselines.interface import System
-from baselines.registry import LEARNED, Sources, build, choose, describe, restore
-from baselines.scoring import ScoredPatients, label_free, sees_all
+from baselines.registry import LEARNED, SequenceRuns, Sources, build, choose, describe, restore
+from baselines.scoring import ScoredPatients, label_free, sequence_of
 from omegaconf import MISSING
 
 from modeling_rasalore.evaluation import (
@@ -38,10 +38,10 @@ from modeling_rasalore.evaluation import (
     write_results,
 )
 from modeling_rasalore.files import write_json
-from modeling_rasalore.layouts import Patient, find_patients, some
+from modeling_rasalore.layouts import ALL, Patient, find_patients, some
 from modeling_rasalore.provenance import provenance
 from modeling_rasalore.recipes import DataRecipe, load_recipe
-from modeling_rasalore.reports import cost_table, results_figure, results_table
+from modeling_rasalore.reports import cost_table, results_figure, results_table, sequence_table
 from modeling_rasalore.slices import read_split, split_hash
 
 
@@ -63,6 +63,7 @@ class BenchmarkRecipe:
     stage2: str = ""  # the same on stage 1's pseudo-masks
     stage2_with_sam: str = ""  # the same with masks of a segmenter
     ceiling: str = ""  # folder of train/stage2.py on true masks
+    sequences: SequenceRuns = field(default_factory=SequenceRuns)
     # "all"; "own": chance, threshold and the project's models; or names with commas between them.
     # Models whose folder is not given have no row.
     systems: str = "own"
@@ -101,7 +102,7 @@ def main(words: list[str]) -> None:
     split = load_split(recipe)
     scored = load_scored(recipe, split)
     trained = [recipe.synthetic_only, recipe.stage2, recipe.stage2_with_sam, recipe.ceiling]
-    refuse_leaks(split, recipe.data, trained, scored)
+    refuse_leaks(split, recipe.data, [*trained, *asdict(recipe.sequences).values()], scored)
     check_workers(recipe.workers)
     with ThreadPoolExecutor(recipe.workers) as pool:  # each waits for a process of its own
         tables = pool.map(partial(rows_of, recipe=recipe, split=split, scored=scored), names)
@@ -123,8 +124,13 @@ def load_split(recipe: BenchmarkRecipe) -> dict[str, list[Patient]]:
 def load_scored(recipe: BenchmarkRecipe, split: Split) -> Scored:
     """The test patients, or all patients of another data set; ValueError where masks are missing.
 
-    A `cross.modality` without another data set is refused too: it would change nothing.
+    A `cross.modality` without another data set is refused too, for it would change nothing.
     """
+    if ALL in (recipe.data.modality, recipe.cross.modality):
+        raise ValueError(
+            "data.modality of a benchmark is the one sequence of the systems of one, got all; give "
+            "the folder of a network of all sequences as sequences.all."
+        )
     if recipe.cross.modality and not recipe.cross.root:
         raise ValueError(
             f"cross.modality is of the data set that cross.root names, got {recipe.cross.modality} "
@@ -194,7 +200,7 @@ def run_system(name: str, recipe: BenchmarkRecipe) -> None:
             name,
             patients,
             label_free(system, split["validation"], recipe.data, recipe.false_alarm_rate),
-            "all" if sees_all(system) else scored.data.modality,
+            sequence_of(system, scored.data),
             seconds=system.seconds,
             peak_mib=system.peak_mib,
             weights=system.weights,
@@ -219,7 +225,7 @@ def fitted(name: str, recipe: BenchmarkRecipe, split: Split) -> System:
         if system.seconds is not None or system.weights == "none":  # trained elsewhere, or never
             return system
         slices, labels = training_slices(
-            split["train"], recipe.data, sees_all(system), recipe.training_slices, recipe.seed
+            split["train"], recipe.data, system.ALL_SEQUENCES, recipe.training_slices, recipe.seed
         )
         started = time.monotonic()
         system.fit(slices, labels)
@@ -280,7 +286,8 @@ def write_out(
         "against_threshold": compare(rows, recipe.seed),
     }
     write_results(out / "results.json", meta, rows)
-    tables = [headline(recipe, len(scored.patients)), results_table(rows), cost_table(rows)]
+    tables = [headline(recipe, len(scored.patients)), results_table(rows)]
+    tables += [*filter(None, [sequence_table(rows)]), cost_table(rows)]
     (out / "results.md").write_text("\n".join(tables))
     results_figure(rows, out / "results.png")
     print("\n".join(tables))

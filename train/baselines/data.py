@@ -35,8 +35,9 @@ def read_examples(
 ) -> list[dict[str, Any]]:
     """Slices of one patient as `read_slices` gives them, the scan's white point at 1.
 
-    With all sequences, `image` is (4, H, W) in the order of `MODALITIES`, a sequence without brain
-    there being 0. The white point is the 0.99 quantile of the brain, slice labels notwithstanding.
+    With all sequences, `image` is (4, H, W) in the order of `MODALITIES`; one that the patient does
+    not have, or without brain there, is 0. The white point is the 0.99 quantile of the brain, slice
+    labels notwithstanding.
     """
     examples = list(read_slices(patient, data.modality, with_mask, data.skip_slices))
     scans = [np.stack([example["image"] for example in examples])] if examples else []
@@ -108,6 +109,8 @@ def _sequence(
     """One sequence of a patient at the given slice indices, (S, H, W)."""
     if name == data.modality:
         return like
+    if name not in patient.images:
+        return np.zeros_like(like)
     found = {
         e["slice_index"]: e["image"] for e in read_slices(patient, name, skip=data.skip_slices)
     }

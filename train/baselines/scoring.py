@@ -15,12 +15,14 @@ from modeling_rasalore.recipes import DataRecipe
 from modeling_rasalore.slices import HEALTHY
 
 from .data import Scored, read_examples
-from .interface import LearnedSystem, System
+from .interface import System
 
 
-def sees_all(system: System) -> bool:
-    """Whether a system wants all four sequences."""
-    return isinstance(system, LearnedSystem) and system.ALL_SEQUENCES
+def sequence_of(system: System, data: DataRecipe) -> str:
+    """What a row says of the sequence that its system sees."""
+    if not system.ALL_SEQUENCES:
+        return data.modality
+    return str(getattr(system, "sequence", "all"))
 
 
 class ScoredPatients:
@@ -33,7 +35,7 @@ class ScoredPatients:
         folder.mkdir(exist_ok=True)
 
     def __iter__(self) -> Iterator[PatientScores]:
-        everything, data = sees_all(self.system), self.scored.data
+        everything, data = self.system.ALL_SEQUENCES, self.scored.data
         for patient in tqdm(self.scored.patients, desc=self.name, unit="patient"):
             slices = read_examples(patient, data, everything, with_mask=True)
             images = [example["image"] for example in slices]
@@ -63,7 +65,7 @@ def label_free(
     """Threshold for the asked false-alarm rate on healthy validation slices; no mask is opened."""
     inside = []
     for patient in patients:
-        healthy = read_examples(patient, data, sees_all(system), labels={HEALTHY})
+        healthy = read_examples(patient, data, system.ALL_SEQUENCES, labels={HEALTHY})
         images = [example["image"] for example in healthy]
         scores = system.score(images) if images else []
         for score, image in zip(scores, images, strict=True):
