@@ -36,7 +36,17 @@ def augment_batch(
     if recipe.noise_std:
         amount = recipe.noise_std * value_range * happens(recipe.noise_probability, pixel_values)
         pixel_values = pixel_values + amount * torch.randn_like(pixel_values)
+    if recipe.sequence_dropout:
+        dropped = drop_sequences(*pixel_values.shape[:2], recipe.sequence_dropout)
+        pixel_values = torch.where(dropped.to(black.device), black, pixel_values)
     return pixel_values, moved
+
+
+def drop_sequences(batch: int, channels: int, probability: float) -> Tensor:
+    """Which channels are missing, (B, C, 1, 1) bool; one of every slice never is."""
+    dropped = torch.rand(batch, channels) < probability
+    dropped[torch.arange(batch), torch.randint(channels, (batch,))] = False
+    return dropped[:, :, None, None]
 
 
 def random_transforms(batch: int, recipe: AugmentationRecipe, device: torch.device) -> Tensor:

@@ -12,6 +12,7 @@ from pathlib import Path
 from .remote_files import is_remote, read_bytes
 
 MODALITIES = ("t1", "t1ce", "t2", "flair")
+ALL = "all"  # in place of a modality: all of them as channels, in this order
 LABELS_FILE = "slice_labels.csv"
 SLICES_FILE = "slices.json"  # what a folder of prepared slices holds
 INDEX_FILE = "index.parquet"

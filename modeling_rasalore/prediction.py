@@ -123,8 +123,15 @@ def predict_volume(
         model_facts: what `describe_model` says; None: asked here, which reads all the weights.
 
     Raises:
-        ValueError: a threshold outside [0, 1], a batch size below 1, a negative size.
+        ValueError: a threshold outside [0, 1], a batch size below 1, a negative size, or a model of
+            several sequences.
     """
+    channels = getattr(getattr(model, "config", None), "num_channels", 1)
+    if channels > 1:
+        raise ValueError(
+            f"this model takes {channels} sequences as channels, and one scan is one of them; give "
+            f"slices ({channels}, H, W) to predict_slices."
+        )
     if not 0 <= threshold <= 1:
         raise ValueError(f"threshold must lie in [0, 1], got {threshold}; 0.5 is the usual choice.")
     if not (0 <= smooth_mm < np.inf and 0 <= smallest_ml < np.inf):
@@ -159,7 +166,8 @@ def predict_slices(
 
     Args:
         model, processor: as for `predict_volume`.
-        images: (H, W) each, 0 in the background and above 0 in the brain.
+        images: (H, W) each, or (C, H, W) for a model of several sequences, where one that is
+            missing is 0; 0 in the background and above 0 in the brain.
         batch_size: slices per forward pass.
         flips: average the scores of each slice and its three mirror images: four times the work,
             and a score that does not depend on which side is which.
@@ -167,7 +175,7 @@ def predict_slices(
     Raises:
         ValueError: a batch size below 1.
     """
-    maps = [np.zeros(image.shape, np.float32) for image in images]
+    maps = [np.zeros(image.shape[-2:], np.float32) for image in images]
     _fill_maps(maps, model, processor, images, batch_size, flips)
     return maps
 
@@ -201,7 +209,8 @@ def score_images(
         pixel_values = processor(images, return_tensors="pt")["pixel_values"]
         pixel_values = pixel_values.to(weight.device, weight.dtype)
         maps = processor.post_process_maps(score_batch(model, pixel_values, flips), images)
-    return [np.where(i > 0, m, np.float32(0)) for i, m in zip(images, maps, strict=True)]
+    brains = [image > 0 if image.ndim == 2 else (image > 0).any(0) for image in images]
+    return [np.where(b, m, np.float32(0)) for b, m in zip(brains, maps, strict=True)]
 
 
 def score_batch(model: Any, pixel_values: torch.Tensor, flips: bool) -> torch.Tensor:

@@ -19,7 +19,7 @@ class DataRecipe:
 
     # Folder of scans in a known layout; or folder, web address or repo id of prepared slices.
     root: str = MISSING
-    modality: str = "t2"
+    modality: str = "t2"  # or t1, t1ce, flair; stage 2 learns from "all" as channels too
     skip_slices: int = 15  # lowest and highest axial slices left out
     # Slices held back to mix the order of the stream; more mixes better and takes more memory.
     shuffle_buffer: int = 2000
@@ -59,6 +59,8 @@ class AugmentationRecipe:
     intensity_probability: float = 0.5  # of brightness and contrast, each
     noise_std: float = 0.0  # share of the intensity range
     noise_probability: float = 0.7
+    # Of each sequence of data.modality=all, to be missing; one, another for each slice, never is.
+    sequence_dropout: float = 0.0
 
 
 @dataclass

@@ -52,8 +52,20 @@ SYSTEM_NAMES = {
     "synthetic_only": "Painted lesions only",
     "rasalore_without_sam": "RASALoRE without SAM",
     "rasalore": "RASALoRE",
+    "rasalore_t1": "RASALoRE on T1",
+    "rasalore_t1ce": "RASALoRE on T1ce",
+    "rasalore_t2": "RASALoRE on T2",
+    "rasalore_flair": "RASALoRE on FLAIR",
+    "rasalore_average": "RASALoRE, mean of sequences",
+    "rasalore_all": "RASALoRE of all sequences",
+    "rasalore_all_without_t1": "RASALoRE of all, T1 missing",
+    "rasalore_all_without_t1ce": "RASALoRE of all, T1ce missing",
+    "rasalore_all_without_t2": "RASALoRE of all, T2 missing",
+    "rasalore_all_without_flair": "RASALoRE of all, FLAIR missing",
     "ceiling": "Ceiling (true masks)",
 }
+# Start of the names of systems that a table by sequence compares.
+BY_SEQUENCE = ("rasalore_t", "rasalore_flair", "rasalore_average", "rasalore_all")
 THRESHOLD_NAMES = {"0.5": "0.5", "label_free": "label-free", "oracle": "oracle (no claim)"}
 THRESHOLD_COLOURS = {"0.5": "#0072b2", "label_free": "#e69f00", "oracle": "#bbbbbb"}
 FIGURE_MEASURES = {"dice": "Dice (%)", "average_precision": "Average precision (%)"}
@@ -177,6 +189,21 @@ def results_table(rows: Sequence[Row]) -> str:
             )
         )
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def sequence_table(rows: Sequence[Row]) -> str:
+    """Return a Markdown table of RASALoRE by sequence, one line per system and view; "" without."""
+    chosen = [row for row in rows if row["system"].startswith(BY_SEQUENCE) and "failure" not in row]
+    lines = [("Sequence", "View", "Dice at 0.5", "Dice, label-free", "Average precision")]
+    lines.append(("---", "---", "---:", "---:", "---:"))
+    found: dict[tuple[str, str], dict[str, Row]] = {}
+    for row in chosen:
+        found.setdefault((row["modality"], row["view"]), {})[row["threshold"]] = row
+    for (sequence, view), by_threshold in found.items():
+        fixed, free = by_threshold["0.5"], by_threshold.get("label_free", {})
+        scores = _percent(fixed, "dice"), _percent(free, "dice")
+        lines.append((sequence, view, *scores, _percent(fixed, "average_precision")))
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n" if chosen else ""
 
 
 def cost_table(rows: Sequence[Row]) -> str:

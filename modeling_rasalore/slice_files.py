@@ -21,6 +21,7 @@ from datasets import Features, Image, List, Value
 from .errors import first_line
 from .files import replace_file, sha256_of, write_json
 from .layouts import INDEX_FILE, SLICES_FILE, SLICES_FORMAT, Patient
+from .sequence_grid import check_one_grid
 from .slice_images import encode_mask, encode_slice
 from .slice_shards import BRAIN
 from .slices import LABEL_NAMES, read_slices
@@ -196,8 +197,10 @@ def read_rows(patient: Patient, choice: SliceChoice) -> list[Row]:
     """Return a patient's rows, inferior to superior: slices with brain in at least one sequence.
 
     Raises:
-        ValueError: a sequence is missing or cannot be read, or no slice shows brain.
+        ValueError: a sequence is missing, cannot be read or lies on another grid than the others,
+            or no slice shows brain.
     """
+    check_one_grid(patient, choice.modalities)
     rows: dict[int, Row] = {}
     for modality in choice.modalities:
         for example in read_slices(patient, modality, choice.with_masks, choice.skip):

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from datasets import IterableDataset
 
-from .layouts import LABELS_FILE, MODALITIES, Patient, some
+from .layouts import ALL, LABELS_FILE, MODALITIES, Patient, some
+from .sequence_grid import check_one_grid
 from .slice_shards import read_prepared, read_row_group
 from .volumes import read_mask, read_volume, zero_background
 
@@ -41,7 +42,7 @@ def slice_dataset(
 
     Args:
         patients: whose slices, in this order.
-        modality: "t1", "t1ce", "t2" or "flair".
+        modality: "t1", "t1ce", "t2", "flair" or "all".
         with_mask: also read the true masks, for scoring.
         skip: how many of the first and of the last axial slices are left out.
         labels: keep only slices with these labels, such as {0, 1} to train; None keeps all.
@@ -72,16 +73,20 @@ def read_slices(
 ) -> Iterator[dict[str, Any]]:
     """Yield one dict per axial slice that shows brain, inferior to superior.
 
-    `image` (H, W) float32, 0 in the background and >= 0 elsewhere; `label` 1 unhealthy, 0 healthy,
-    -1 neither; `mask` (H, W) uint8, 1 in the lesion, or None; `patient_id`; `slice_index`, of
-    `slice_count` slices of the scan; `spacing` (slice, row, column) in mm; `source`. Arguments as
-    in `slice_dataset`; `only`: indices of slices, to read no others.
+    `image` (H, W) float32, (4, H, W) of "all", 0 in the background and >= 0 elsewhere; `label` 1
+    unhealthy, 0 healthy, -1 neither; `mask` (H, W) uint8, 1 in the lesion, or None; `patient_id`;
+    `slice_index`, of `slice_count` slices of the scan; `spacing` (slice, row, column) in mm;
+    `source`. Arguments as in `slice_dataset`; `only`: indices of slices, to read no others.
 
     Raises:
-        ValueError: no such modality, fewer than 2 * skip + 1 slices, or a labelled slice beyond
-            the scan; VolumeError, one of these, for a file that cannot be read.
+        ValueError: no such modality, sequences of "all" on different grids, fewer than
+            2 * skip + 1 slices, or a labelled slice beyond the scan; VolumeError, one of these, for
+            a file that cannot be read.
     """
     _require([patient], modality)
+    if modality == ALL:
+        yield from _read_all(patient, with_mask, skip, labels, only)
+        return
     if patient.prepared:
         yield from read_prepared(patient, modality, with_mask, skip, labels, only)
         return
@@ -238,20 +243,45 @@ def _stream(
         yield from read_slices(patient, modality, with_mask, skip, labels)
 
 
+def _read_all(
+    patient: Patient,
+    with_mask: bool,
+    skip: int,
+    labels: Collection[int] | None,
+    only: Collection[int] | None,
+) -> Iterator[dict[str, Any]]:
+    """Slices with brain in any sequence; one that the patient does not have is 0 everywhere."""
+    check_one_grid(patient, MODALITIES)
+    found: dict[int, dict[str, Any]] = {}
+    for channel, modality in enumerate(MODALITIES):
+        if modality not in patient.images:
+            continue
+        for example in read_slices(patient, modality, with_mask, skip, labels, only):
+            plane, index = example["image"], example["slice_index"]
+            if index not in found:
+                blank = np.zeros((len(MODALITIES), *plane.shape), np.float32)
+                found[index] = {**example, "image": blank}
+            found[index]["image"][channel] = plane
+    yield from (found[index] for index in sorted(found))
+
+
 @cache
 def _say_once(level: int, message: str) -> None:
     logger.log(level, message)
 
 
 def _require(patients: Sequence[Patient], modality: str) -> None:
-    if modality not in MODALITIES:
-        raise ValueError(f"modality must be one of {', '.join(MODALITIES)}, got {modality!r}.")
-    lacking = [patient for patient in patients if modality not in patient.images]
+    if modality not in (*MODALITIES, ALL):
+        known = ", ".join((*MODALITIES, ALL))
+        raise ValueError(f"modality must be one of {known}, got {modality!r}.")
+    needed = set(MODALITIES) if modality == ALL else {modality}
+    lacking = [patient for patient in patients if not needed & patient.images.keys()]
     if lacking:
         there = ", ".join(lacking[0].images) or "no scan"
         raise ValueError(
-            f"every patient needs a {modality} scan, but {some([p.patient_id for p in lacking])} "
-            f"have none ({lacking[0].patient_id} has {there})."
+            f"every patient needs a {' or '.join(sorted(needed))} scan, but "
+            f"{some([p.patient_id for p in lacking])} have none ({lacking[0].patient_id} has "
+            f"{there})."
         )
 
 

@@ -77,8 +77,7 @@ class Volume:
     @property
     def slice_affine(self) -> np.ndarray:
         """(4, 4): slice, row and column, counted from 0, -> world coordinates in mm."""
-        scale = np.array([UNITS.get(int(self.header["xyzt_units"]) & 7, 1.0)] * 3 + [1.0])
-        return scale[:, None] * slice_affine(self.affine, self.slices.shape)
+        return _slice_affine(self.affine, self.header, self.slices.shape)
 
 
 class ScanFile(NamedTuple):
@@ -107,6 +106,7 @@ class ScanFacts:
         volumes: how many volumes the file holds, 1 for a 3-D file.
         dtype: name of the stored number type.
         warnings: what the header guard put right.
+        corners: where the corner voxels lie, (8, 3) in mm, in slice-frame order.
     """
 
     shape: tuple[int, int, int]
@@ -115,6 +115,7 @@ class ScanFacts:
     volumes: int
     dtype: str
     warnings: tuple[str, ...]
+    corners: np.ndarray
 
 
 def read_volume(path: str | Path, channel: int | None = None) -> Volume:
@@ -168,13 +169,15 @@ def facts_from_voxels(
 
 def _facts(scan: ScanFile) -> ScanFacts:
     slices, rows, columns = (scan.shape[axis] for axis in own_axes(scan.affine))
+    shape = (slices, rows, columns)
     return ScanFacts(
-        shape=(slices, rows, columns),
+        shape=shape,
         spacing=_spacing(scan.affine, scan.header),
         axis_codes=axis_codes(scan.affine),
         volumes=scan.shape[3] if len(scan.shape) == 4 else 1,
         dtype=scan.stored.dtype.name,
         warnings=scan.warnings,
+        corners=_corners(_slice_affine(scan.affine, scan.header, shape), shape),
     )
 
 
@@ -191,7 +194,8 @@ def read_mask(path: str | Path, like: Volume) -> np.ndarray:
             f"{path}: a mask needs the shape of its scan, {like.slices.shape} (slices, rows, "
             f"columns), got {mask.slices.shape}; resample it onto {like.path.name}."
         )
-    offset = float(np.abs(_corners(mask) - _corners(like)).max())
+    places = [_corners(volume.slice_affine, volume.slices.shape) for volume in (mask, like)]
+    offset = float(np.abs(places[0] - places[1]).max())
     if offset > min(like.spacing):
         raise VolumeError(
             f"{path}: a mask needs the place in space of its scan, but its corners lie up to "
@@ -350,10 +354,16 @@ def _spacing(affine: np.ndarray, header: nib.Nifti1Header) -> tuple[float, float
     return float(between_slices), float(rows), float(columns)
 
 
-def _corners(volume: Volume) -> np.ndarray:
+def _slice_affine(
+    affine: np.ndarray, header: nib.Nifti1Header, shape: tuple[int, ...]
+) -> np.ndarray:
+    scale = np.array([UNITS.get(int(header["xyzt_units"]) & 7, 1.0)] * 3 + [1.0])
+    return scale[:, None] * slice_affine(affine, shape)
+
+
+def _corners(affine: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """Return where the corner voxels lie, (8, 3) in mm, in slice-frame order."""
-    last = np.array(volume.slices.shape) - 1
-    return corners(volume.slice_affine, np.zeros(3), last)
+    return corners(affine, np.zeros(3), np.array(shape) - 1)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from .files import replace_file
-from .layouts import INDEX_FILE, LABELS_FILE, Patient
+from .layouts import ALL, INDEX_FILE, LABELS_FILE, Patient
 from .remote_files import read_bytes
 from .slice_shards import BRAIN, check_skip
 from .slices import HEALTHY, UNHEALTHY, UNKNOWN, read_slices
@@ -48,7 +48,8 @@ class WorkList:
     @classmethod
     def of(cls, patients: Sequence[Patient], modality: str, skip: int) -> "WorkList":
         """List the slices of some patients: scans are decoded once, prepared slices are not."""
-        if all(patient.prepared for patient in patients):
+        # How many pixels all sequences cover together is not among what is known of prepared ones.
+        if modality != ALL and all(patient.prepared for patient in patients):
             return cls.from_facts(patients, _prepared_facts(patients, modality, skip))
 
         def look(patient: Patient) -> Facts:
@@ -56,7 +57,7 @@ class WorkList:
                 (
                     e["slice_index"],
                     e["label"],
-                    _area(int(np.count_nonzero(e["image"])), e["spacing"]),
+                    _area(count_brain(e["image"]), e["spacing"]),
                 )
                 for e in read_slices(patient, modality, skip=skip)
             ]
@@ -173,6 +174,11 @@ def _prepared_facts(patients: Sequence[Patient], modality: str, skip: int) -> li
             if patient_id in number and skip <= place < count - skip and pixels:
                 facts[number[patient_id]].append((place, label, _area(pixels, spacing)))
     return facts
+
+
+def count_brain(image: NDArray[np.float32]) -> int:
+    """Pixels of a slice (H, W) or (C, H, W) that show brain in any sequence."""
+    return int(np.count_nonzero(image if image.ndim == 2 else image.any(0)))
 
 
 def _area(pixels: int, spacing: Sequence[float]) -> float:

@@ -44,9 +44,10 @@ USER_RING: dict[str, set[str]] = {
     "reports": {"brain_slices"},
     "phantom_tumours": set(),
     "phantoms": {"volumes", "phantom_tumours"},
+    "sequence_grid": {"volumes", "layouts"},
     "slice_images": set(),
     "slice_shards": {"layouts", "remote_files", "slice_images"},
-    "slices": {"volumes", "layouts", "slice_shards"},
+    "slices": {"volumes", "layouts", "sequence_grid", "slice_shards"},
     "mask_3d": set(),
     "prediction": {"files", "slice_frame", "brain_slices", "volumes", "mask_3d", "reports"},
     "uncertainty": {"volumes", "brain_slices", "prediction"},
@@ -103,7 +104,9 @@ TRAIN_RING: dict[str, set[str]] = {
         "work_list",
     },
     "evaluation": {"files", "metrics", "volumes", "layouts", "slices"},
-    "slice_files": {"errors", "files", "layouts", "slice_images", "slice_shards", "slices"},
+    "slice_files": {
+        *("errors", "files", "layouts", "sequence_grid", "slice_images", "slice_shards", "slices"),
+    },
     "cards": {"reports"},
     "publishing": set(),
 }

@@ -67,6 +67,21 @@ def test_a_flip_happens_as_often_as_it_should() -> None:
     assert (transforms[:, 0, 0] < 0).float().mean().item() == pytest.approx(0.3, abs=0.03)
 
 
+def test_whole_sequences_go_missing_as_often_as_asked_and_never_all_of_them() -> None:
+    torch.manual_seed(0)
+    images = blobs().repeat(150, 4, 1, 1) + 0.5  # black is not 0
+    still = AugmentationRecipe(horizontal_flip=0)
+    (changed, mask), (same, _) = (
+        augment(images, replace(still, sequence_dropout=share)) for share in (0.4, 0.0)
+    )
+    black = images.amin((2, 3), keepdim=True)
+    missing = (changed == black).flatten(2).all(2)
+    assert torch.equal(changed[~missing], same[~missing])
+    assert not missing.all(1).any()
+    assert missing.float().mean().item() == pytest.approx(0.4 * 3 / 4, abs=0.03)
+    assert mask.any(2).any(1).all()  # the lesion stays where it was
+
+
 def test_slice_and_mask_move_together() -> None:
     image = (blobs() > 0.5).float()
     torch.manual_seed(1)

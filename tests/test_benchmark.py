@@ -13,13 +13,25 @@ import numpy as np
 import pytest
 
 # isort: split
-from baselines.data import read_examples, refuse_leaks, training_slices
-from baselines.registry import ALL, LEARNED, Sources, build, choose
+import run_benchmark
+from baselines.data import Scored, read_examples, refuse_leaks, training_slices
+from baselines.registry import (
+    ALL,
+    BY_SEQUENCE,
+    LEARNED,
+    WITHOUT,
+    SequenceRuns,
+    Sources,
+    build,
+    choose,
+)
+from push_to_hub import public_results
+from small_study import in_this_process
 
 from modeling_rasalore.layouts import Patient, find_patients
 from modeling_rasalore.phantoms import write_phantoms
 from modeling_rasalore.recipes import DataRecipe
-from modeling_rasalore.reports import SYSTEM_NAMES, cost_table, results_table
+from modeling_rasalore.reports import SYSTEM_NAMES, cost_table, results_table, sequence_table
 from modeling_rasalore.slices import write_split
 
 ROOT = Path(__file__).parents[1]
@@ -87,6 +99,19 @@ def test_a_model_of_another_split_is_refused(
         refuse_leaks(split, data, [folder])
 
 
+def test_a_copy_in_another_data_set_is_refused_whatever_sequence_is_scored(
+    split: Split, data: DataRecipe
+) -> None:
+    copy = replace(split["validation"][0], patient_id="elsewhere")
+    others = split["test"]  # nobody learned from them
+    refuse_leaks(split, data, [], Scored(others, replace(data, modality="flair")))
+    with pytest.raises(ValueError, match="elsewhere shows the same image as"):
+        refuse_leaks(split, data, [], Scored([*others, copy], replace(data, modality="flair")))
+    only_flair = replace(copy, images={"flair": copy.images["flair"]})
+    with pytest.raises(ValueError, match="elsewhere shows the same image as"):
+        refuse_leaks(split, data, [], Scored([only_flair], replace(data, modality="flair")))
+
+
 def test_systems_get_no_mask(split: Split, data: DataRecipe) -> None:
     for patient in split["train"]:
         assert all(example["mask"] is None for example in read_examples(patient, data))
@@ -105,6 +130,18 @@ def test_all_sequences_are_planes_of_one_slice(split: Split, data: DataRecipe) -
     assert [e["slice_index"] for e in one] == [e["slice_index"] for e in four]
     assert four[5]["image"].shape == (4, *one[5]["image"].shape)
     assert np.array_equal(four[5]["image"][2], one[5]["image"])  # t2 is the third of them
+
+
+def test_a_sequence_that_a_patient_lacks_is_0(split: Split, data: DataRecipe) -> None:
+    patient = split["test"][-1]
+    images = {name: path for name, path in patient.images.items() if name != "t1"}
+    four = read_examples(replace(patient, images=images), data, all_sequences=True)
+    whole = read_examples(patient, data, all_sequences=True)
+    assert not four[5]["image"][0].any()
+    assert np.array_equal(four[5]["image"][1:], whole[5]["image"][1:])
+    slices = [example["image"] for example in four[:2]]
+    with pytest.raises(ValueError, match="YooAll learns from all four sequences"):
+        build("yoo_all", sources()).fit(slices, [0, 1])
 
 
 def test_training_slices_have_a_known_label_and_can_be_fewer(
@@ -127,8 +164,13 @@ def test_systems_without_their_folder_have_no_row() -> None:
     assert choose("own", sources(stage2="x"))[-1] == "rasalore_without_sam"
     assert choose("cae, ae", sources()) == ["ae", "cae"]
     assert set(choose("all", sources())) == set(ALL) - {
-        "synthetic_only", "rasalore_without_sam", "rasalore", "ceiling"
+        "synthetic_only", "rasalore_without_sam", "rasalore", *BY_SEQUENCE, "ceiling"
     }  # fmt: skip
+    two = replace(sources(), sequences=SequenceRuns(t2="x", flair="y"))
+    assert choose("own", two)[3:] == ["rasalore_t2", "rasalore_flair", "rasalore_average"]
+    assert two.folders_of("rasalore_average") == ["x", "y"]
+    everything = replace(sources(), sequences=SequenceRuns(all="x"))
+    assert choose("own", everything)[3:] == ["rasalore_all", *WITHOUT]
 
 
 def test_wrong_names_of_systems_are_refused() -> None:
@@ -136,6 +178,8 @@ def test_wrong_names_of_systems_are_refused() -> None:
         choose("ae,unet", sources())
     with pytest.raises(ValueError, match="ceiling needs the folder"):
         choose("ceiling", sources())
+    with pytest.raises(ValueError, match="rasalore_average needs the folder"):
+        choose("rasalore_average", replace(sources(), sequences=SequenceRuns(t2="x")))
     with pytest.raises(ValueError, match="size must be small or paper, got 'huge'"):
         build("ae", sources(size="huge"))
 
@@ -168,6 +212,58 @@ def test_a_failing_system_is_a_row_and_finished_ones_are_kept(
     assert kept.stat().st_mtime_ns == written  # nothing was scored again
 
 
+def test_another_data_set_is_scored_with_thresholds_of_the_training_data_set(
+    data: DataRecipe, stage: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_this_process(monkeypatch, run_benchmark)
+    other, out = tmp_path / "elsewhere", tmp_path / "out"
+    write_phantoms(other, 3, seed=8, shape=(44, 54, 44), voxel_size=4.0, processes=1)
+    words = [f"data.root={data.root}", "data.skip_slices=8", f"stage1={stage('stage1')}",
+             f"out={out}", "systems=threshold"]  # fmt: skip
+    run_benchmark.main(words)
+    run_benchmark.main([*words, f"cross.root={other}", "cross.modality=flair"])
+    folders = (out, out / "cross" / "elsewhere")
+    here, there = (json.loads((folder / "results.json").read_text()) for folder in folders)
+    assert len(here["meta"]["test_patients"]) == 2 and len(there["meta"]["test_patients"]) == 3
+    assert there["meta"]["learned_from"] == {"root": data.root, "modality": "t2"}
+    assert there["meta"]["scored_on"] == {"root": str(other), "modality": "flair"}
+    assert {row["modality"] for row in there["rows"]} == {"flair"}
+    values = [
+        next(r["threshold_value"] for r in found["rows"] if r["threshold"] == "label_free")
+        for found in (here, there)
+    ]
+    assert values[0] == values[1]
+    table = (folders[1] / "results.md").read_text()
+    assert table.startswith("Scored: all 3 patients of `elsewhere` (flair). Learned from, ")
+
+    with pytest.raises(ValueError, match="shows the same image as"):
+        run_benchmark.main([*words, f"cross.root={data.root}"])
+    with pytest.raises(ValueError, match="got flair and no cross"):
+        run_benchmark.main([*words, "cross.modality=flair"])
+
+
+def test_scores_of_another_data_set_are_not_published_as_the_model_s(tmp_path: Path) -> None:
+    meta = {"split_sha256": "a", "learned_from": {"root": "x"}, "scored_on": {"root": "x"}}
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps({"meta": meta, "rows": []}))
+    assert public_results(path, {"split_sha256": "a"})["meta"] == {"split_sha256": "a"}
+    path.write_text(json.dumps({"meta": {**meta, "scored_on": {"root": "y"}}, "rows": []}))
+    with pytest.raises(ValueError, match="scores y, another data set than the run's"):
+        public_results(path, {"split_sha256": "a"})
+
+
+def test_what_a_system_learned_is_kept_for_another_data_set(tmp_path: Path) -> None:
+    recipe = run_benchmark.BenchmarkRecipe(out=str(tmp_path), stage1="s", data=DataRecipe(root="a"))
+    cross = replace(recipe, cross=run_benchmark.CrossRecipe(root="b/c"))
+    assert recipe.results == tmp_path and recipe.scored_data == recipe.data
+    assert cross.results == tmp_path / "cross" / "c"
+    assert (cross.scored_data.root, cross.scored_data.modality) == ("b/c", "t2")
+    folder = run_benchmark.clear_unless(tmp_path / "ae", {"sizes": (1, 2)})
+    (folder / "learned").touch()
+    assert (run_benchmark.clear_unless(folder, {"sizes": (1, 2)}) / "learned").exists()
+    assert not (run_benchmark.clear_unless(folder, {"sizes": (1, 3)}) / "learned").exists()
+
+
 def run(words: list[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "train/run_benchmark.py", *words], cwd=ROOT,
                           capture_output=True, text=True, timeout=300)  # fmt: skip
@@ -182,3 +278,13 @@ def test_tables_name_failures_and_costs() -> None:
     assert line.count("|") == results_table([failed]).splitlines()[0].count("|")
     scored = {"system": "dae", "weights": "trained", "seconds": 12.4, "peak_mib": 900}
     assert cost_table([scored]).splitlines()[-1] == "| DAE | trained | 12 | 900 | – | – |"  # noqa: RUF001
+
+
+def test_a_table_compares_the_sequences() -> None:
+    row = {"system": "rasalore_flair", "modality": "flair", "view": "paper", "dice": 0.5}
+    rows = [{**row, "threshold": "0.5", "average_precision": 0.25},
+            {**row, "threshold": "label_free", "dice": 0.625, "average_precision": 0.25},
+            {**row, "system": "rasalore", "threshold": "0.5"}]  # fmt: skip
+    lines = sequence_table(rows).splitlines()
+    assert lines[2:] == ["| flair | paper | 50.0 | 62.5 | 25.0 |"]
+    assert sequence_table(rows[2:]) == ""

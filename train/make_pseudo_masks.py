@@ -91,6 +91,7 @@ def main(words: list[str]) -> None:
             **provenance(),
             **make.facts,
             "source": recipe.source,
+            "modality": recipe.data.modality,
             "seed": recipe.seed,
             "split_sha256": split_hash(split),
         },

@@ -182,11 +182,17 @@ def public_recipe(trained: Any, repo: str) -> Any:
 
 
 def public_results(path: Path, run: dict[str, Any]) -> dict[str, Any]:
-    """Scores without patient ids; ValueError where they belong to another split."""
+    """Scores without patient ids and folders; ValueError where they are of other patients."""
     results = json.loads(path.read_text("utf-8"))
     meta, rows = results["meta"], results["rows"]
     if meta["split_sha256"] != run["split_sha256"]:
         raise ValueError(f"{path} scores another split than the run's; benchmark this run.")
+    learned, scored = meta.pop("learned_from", None), meta.pop("scored_on", None)
+    if learned != scored:
+        raise ValueError(
+            f"{path} scores {scored['root']}, another data set than the run's; give the results of "
+            "a benchmark without cross.root."
+        )
     meta.pop("test_patients", None)
     return {"meta": meta, "rows": [{**row, "dice_by_patient": None} for row in rows]}
 

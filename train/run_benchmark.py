@@ -3,7 +3,8 @@
     accelerate launch --cpu train/run_benchmark.py data.root=phantoms stage1=runs/stage1 \
         stage2=runs/stage2 ceiling=runs/ceiling out=runs/benchmark systems=all size=small
 
-Only test patients are scored, with every slice that shows brain. True masks are read here for the
+Only test patients are scored, with every slice that shows brain; `cross.root=` scores all patients
+of another data set instead, with what was learned on this one. True masks are read here for the
 first time, and only to score: systems get slices and slice labels, nothing else. Thresholds come
 from healthy slices of validation patients, or are called oracle. Each system runs in a process of
 its own: its failure is a row that says why. Start it again after an interruption: finished systems
@@ -17,36 +18,39 @@ import shutil
 import sys
 import time
 import traceback
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from baselines.data import Split, read_examples, refuse_leaks, training_slices
-from baselines.interface import LearnedSystem, System
-from baselines.registry import LEARNED, Sources, build, choose, describe, restore
+from baselines.data import Scored, Split, refuse_leaks, training_slices
+from baselines.interface import System
+from baselines.registry import LEARNED, SequenceRuns, Sources, build, choose, describe, restore
+from baselines.scoring import ScoredPatients, label_free, sequence_of
 from omegaconf import MISSING
-from tqdm import tqdm
 
 from modeling_rasalore.evaluation import (
     VIEWS,
-    PatientScores,
-    Thresholds,
     compare_rows,
     evaluate_system,
     write_results,
 )
-from modeling_rasalore.files import replace_file, write_json
-from modeling_rasalore.layouts import Patient, find_patients
-from modeling_rasalore.metrics import false_alarm_threshold
+from modeling_rasalore.files import write_json
+from modeling_rasalore.layouts import ALL, Patient, find_patients, some
 from modeling_rasalore.provenance import provenance
 from modeling_rasalore.recipes import DataRecipe, load_recipe
-from modeling_rasalore.reports import cost_table, results_figure, results_table
-from modeling_rasalore.slices import HEALTHY, read_split, split_hash
+from modeling_rasalore.reports import cost_table, results_figure, results_table, sequence_table
+from modeling_rasalore.slices import read_split, split_hash
+
+
+@dataclass
+class CrossRecipe:
+    """Another data set, all of whose patients are scored instead of the test patients."""
+
+    root: str = ""  # as data.root; empty: none
+    modality: str | None = None  # of its scans; null: data.modality
 
 
 @dataclass
@@ -59,6 +63,7 @@ class BenchmarkRecipe:
     stage2: str = ""  # the same on stage 1's pseudo-masks
     stage2_with_sam: str = ""  # the same with masks of a segmenter
     ceiling: str = ""  # folder of train/stage2.py on true masks
+    sequences: SequenceRuns = field(default_factory=SequenceRuns)
     # "all"; "own": chance, threshold and the project's models; or names with commas between them.
     # Models whose folder is not given have no row.
     systems: str = "own"
@@ -67,6 +72,7 @@ class BenchmarkRecipe:
     medsam: str = "flaviagiammarino/medsam-vit-base"
     medsam2: str = "wanglab/MedSAM2"  # needs conversion to a Sam2Model folder first
     data: DataRecipe = field(default_factory=DataRecipe)
+    cross: CrossRecipe = field(default_factory=CrossRecipe)
     training_slices: int = 0  # most slices that competing systems learn from; 0: all
     false_alarm_rate: float = 0.01  # of brain voxels of healthy slices, for label-free thresholds
     seed: int = 0
@@ -77,24 +83,31 @@ class BenchmarkRecipe:
         """What systems are built from."""
         return Sources(**{f.name: getattr(self, f.name) for f in fields(Sources)})
 
+    @property
+    def scored_data(self) -> DataRecipe:
+        """How the slices of scored patients are read."""
+        modality = self.cross.modality or self.data.modality
+        return replace(self.data, root=self.cross.root or self.data.root, modality=modality)
+
+    @property
+    def results(self) -> Path:
+        """Folder of the results; what systems learned stays in `out` whomever they score."""
+        out = Path(self.out)
+        return out / "cross" / Path(self.cross.root).name if self.cross.root else out
+
 
 def main(words: list[str]) -> None:
     recipe = load_recipe(BenchmarkRecipe, words)
     names = choose(recipe.systems, recipe.sources())
     split = load_split(recipe)
-    unscored = [patient.patient_id for patient in split["test"] if patient.mask is None]
-    if unscored:
-        raise ValueError(
-            f"scoring needs a mask of every test patient, but {', '.join(unscored)} have none; "
-            "everything else works without: see train/demo.sh."
-        )
+    scored = load_scored(recipe, split)
     trained = [recipe.synthetic_only, recipe.stage2, recipe.stage2_with_sam, recipe.ceiling]
-    refuse_leaks(split, recipe.data, trained)
+    refuse_leaks(split, recipe.data, [*trained, *asdict(recipe.sequences).values()], scored)
     check_workers(recipe.workers)
     with ThreadPoolExecutor(recipe.workers) as pool:  # each waits for a process of its own
-        tables = pool.map(partial(rows_of, recipe=recipe, split=split), names)
+        tables = pool.map(partial(rows_of, recipe=recipe, split=split, scored=scored), names)
         rows = [row for table in tables for row in table]
-    write_out(recipe, rows, split)
+    write_out(recipe, rows, split, scored)
 
 
 def check_workers(workers: int) -> None:
@@ -108,22 +121,47 @@ def load_split(recipe: BenchmarkRecipe) -> dict[str, list[Patient]]:
     return read_split(Path(recipe.stage1) / "split.json", find_patients(recipe.data.root))
 
 
+def load_scored(recipe: BenchmarkRecipe, split: Split) -> Scored:
+    """The test patients, or all patients of another data set; ValueError where masks are missing.
+
+    A `cross.modality` without another data set is refused too, for it would change nothing.
+    """
+    if ALL in (recipe.data.modality, recipe.cross.modality):
+        raise ValueError(
+            "data.modality of a benchmark is the one sequence of the systems of one, got all; give "
+            "the folder of a network of all sequences as sequences.all."
+        )
+    if recipe.cross.modality and not recipe.cross.root:
+        raise ValueError(
+            f"cross.modality is of the data set that cross.root names, got {recipe.cross.modality} "
+            "and no cross.root; give it, or data.modality."
+        )
+    patients = find_patients(recipe.cross.root) if recipe.cross.root else split["test"]
+    unscored = [patient.patient_id for patient in patients if patient.mask is None]
+    if unscored:
+        raise ValueError(
+            f"scoring needs a mask of every scored patient, but {some(unscored)} have none; "
+            "everything else works without: see train/demo.sh."
+        )
+    return Scored(patients, recipe.scored_data)
+
+
 # --- One system ---------------------------------------------------------------------------------
-def rows_of(name: str, recipe: BenchmarkRecipe, split: Split) -> list[dict[str, Any]]:
+def rows_of(
+    name: str, recipe: BenchmarkRecipe, split: Split, scored: Scored
+) -> list[dict[str, Any]]:
     """A system's rows: those of an earlier run with the same settings, or of a new process."""
-    folder = Path(recipe.out) / "systems" / name
     facts = describe(name, recipe.sources()) | {
         "data": asdict(recipe.data),
         "split_sha256": split_hash(split),
         "training_slices": recipe.training_slices,
         "false_alarm_rate": recipe.false_alarm_rate,
     }
-    facts = json.loads(json.dumps(facts))  # tuples as JSON keeps them
-    settings = folder / "settings.json"
-    if not settings.exists() or json.loads(settings.read_text()) != facts:
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        write_json(settings, facts)
+    folder = clear_unless(Path(recipe.out) / "systems" / name, facts)
+    if recipe.cross.root:
+        ids = [patient.patient_id for patient in scored.patients]
+        facts |= {"cross": asdict(recipe.cross), "cross_patients": ids}
+        folder = clear_unless(recipe.results / "systems" / name, facts)
     results = folder / "rows.json"
     if not results.exists():
         (folder / "failure.txt").unlink(missing_ok=True)
@@ -138,19 +176,31 @@ def rows_of(name: str, recipe: BenchmarkRecipe, split: Split) -> list[dict[str, 
     return rows
 
 
+def clear_unless(folder: Path, facts: dict[str, Any]) -> Path:
+    """Return `folder`, emptied unless its settings.json states these facts."""
+    facts = json.loads(json.dumps(facts))  # tuples as JSON keeps them
+    settings = folder / "settings.json"
+    if not settings.exists() or json.loads(settings.read_text()) != facts:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        write_json(settings, facts)
+    return folder
+
+
 def run_system(name: str, recipe: BenchmarkRecipe) -> None:
     """Fit and score one system, and write its rows or why there are none."""
-    folder = Path(recipe.out) / "systems" / name
+    folder = recipe.results / "systems" / name
     torch.set_num_threads(max(torch.get_num_threads() // recipe.workers, 1))
     try:
         split = load_split(recipe)
-        system = fitted(name, recipe, split, folder)
-        patients = ScoredPatients(system, split["test"], recipe.data, name, folder / "scores")
+        scored = load_scored(recipe, split)
+        system = fitted(name, recipe, split)
+        patients = ScoredPatients(system, scored, name, folder / "scores")
         rows = evaluate_system(
             name,
             patients,
-            label_free(system, split["validation"], recipe),
-            "all" if sees_all(system) else recipe.data.modality,
+            label_free(system, split["validation"], recipe.data, recipe.false_alarm_rate),
+            sequence_of(system, scored.data),
             seconds=system.seconds,
             peak_mib=system.peak_mib,
             weights=system.weights,
@@ -164,8 +214,9 @@ def run_system(name: str, recipe: BenchmarkRecipe) -> None:
         sys.exit(1)
 
 
-def fitted(name: str, recipe: BenchmarkRecipe, split: Split, folder: Path) -> System:
+def fitted(name: str, recipe: BenchmarkRecipe, split: Split) -> System:
     """The system ready to score; what an earlier run learned is not learned again."""
+    folder = Path(recipe.out) / "systems" / name
     cost = folder / "cost.json"
     if name in LEARNED and cost.exists():
         system: System = restore(name, folder, recipe.sources())
@@ -174,7 +225,7 @@ def fitted(name: str, recipe: BenchmarkRecipe, split: Split, folder: Path) -> Sy
         if system.seconds is not None or system.weights == "none":  # trained elsewhere, or never
             return system
         slices, labels = training_slices(
-            split["train"], recipe.data, sees_all(system), recipe.training_slices, recipe.seed
+            split["train"], recipe.data, system.ALL_SEQUENCES, recipe.training_slices, recipe.seed
         )
         started = time.monotonic()
         system.fit(slices, labels)
@@ -186,64 +237,9 @@ def fitted(name: str, recipe: BenchmarkRecipe, split: Split, folder: Path) -> Sy
     return system
 
 
-def sees_all(system: System) -> bool:
-    """Whether a system wants all four sequences."""
-    return isinstance(system, LearnedSystem) and system.ALL_SEQUENCES
-
-
 def peak_mib() -> float:
     """Peak memory of this process."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-
-
-class ScoredPatients:
-    """Test patients with one system's scores, scored once; scores wait on disk between passes."""
-
-    def __init__(
-        self, system: System, patients: list[Patient], data: DataRecipe, name: str, folder: Path
-    ):
-        self.system, self.patients, self.data = system, patients, data
-        self.name, self.folder = name, folder
-        self.seconds = 0.0
-        folder.mkdir(exist_ok=True)
-
-    def __iter__(self) -> Iterator[PatientScores]:
-        for patient in tqdm(self.patients, desc=self.name, unit="patient"):
-            slices = read_examples(patient, self.data, sees_all(self.system), with_mask=True)
-            images = [example["image"] for example in slices]
-            brain = np.stack(images) > 0
-            yield PatientScores(
-                patient_id=patient.patient_id,
-                scores=self.scores(patient.patient_id, images),
-                truth=np.stack([example["mask"] for example in slices]) > 0,
-                brain=brain if brain.ndim == 3 else np.asarray(brain.any(1)),
-                spacing=slices[0]["spacing"],
-            )
-
-    def scores(self, patient_id: str, images: list[np.ndarray]) -> np.ndarray:
-        """Scores (S, H, W) of one patient, computed once."""
-        path = self.folder / f"{patient_id}.npy"
-        if not path.exists():
-            started = time.monotonic()
-            scores = np.stack(self.system.score(images))
-            self.seconds += time.monotonic() - started
-            replace_file(path, lambda draft: np.save(draft, scores))
-        return np.load(path)
-
-
-def label_free(system: System, patients: list[Patient], recipe: BenchmarkRecipe) -> Thresholds:
-    """Threshold for the asked false-alarm rate on healthy validation slices; no mask is opened."""
-    inside = []
-    for patient in patients:
-        healthy = read_examples(patient, recipe.data, sees_all(system), labels={HEALTHY})
-        images = [example["image"] for example in healthy]
-        scores = system.score(images) if images else []
-        for score, image in zip(scores, images, strict=True):
-            inside.append(score[image > 0 if image.ndim == 2 else (image > 0).any(0)])
-    if not inside:
-        return Thresholds()
-    threshold = false_alarm_threshold(np.concatenate(inside), recipe.false_alarm_rate)
-    return Thresholds(threshold, recipe.false_alarm_rate)
 
 
 # --- What is written ----------------------------------------------------------------------------
@@ -258,7 +254,7 @@ def reason_of(folder: Path, exit_code: int | None) -> str:
 def failure_rows(name: str, recipe: BenchmarkRecipe, reason: str) -> list[dict[str, Any]]:
     """One row per view that says why a system has no scores."""
     empty = {"threshold": "0.5", "patients": 0, "slices": 0, "dice": None, "weights": "none"}
-    row = {"system": name, "modality": recipe.data.modality, **empty, "failure": reason}
+    row = {"system": name, "modality": recipe.scored_data.modality, **empty, "failure": reason}
     return [row | {"view": view} for view in VIEWS]
 
 
@@ -273,24 +269,41 @@ def compare(rows: list[dict[str, Any]], seed: int) -> list[dict[str, Any]]:
     ]
 
 
-def write_out(recipe: BenchmarkRecipe, rows: list[dict[str, Any]], split: Split) -> None:
+def write_out(
+    recipe: BenchmarkRecipe, rows: list[dict[str, Any]], split: Split, scored: Scored
+) -> None:
     """Write results.json, results.md and results.png, and print the table."""
-    out = Path(recipe.out)
+    out = recipe.results
     meta = {
         **provenance(),
-        "modality": recipe.data.modality,
+        "modality": scored.data.modality,
         "size": recipe.size,
-        "test_patients": [patient.patient_id for patient in split["test"]],
+        "learned_from": {"root": recipe.data.root, "modality": recipe.data.modality},
+        "scored_on": {"root": scored.data.root, "modality": scored.data.modality},
+        "test_patients": [patient.patient_id for patient in scored.patients],
         "split_sha256": split_hash(split),
         "seeds": 1,
         "against_threshold": compare(rows, recipe.seed),
     }
     write_results(out / "results.json", meta, rows)
-    table = results_table(rows) + "\n" + cost_table(rows)
-    (out / "results.md").write_text(table)
+    tables = [headline(recipe, len(scored.patients)), results_table(rows)]
+    tables += [*filter(None, [sequence_table(rows)]), cost_table(rows)]
+    (out / "results.md").write_text("\n".join(tables))
     results_figure(rows, out / "results.png")
-    print(table)
+    print("\n".join(tables))
     print(f"done: {out / 'results.json'}, results.md, results.png")
+
+
+def headline(recipe: BenchmarkRecipe, patients: int) -> str:
+    """Which data set was scored, over the tables."""
+    learned = f"`{Path(recipe.data.root).name}` ({recipe.data.modality})"
+    if not recipe.cross.root:
+        return f"Scored: {patients} test patients of {learned}.\n"
+    scored = f"`{Path(recipe.cross.root).name}` ({recipe.scored_data.modality})"
+    return (
+        f"Scored: all {patients} patients of {scored}. Learned from, and label-free thresholds "
+        f"from healthy validation slices of: {learned}.\n"
+    )
 
 
 if __name__ == "__main__":

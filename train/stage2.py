@@ -8,7 +8,9 @@ The poster's setting, on a GPU:
         data.root=scans pseudo_masks=runs/pseudo_masks out=runs/stage2
 
 Supervision is the table of pseudo-masks; the weights that are kept agree best with the pseudo-masks
-of validation patients.
+of validation patients. Masks made on one sequence supervise every other of the same grid:
+data.modality=flair with pseudo-masks of T2; data.modality=all gives one network all sequences as
+channels, which survives missing ones after augmentation.sequence_dropout=0.3.
 """
 
 import json
@@ -25,7 +27,7 @@ from omegaconf import MISSING
 
 from modeling_rasalore import RasaloreConfig, RasaloreImageProcessor, RasaloreModel
 from modeling_rasalore.augmentation import augment_batch
-from modeling_rasalore.layouts import Patient, find_patients
+from modeling_rasalore.layouts import ALL, MODALITIES, Patient, find_patients
 from modeling_rasalore.loss_rasalore import soft_dice
 from modeling_rasalore.mask_table import MaskTable
 from modeling_rasalore.optimizers import build_optimizer
@@ -36,6 +38,7 @@ from modeling_rasalore.recipes import (
     SyntheticLesionRecipe,
     load_recipe,
 )
+from modeling_rasalore.sequence_grid import check_one_grid
 from modeling_rasalore.slices import (
     HEALTHY,
     UNHEALTHY,
@@ -67,9 +70,14 @@ def main(words: list[str]) -> None:
     split = read_split(folder / "split.json", find_patients(recipe.data.root))
     if recipe.initial_weights:
         check_same_split(recipe.initial_weights, split)
-    processor = RasaloreImageProcessor.from_pretrained(recipe.model)
-    config = RasaloreConfig.from_pretrained(recipe.model, modality=recipe.data.modality)
-    table = open_table(folder, [*split["train"], *split["validation"]], recipe.minimum_area)
+    channels = {"num_channels": len(MODALITIES)} if recipe.data.modality == ALL else {}
+    processor = RasaloreImageProcessor.from_pretrained(recipe.model, **channels)
+    config = RasaloreConfig.from_pretrained(recipe.model, modality=recipe.data.modality, **channels)
+    patients = [*split["train"], *split["validation"]]
+    made = json.loads((folder / "run.json").read_text())
+    for patient in patients:  # masks of one sequence fit another only on its own grid
+        check_one_grid(patient, (recipe.data.modality, made.get("modality", recipe.data.modality)))
+    table = open_table(folder, patients, recipe.minimum_area)
     check_share(recipe.synthetic_lesions.share)
 
     run = TrainingRun(recipe)
@@ -117,8 +125,9 @@ def main(words: list[str]) -> None:
     run.write_summary(
         stage="rasalore",
         criterion="mean soft Dice with the pseudo-masks of validation patients",
+        modality=recipe.data.modality,
         training_slices=len(training),
-        pseudo_masks=json.loads((folder / "run.json").read_text()),
+        pseudo_masks=made,
     )
 
 

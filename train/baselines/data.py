@@ -1,6 +1,7 @@
 """Slices as the benchmark's systems get them; checks that no test patient leaks into them."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence, Set
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,14 @@ WHITE = 0.99  # quantile of a scan's brain that becomes intensity 1
 Split = Mapping[str, Sequence[Patient]]
 
 
+@dataclass(frozen=True)
+class Scored:
+    """Whom systems are scored on, and how those patients' slices are read."""
+
+    patients: Sequence[Patient]
+    data: DataRecipe
+
+
 def read_examples(
     patient: Patient,
     data: DataRecipe,
@@ -26,8 +35,9 @@ def read_examples(
 ) -> list[dict[str, Any]]:
     """Slices of one patient as `read_slices` gives them, the scan's white point at 1.
 
-    With all sequences, `image` is (4, H, W) in the order of `MODALITIES`, a sequence without brain
-    there being 0. The white point is the 0.99 quantile of the brain, slice labels notwithstanding.
+    With all sequences, `image` is (4, H, W) in the order of `MODALITIES`; one that the patient does
+    not have, or without brain there, is 0. The white point is the 0.99 quantile of the brain, slice
+    labels notwithstanding.
     """
     examples = list(read_slices(patient, data.modality, with_mask, data.skip_slices))
     scans = [np.stack([example["image"] for example in examples])] if examples else []
@@ -61,22 +71,36 @@ def training_slices(
     return [slices[index] for index in chosen], [labels[index] for index in chosen]
 
 
-def refuse_leaks(split: Split, data: DataRecipe, folders: Sequence[str]) -> None:
-    """Raise ValueError where a test patient may have been trained on.
+def refuse_leaks(
+    split: Split, data: DataRecipe, folders: Sequence[str], scored: Scored | None = None
+) -> None:
+    """Raise ValueError where a scored patient may have been trained on.
 
-    Nobody may be in two parts of the split; no test image may be a copy, under whatever name, of
+    Nobody may be in two parts of the split; no scored image may be a copy, under whatever name, of
     one that systems learn from; every trained model must stem from this very split.
+
+    Args:
+        folders: of trained models, "" for none.
+        scored: None for the split's test patients.
     """
     check_disjoint({name: [p.patient_id for p in part] for name, part in split.items()})
     for folder in filter(None, folders):
         check_same_split(folder, split)
-    learned = {_fingerprint(p, data): p.patient_id for p in [*split["train"], *split["validation"]]}
-    for patient in split["test"]:
-        if (twin := learned.get(_fingerprint(patient, data))) is not None:
-            raise ValueError(
-                f"test patient {patient.patient_id} shows the same image as {twin}, which systems "
-                "learn from; keep copies in one part of the split."
-            )
+    scored = scored or Scored(split["test"], data)
+    modalities = {data.modality, scored.data.modality}  # copies may differ in what is read of them
+    learned = {
+        fingerprint: patient.patient_id
+        for patient in [*split["train"], *split["validation"]]
+        for fingerprint in _fingerprints(patient, modalities, data.skip_slices)
+    }
+    for patient in scored.patients:
+        for fingerprint in _fingerprints(patient, modalities, data.skip_slices):
+            if (twin := learned.get(fingerprint)) is not None:
+                raise ValueError(
+                    f"test patient {patient.patient_id} shows the same image as {twin}, which "
+                    "systems learn from; keep copies in one part of the split, and take patients "
+                    "of the training data set out of another one."
+                )
 
 
 def _sequence(
@@ -85,6 +109,8 @@ def _sequence(
     """One sequence of a patient at the given slice indices, (S, H, W)."""
     if name == data.modality:
         return like
+    if name not in patient.images:
+        return np.zeros_like(like)
     found = {
         e["slice_index"]: e["image"] for e in read_slices(patient, name, skip=data.skip_slices)
     }
@@ -92,6 +118,10 @@ def _sequence(
     return np.stack([found.get(place, empty) for place in places])
 
 
-def _fingerprint(patient: Patient, data: DataRecipe) -> str:
-    slices = read_slices(patient, data.modality, skip=data.skip_slices)
-    return image_fingerprint(np.stack([example["image"] for example in slices]))
+def _fingerprints(patient: Patient, modalities: Set[str], skip: int) -> list[str]:
+    """Of each of these sequences that a patient has."""
+    scans = [
+        [example["image"] for example in read_slices(patient, modality, skip=skip)]
+        for modality in sorted(modalities & patient.images.keys())
+    ]
+    return [image_fingerprint(np.stack(slices)) for slices in scans if slices]

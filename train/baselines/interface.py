@@ -25,11 +25,13 @@ class System(Protocol):
     """A system that scores slices.
 
     Attributes:
+        ALL_SEQUENCES: whether slices hold all four sequences, (4, H, W), instead of one.
         weights: "trained", "stand-in", "none" or a repo id.
         seconds: wall time that training took, None where nothing is trained.
         peak_mib: peak memory of training, None where nothing is trained.
     """
 
+    ALL_SEQUENCES: ClassVar[bool]
     weights: str
     seconds: float | None
     peak_mib: float | None
@@ -50,6 +52,7 @@ class System(Protocol):
 class GivenSystem:
     """A system that comes ready: it has no parameters, or another script trained it."""
 
+    ALL_SEQUENCES: ClassVar[bool] = False
     weights = "none"
     seconds: float | None = None
     peak_mib: float | None = None
@@ -120,6 +123,11 @@ class LearnedSystem(ABC):
             raise ValueError(f"{type(self).__name__} needs slices labelled {missing}, got none.")
         used = [i for i, label in enumerate(labels) if label == HEALTHY or not self.HEALTHY_ONLY]
         images = to_grid([slices[index] for index in used], self.settings.pixels)
+        if self.ALL_SEQUENCES and not images.amax((0, 2, 3)).all():
+            raise ValueError(
+                f"{type(self).__name__} learns from all four sequences, but the training patients "
+                "lack one; leave it out of systems."
+            )
         torch.manual_seed(self.seed)
         targets = torch.from_numpy(known[used]).long().to(self.device)
         self.networks.train()

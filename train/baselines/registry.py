@@ -1,9 +1,12 @@
 """Which systems there are, by the name that results use, and how each is built."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+from modeling_rasalore.layouts import ALL as ALL_SEQUENCES
+from modeling_rasalore.layouts import MODALITIES
 
 from .ae import Ae
 from .ame_cam import AmeCam
@@ -14,7 +17,7 @@ from .interface import LearnedSystem, System
 from .la_gan import LaGan
 from .prompted import PromptedByStage1
 from .threshold import Chance, IntensityThreshold
-from .trained import Stage1Heatmap, Stage2Network
+from .trained import AllSequencesNetwork, SequenceNetworks, Stage1Heatmap, Stage2Network
 from .ts_cam import TsCam
 from .vqvae import Vqvae
 from .yoo import YooAll, YooT2
@@ -33,6 +36,10 @@ LEARNED: dict[str, type[LearnedSystem]] = {
 }
 SEGMENTERS = ("sam", "medsam", "medsam2")
 PROMPTED = [f"{family}_{prompt}" for family in SEGMENTERS for prompt in ("box", "points")]
+# Stage 2 by sequence: one network each, their mean, all as channels, and without one of those.
+WITHOUT = {f"rasalore_all_without_{name}": name for name in MODALITIES}
+BY_SEQUENCE = [*(f"rasalore_{name}" for name in MODALITIES), "rasalore_average", "rasalore_all"]
+BY_SEQUENCE += WITHOUT
 # The order of the table; "own" systems need no training beyond the project's two stages.
 OWN = [
     "chance",
@@ -41,9 +48,21 @@ OWN = [
     "synthetic_only",
     "rasalore_without_sam",
     "rasalore",
+    *BY_SEQUENCE,
     "ceiling",
 ]
 ALL = ["chance", "threshold", *LEARNED, "ddpt", *PROMPTED, *OWN[3:]]
+
+
+@dataclass
+class SequenceRuns:
+    """Folders of train/stage2.py by their data.modality."""
+
+    t1: str = ""
+    t1ce: str = ""
+    t2: str = ""
+    flair: str = ""
+    all: str = ""
 
 
 @dataclass(frozen=True)
@@ -57,6 +76,7 @@ class Sources:
         size: "small" or "paper".
         seed: of everything random.
         flips: score stage-2 networks on mirror images too.
+        sequences: folders of stage-2 networks by sequence.
     """
 
     stage1: str
@@ -70,13 +90,25 @@ class Sources:
     size: str
     seed: int
     flips: bool = False
+    sequences: SequenceRuns = field(default_factory=SequenceRuns)
 
-    def folder_of(self, name: str) -> str | None:
-        """The folder that a system of the project needs, None for all other systems."""
+    def folders_of(self, name: str) -> list[str]:
+        """The folders that a system of the project needs, "" for one that is not given."""
         folders = {"ddpt": self.stage1, "synthetic_only": self.synthetic_only}
         folders |= {"rasalore_without_sam": self.stage2, "rasalore": self.stage2_with_sam}
         folders |= {"ceiling": self.ceiling}
-        return self.stage1 if name in PROMPTED else folders.get(name)
+        folders |= {f"rasalore_{key}": folder for key, folder in asdict(self.sequences).items()}
+        folders |= dict.fromkeys(WITHOUT, self.sequences.all)
+        folders |= dict.fromkeys(PROMPTED, self.stage1)
+        if name == "rasalore_average":
+            given = list(self.single_sequences().values())
+            return given if len(given) > 1 else [""]
+        return [folders[name]] if name in folders else []
+
+    def single_sequences(self) -> dict[str, str]:
+        """Sequence -> folder of the network that sees it alone, of those that are given."""
+        folders = {name: getattr(self.sequences, name) for name in MODALITIES}
+        return {name: folder for name, folder in folders.items() if folder}
 
 
 def choose(words: str, sources: Sources) -> list[str]:
@@ -90,12 +122,12 @@ def choose(words: str, sources: Sources) -> list[str]:
     """
     if words in ("all", "own"):
         names = ALL if words == "all" else OWN
-        return [name for name in names if sources.folder_of(name) != ""]
+        return [name for name in names if "" not in sources.folders_of(name)]
     asked = [word.strip() for word in words.split(",")]
     for name in asked:
         if name not in ALL:
             raise ValueError(f"systems are all, own, or any of {', '.join(ALL)}, got {name!r}.")
-        if sources.folder_of(name) == "":
+        if "" in sources.folders_of(name):
             raise ValueError(f"{name} needs the folder of a trained model, and none was given.")
     return [name for name in ALL if name in asked]
 
@@ -109,13 +141,27 @@ def build(name: str, sources: Sources) -> System:
         repo, second = getattr(sources, family), family == "medsam2"
         heatmaps = Stage1Heatmap(Path(sources.stage1), sources.stage2)
         return PromptedByStage1(heatmaps, repo, second, prompt, sources.seed)
-    folder = Path(sources.folder_of(name) or "")
+    if name in BY_SEQUENCE:
+        return build_by_sequence(name, sources)
+    folder = Path(*sources.folders_of(name))
     builders: dict[str, Callable[[], System]] = {
         "chance": lambda: Chance(sources.seed),
         "threshold": IntensityThreshold,
         "ddpt": lambda: Stage1Heatmap(folder, sources.stage2),
     }
     return builders.get(name, lambda: Stage2Network(folder, sources.flips))()
+
+
+def build_by_sequence(name: str, sources: Sources) -> System:
+    """A stage-2 system of some of the sequences."""
+    if name in WITHOUT or name == f"rasalore_{ALL_SEQUENCES}":
+        folder = Path(sources.sequences.all)
+        return AllSequencesNetwork(folder, sources.flips, WITHOUT.get(name, ""))
+    folders = {key: Path(folder) for key, folder in sources.single_sequences().items()}
+    if name != "rasalore_average":
+        key = name.removeprefix("rasalore_")
+        folders = {key: folders[key]}
+    return SequenceNetworks(folders, sources.flips)
 
 
 def restore(name: str, folder: Path, sources: Sources) -> LearnedSystem:
@@ -140,7 +186,7 @@ def describe(name: str, sources: Sources) -> dict[str, Any]:
         facts |= {"size": sources.size, "settings": asdict(settings_of(name, sources))}
     if name in PROMPTED:
         facts["weights"] = getattr(sources, name.split("_")[0])
-    runs = [sources.folder_of(name), sources.stage2 if name in ("ddpt", *PROMPTED) else None]
+    runs = [*sources.folders_of(name), sources.stage2 if name in ("ddpt", *PROMPTED) else ""]
     for folder in filter(None, runs):
         summary = Path(folder) / "run.json"
         if not summary.exists():

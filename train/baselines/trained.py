@@ -1,13 +1,17 @@
-"""The project's own models as systems: stage 1's heatmap, and any stage-2 network.
+"""The project's own models as systems: stage 1's heatmap, and stage-2 networks of any sequences.
 
 Native. Both are folders that train/stage1.py and train/stage2.py wrote.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
 
 from modeling_rasalore import DdptModel, RasaloreImageProcessor, RasaloreModel
+from modeling_rasalore.layouts import ALL, MODALITIES
 from modeling_rasalore.prediction import predict_slices
 from modeling_rasalore.pseudo_masks import SCALING, PseudoMaskRule
 
@@ -61,6 +65,69 @@ class Stage2Network(GivenSystem):
 
     def score(self, slices: Sequence[Image]) -> list[Image]:
         return predict_slices(self.model, self.processor, slices, 16, self.flips)
+
+
+class SequenceNetworks(GivenSystem):
+    """Mean of the maps of networks of one sequence each; one network is that network alone.
+
+    Args:
+        folders: sequence -> folder of train/stage2.py with that data.modality.
+        flips: as for `Stage2Network`.
+    """
+
+    ALL_SEQUENCES: ClassVar[bool] = True
+    weights = "trained"
+
+    def __init__(self, folders: Mapping[str, Path], flips: bool = False):
+        self.networks = {name: Stage2Network(folder, flips) for name, folder in folders.items()}
+        for name, folder in folders.items():
+            check_sequence(folder, name)
+        self.sequence = " + ".join(folders)
+        costs = [(network.seconds, network.peak_mib) for network in self.networks.values()]
+        self.seconds = sum(seconds or 0 for seconds, _ in costs)
+        self.peak_mib = max(peak or 0 for _, peak in costs)
+
+    def score(self, slices: Sequence[Image]) -> list[Image]:
+        """A sequence that is missing has no say in the mean."""
+        totals = [np.zeros(image.shape[-2:], np.float32) for image in slices]
+        voters = np.zeros(len(slices), int)
+        for name, network in self.networks.items():
+            planes = [image[MODALITIES.index(name)] for image in slices]
+            voters += [bool(plane.any()) for plane in planes]
+            for total, scores in zip(totals, network.score(planes), strict=True):
+                total += scores
+        return [
+            (total / max(count, 1)).clip(0, 1) for total, count in zip(totals, voters, strict=True)
+        ]
+
+
+class AllSequencesNetwork(Stage2Network):
+    """One network of all sequences as channels, where it is asked for without one of them."""
+
+    ALL_SEQUENCES: ClassVar[bool] = True
+
+    def __init__(self, folder: Path, flips: bool = False, without: str = ""):
+        super().__init__(folder, flips)
+        check_sequence(folder, ALL)
+        self.without = without
+        self.sequence = f"{ALL} but {without}" if without else ALL
+
+    def score(self, slices: Sequence[Image]) -> list[Image]:
+        if self.without:
+            slices = [image.copy() for image in slices]
+            for image in slices:
+                image[MODALITIES.index(self.without)] = 0
+        return super().score(slices)
+
+
+def check_sequence(folder: Path, expected: str) -> None:
+    """Raise ValueError where a stage-2 network learned from another sequence."""
+    found = json.loads((folder / "run.json").read_text()).get("modality")
+    if found != expected:
+        raise ValueError(
+            f"sequences.{expected} must be a run with data.modality={expected}, got {folder} "
+            f"with {found}."
+        )
 
 
 def training_cost(folder: Path) -> tuple[float | None, float | None]:

@@ -1,0 +1,76 @@
+"""One system's scores of patients with masks, and its threshold from healthy slices."""
+
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from modeling_rasalore.evaluation import PatientScores, Thresholds
+from modeling_rasalore.files import replace_file
+from modeling_rasalore.layouts import Patient
+from modeling_rasalore.metrics import false_alarm_threshold
+from modeling_rasalore.recipes import DataRecipe
+from modeling_rasalore.slices import HEALTHY
+
+from .data import Scored, read_examples
+from .interface import System
+
+
+def sequence_of(system: System, data: DataRecipe) -> str:
+    """What a row says of the sequence that its system sees."""
+    if not system.ALL_SEQUENCES:
+        return data.modality
+    return str(getattr(system, "sequence", "all"))
+
+
+class ScoredPatients:
+    """Patients with one system's scores, scored once; scores wait on disk between passes."""
+
+    def __init__(self, system: System, scored: Scored, name: str, folder: Path):
+        self.system, self.scored = system, scored
+        self.name, self.folder = name, folder
+        self.seconds = 0.0
+        folder.mkdir(exist_ok=True)
+
+    def __iter__(self) -> Iterator[PatientScores]:
+        everything, data = self.system.ALL_SEQUENCES, self.scored.data
+        for patient in tqdm(self.scored.patients, desc=self.name, unit="patient"):
+            slices = read_examples(patient, data, everything, with_mask=True)
+            images = [example["image"] for example in slices]
+            brain = np.stack(images) > 0
+            yield PatientScores(
+                patient_id=patient.patient_id,
+                scores=self.scores(patient.patient_id, images),
+                truth=np.stack([example["mask"] for example in slices]) > 0,
+                brain=brain if brain.ndim == 3 else np.asarray(brain.any(1)),
+                spacing=slices[0]["spacing"],
+            )
+
+    def scores(self, patient_id: str, images: list[np.ndarray]) -> np.ndarray:
+        """Scores (S, H, W) of one patient, computed once."""
+        path = self.folder / f"{patient_id}.npy"
+        if not path.exists():
+            started = time.monotonic()
+            scores = np.stack(self.system.score(images))
+            self.seconds += time.monotonic() - started
+            replace_file(path, lambda draft: np.save(draft, scores))
+        return np.load(path)
+
+
+def label_free(
+    system: System, patients: Sequence[Patient], data: DataRecipe, false_alarm_rate: float
+) -> Thresholds:
+    """Threshold for the asked false-alarm rate on healthy validation slices; no mask is opened."""
+    inside = []
+    for patient in patients:
+        healthy = read_examples(patient, data, system.ALL_SEQUENCES, labels={HEALTHY})
+        images = [example["image"] for example in healthy]
+        scores = system.score(images) if images else []
+        for score, image in zip(scores, images, strict=True):
+            inside.append(score[image > 0 if image.ndim == 2 else (image > 0).any(0)])
+    if not inside:
+        return Thresholds()
+    threshold = false_alarm_threshold(np.concatenate(inside), false_alarm_rate)
+    return Thresholds(threshold, false_alarm_rate)
