@@ -70,13 +70,10 @@ def main(words: list[str]) -> None:
     split = read_split(folder / "split.json", find_patients(recipe.data.root))
     if recipe.initial_weights:
         check_same_split(recipe.initial_weights, split)
-    channels = {"num_channels": len(MODALITIES)} if recipe.data.modality == ALL else {}
-    processor = RasaloreImageProcessor.from_pretrained(recipe.model, **channels)
-    config = RasaloreConfig.from_pretrained(recipe.model, modality=recipe.data.modality, **channels)
+    processor, config = open_configurations(recipe.model, recipe.data.modality)
     patients = [*split["train"], *split["validation"]]
     made = json.loads((folder / "run.json").read_text())
-    for patient in patients:  # masks of one sequence fit another only on its own grid
-        check_one_grid(patient, (recipe.data.modality, made.get("modality", recipe.data.modality)))
+    check_grids(patients, recipe.data.modality, made.get("modality", recipe.data.modality))
     table = open_table(folder, patients, recipe.minimum_area)
     check_share(recipe.synthetic_lesions.share)
 
@@ -129,6 +126,23 @@ def main(words: list[str]) -> None:
         training_slices=len(training),
         pseudo_masks=made,
     )
+
+
+def open_configurations(
+    folder: str, modality: str
+) -> tuple[RasaloreImageProcessor, RasaloreConfig]:
+    """Processor and configuration of a preset, for one sequence or for all of them as channels."""
+    processor = RasaloreImageProcessor.from_pretrained(folder)
+    config = RasaloreConfig.from_pretrained(folder, modality=modality)
+    if modality == ALL:
+        processor.num_channels = config.num_channels = len(MODALITIES)
+    return processor, config
+
+
+def check_grids(patients: list[Patient], learned_from: str, masks_of: str) -> None:
+    """Raise ValueError where masks made on one sequence do not fit the grid of another."""
+    for patient in patients:
+        check_one_grid(patient, (learned_from, masks_of))
 
 
 def open_table(folder: Path, patients: list[Patient], minimum_area: float) -> MaskTable:
