@@ -37,7 +37,8 @@ def augment_batch(
         amount = recipe.noise_std * value_range * happens(recipe.noise_probability, pixel_values)
         pixel_values = pixel_values + amount * torch.randn_like(pixel_values)
     if recipe.sequence_dropout:
-        dropped = drop_sequences(*pixel_values.shape[:2], recipe.sequence_dropout)
+        channels = pixel_values.shape[1]
+        dropped = drop_sequences(batch, channels, recipe.sequence_dropout)
         pixel_values = torch.where(dropped.to(black.device), black, pixel_values)
     return pixel_values, moved
 

@@ -13,7 +13,7 @@ without any label, and the row says "stand-in".
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -43,6 +43,7 @@ class PromptedByStage1:
         seed: of the points, and of a stand-in.
     """
 
+    ALL_SEQUENCES: ClassVar[bool] = False
     seconds: float | None = None
     peak_mib: float | None = None
 
