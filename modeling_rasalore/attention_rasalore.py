@@ -36,6 +36,8 @@ class LocationEmbeddings(nn.Module):
         frequencies = self.scale * torch.randn(
             2, self.width // 2, generator=generator, device="cpu"
         )
+        if self.kind == "aliased":  # whole waves per half slice: points half a slice apart agree
+            frequencies = frequencies.floor()
         offset = torch.randn(1, self.width, generator=generator, device="cpu")
         side = torch.arange(self.grid_size, device="cpu") / self.grid_size * 2 - 1  # [-1, 1)
         points = torch.cartesian_prod(side, side)  # (k, 2): row, column

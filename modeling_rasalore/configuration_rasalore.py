@@ -43,8 +43,8 @@ class RasaloreConfig(PreTrainedConfig):
 
     # --- Location embeddings (LoRE) ---------------------------------------------------------
     # "random": fixed Fourier features of the candidate points; "learned": the same start, trained;
-    # "none": zeros, for ablation.
-    location_embeddings: Literal["random", "learned", "none"] = "random"
+    # "none": zeros, and "aliased": whole frequencies as released, both for ablation.
+    location_embeddings: Literal["random", "learned", "aliased", "none"] = "random"
     location_seed: int = 0
     # Standard deviation of the random frequencies, in cycles per half slice. The released code
     # divides its frequencies down to integers, so that only 256 of 1024 rows are distinct; real

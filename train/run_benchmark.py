@@ -25,12 +25,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from baselines.ablations import choose_ablations, train_ablation
 from baselines.data import Scored, Split, refuse_leaks, training_slices
 from baselines.interface import System
 from baselines.registry import LEARNED, SequenceRuns, Sources, build, choose, describe, restore
 from baselines.scoring import ScoredPatients, label_free, sequence_of
 from omegaconf import MISSING
 
+from modeling_rasalore.errors import first_line
 from modeling_rasalore.evaluation import (
     VIEWS,
     compare_rows,
@@ -64,6 +66,8 @@ class BenchmarkRecipe:
     stage2_with_sam: str = ""  # the same with masks of a segmenter
     ceiling: str = ""  # folder of train/stage2.py on true masks
     sequences: SequenceRuns = field(default_factory=SequenceRuns)
+    # Stage 2 with one part changed, trained below `out`: "all", or names with commas between them.
+    ablation: str = ""
     # "all"; "own": chance, threshold and the project's models; or names with commas between them.
     # Models whose folder is not given have no row.
     systems: str = "own"
@@ -82,6 +86,17 @@ class BenchmarkRecipe:
     def sources(self) -> Sources:
         """What systems are built from."""
         return Sources(**{f.name: getattr(self, f.name) for f in fields(Sources)})
+
+    @property
+    def ablated(self) -> str:
+        """The run that ablations are of: the one that has every part."""
+        return self.stage2_with_sam or self.stage2
+
+    @property
+    def ablations(self) -> dict[str, str]:
+        """Name of each ablation to run -> its folder."""
+        names = choose_ablations(self.ablation, self.ablated)
+        return {name: str(Path(self.out) / "ablations" / name) for name in names}
 
     @property
     def scored_data(self) -> DataRecipe:
@@ -151,6 +166,11 @@ def rows_of(
     name: str, recipe: BenchmarkRecipe, split: Split, scored: Scored
 ) -> list[dict[str, Any]]:
     """A system's rows: those of an earlier run with the same settings, or of a new process."""
+    try:
+        if name in recipe.ablations:
+            train_ablation(name, Path(recipe.ablated), Path(recipe.ablations[name]))
+    except ValueError as error:
+        return failure_rows(name, recipe, first_line(error))
     facts = describe(name, recipe.sources()) | {
         "data": asdict(recipe.data),
         "split_sha256": split_hash(split),
@@ -258,14 +278,14 @@ def failure_rows(name: str, recipe: BenchmarkRecipe, reason: str) -> list[dict[s
     return [row | {"view": view} for view in VIEWS]
 
 
-def compare(rows: list[dict[str, Any]], seed: int) -> list[dict[str, Any]]:
-    """Paired differences of every system from the intensity threshold."""
+def compare(rows: list[dict[str, Any]], seed: int, name: str = "threshold") -> list[dict[str, Any]]:
+    """Paired differences of every other system from one, the intensity threshold."""
     scored = [row for row in rows if "failure" not in row]
-    reference = {(r["view"], r["threshold"]): r for r in scored if r["system"] == "threshold"}
+    reference = {(r["view"], r["threshold"]): r for r in scored if r["system"] == name}
     return [
         compare_rows(row, reference[row["view"], row["threshold"]], seed)
         for row in scored
-        if row["system"] != "threshold" and (row["view"], row["threshold"]) in reference
+        if row["system"] != name and (row["view"], row["threshold"]) in reference
     ]
 
 
@@ -285,6 +305,10 @@ def write_out(
         "seeds": 1,
         "against_threshold": compare(rows, recipe.seed),
     }
+    if recipe.ablation:
+        whole = "rasalore" if recipe.stage2_with_sam else "rasalore_without_sam"
+        kept = [row for row in rows if row["system"] in (whole, *recipe.ablations)]
+        meta["ablations_against_whole"] = compare(kept, recipe.seed, whole)
     write_results(out / "results.json", meta, rows)
     tables = [headline(recipe, len(scored.patients)), results_table(rows)]
     tables += [*filter(None, [sequence_table(rows)]), cost_table(rows)]

@@ -1,6 +1,6 @@
 """Which systems there are, by the name that results use, and how each is built."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -77,6 +77,7 @@ class Sources:
         seed: of everything random.
         flips: score stage-2 networks on mirror images too.
         sequences: folders of stage-2 networks by sequence.
+        ablations: name of each ablation to run -> its folder.
     """
 
     stage1: str
@@ -91,6 +92,7 @@ class Sources:
     seed: int
     flips: bool = False
     sequences: SequenceRuns = field(default_factory=SequenceRuns)
+    ablations: Mapping[str, str] = field(default_factory=dict)
 
     def folders_of(self, name: str) -> list[str]:
         """The folders that a system of the project needs, "" for one that is not given."""
@@ -100,6 +102,7 @@ class Sources:
         folders |= {f"rasalore_{key}": folder for key, folder in asdict(self.sequences).items()}
         folders |= dict.fromkeys(WITHOUT, self.sequences.all)
         folders |= dict.fromkeys(PROMPTED, self.stage1)
+        folders |= self.ablations
         if name == "rasalore_average":
             given = list(self.single_sequences().values())
             return given if len(given) > 1 else [""]
@@ -112,7 +115,7 @@ class Sources:
 
 
 def choose(words: str, sources: Sources) -> list[str]:
-    """Names of the systems to run, in the table's order.
+    """Names of the systems to run, in the table's order, and of the ablations after them.
 
     Args:
         words: "all", "own" (no competing system), or names with commas between them.
@@ -122,14 +125,15 @@ def choose(words: str, sources: Sources) -> list[str]:
     """
     if words in ("all", "own"):
         names = ALL if words == "all" else OWN
-        return [name for name in names if "" not in sources.folders_of(name)]
+        found = [name for name in names if "" not in sources.folders_of(name)]
+        return [*found, *sources.ablations]
     asked = [word.strip() for word in words.split(",")]
     for name in asked:
         if name not in ALL:
             raise ValueError(f"systems are all, own, or any of {', '.join(ALL)}, got {name!r}.")
         if "" in sources.folders_of(name):
             raise ValueError(f"{name} needs the folder of a trained model, and none was given.")
-    return [name for name in ALL if name in asked]
+    return [*(name for name in ALL if name in asked), *sources.ablations]
 
 
 def build(name: str, sources: Sources) -> System:
@@ -180,7 +184,7 @@ def settings_of(name: str, sources: Sources) -> Any:
 def describe(name: str, sources: Sources) -> dict[str, Any]:
     """All that a system's scores depend on besides the data, as plain values."""
     facts: dict[str, Any] = {"seed": sources.seed}
-    if name in OWN[3:]:
+    if name in OWN[3:] or name in sources.ablations:
         facts["flips"] = sources.flips
     if name in LEARNED:
         facts |= {"size": sources.size, "settings": asdict(settings_of(name, sources))}
