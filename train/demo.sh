@@ -12,11 +12,11 @@ MODALITY=${MODALITY:-t2}
 SEED=${SEED:-0}
 OUT=${OUT:-runs/demo}
 
-launch() {
+# One process, so without `accelerate launch`, which would load everything once more.
+train() {
   script=$1 recipe=$2
   shift 2
-  "$PYTHON" -m accelerate.commands.launch --cpu --num_processes 1 --num_machines 1 \
-    --mixed_precision no --dynamo_backend no "train/$script.py" "hub_configs/$recipe/training.yaml" \
+  ACCELERATE_USE_CPU=1 "$PYTHON" "train/$script.py" "hub_configs/$recipe/training.yaml" \
     "data.root=$DATA" "data.modality=$MODALITY" "loop.seed=$SEED" "$@"
 }
 
@@ -31,24 +31,26 @@ else
   DATA=$OUT/phantoms validation=6 test=20  # 20: of 10 the intervals span twenty points
   "$PYTHON" -m modeling_rasalore.cli phantom "$DATA" --patients 72 --healthy 14 --seed "$SEED"
 fi
-launch stage1 ddpt-tiny "out=$OUT/stage1" split.validation=$validation split.test=$test \
+train stage1 ddpt-tiny "out=$OUT/stage1" split.validation=$validation split.test=$test \
   "split.seed=$SEED"
 
 # Stage 2 starts on lesions painted into healthy slices: brighter than tissue in T2 and FLAIR,
 # darker in T1, either in T1 with contrast agent. What it learns there sharpens the pseudo-masks.
 case $MODALITY in t1) darker=1 ;; t1ce) darker=0.5 ;; *) darker=0 ;; esac
 heat="threshold=0.3 guidance=0.06 minimum_probability=0.5"
-make_masks $heat "out=$OUT/heatmap_masks"
-launch stage2 rasalore-tiny "pseudo_masks=$OUT/heatmap_masks" "out=$OUT/warm_up" \
+make_masks $heat "out=$OUT/heatmap_masks" "parts=[validation]"
+make_masks source=truth "out=$OUT/true_masks" >"$OUT/true_masks.log" 2>&1 & # of the ceiling
+truth=$!
+train stage2 rasalore-tiny "pseudo_masks=$OUT/heatmap_masks" "out=$OUT/warm_up" \
   synthetic_lesions.share=1 synthetic_lesions.darker_share=$darker \
-  optimizer.learning_rate=5.0e-3 loop.max_steps=500
+  optimizer.learning_rate=5.0e-3 loop.max_steps=400
 make_masks $heat "appearance=$OUT/warm_up" "out=$OUT/pseudo_masks"
 
 # RASALoRE, and its ceiling: the same network on the true masks of the same slices. They learn side
 # by side, each with half of the cores.
-make_masks source=truth "out=$OUT/true_masks"
+wait $truth || { tail -5 "$OUT/true_masks.log" >&2; exit 1; }
 segment() {
-  launch stage2 rasalore-tiny "pseudo_masks=$OUT/$1" "out=$OUT/$2" \
+  train stage2 rasalore-tiny "pseudo_masks=$OUT/$1" "out=$OUT/$2" \
     "initial_weights=$OUT/warm_up" synthetic_lesions.darker_share=$darker
 }
 stop() { # a process and all that it started

@@ -71,7 +71,9 @@ def main(words: list[str]) -> None:
     if recipe.initial_weights:
         check_same_split(recipe.initial_weights, split)
     processor, config = open_configurations(recipe.model, recipe.data.modality)
-    patients = [*split["train"], *split["validation"]]
+    # On painted lesions alone, pseudo-masks only choose the checkpoint.
+    learned_from = split["train"] if recipe.synthetic_lesions.share < 1 else []
+    patients = [*learned_from, *split["validation"]]
     made = json.loads((folder / "run.json").read_text())
     check_grids(patients, recipe.data.modality, made.get("modality", recipe.data.modality))
     table = open_table(folder, patients, recipe.minimum_area)
@@ -79,8 +81,8 @@ def main(words: list[str]) -> None:
 
     run = TrainingRun(recipe)
     training, held_out = run.list_slices(split)
-    with_mask = len(rows_with_mask(training, table))
     training = choose_training(recipe, training, table)
+    with_mask = np.count_nonzero(training.label == UNHEALTHY)
     run.accelerator.print(f"training slices: {len(training)}, with a pseudo-mask: {with_mask}")
     loader = run.load(
         training,
@@ -185,7 +187,7 @@ def choose_training(recipe: Stage2Recipe, work: WorkList, table: MaskTable) -> W
         ValueError: no slice to paint on.
     """
     share, least = recipe.synthetic_lesions.share, recipe.synthetic_lesions.minimum_brain_area
-    masked = rows_with_mask(work, table)
+    masked = rows_with_mask(work, table) if share < 1 else []
     if share == 0:
         return work.keep_rows(masked)
     healthy = np.flatnonzero((work.label == HEALTHY) & (work.brain_area >= least)).tolist()
