@@ -14,19 +14,27 @@ PACKAGES = ("rasalore", "torch", "transformers", "datasets", "accelerate", "safe
 
 def provenance() -> dict[str, Any]:
     """Return the versions of what computed a result, the machine and the checkout's commit."""
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
     return {
         "versions": versions(),
         "python": platform.python_version(),
         "machine": platform.machine(),
-        "commit": commit.stdout.strip() or None,
+        "commit": read_commit(),
     }
+
+
+def read_commit() -> str | None:
+    """Return the checkout's commit; None for an installed package, or where there is no git."""
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--dirty"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    except FileNotFoundError:
+        return None
+    return described.stdout.strip() or None
 
 
 def versions() -> dict[str, str]:

@@ -24,6 +24,15 @@ def test_versions_and_commit_are_told() -> None:
     assert "commit" in facts
 
 
+def test_a_machine_without_git_has_no_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    facts = provenance()
+    assert facts["commit"] is None
+    assert facts["python"].startswith("3.")
+
+
 def test_a_run_tells_recipe_seed_hashes_scores_and_checkpoints(tmp_path: Path) -> None:
     facts = inspect_folder(write_run(tmp_path))
     assert (facts["seed"], facts["split_sha256"], facts["data_sha256"]) == (7, "aa", "bb")
