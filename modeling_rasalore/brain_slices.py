@@ -44,6 +44,10 @@ class BrainSlices:
     def __iter__(self) -> Iterator[np.ndarray]:
         return (self[index] for index in range(len(self)))
 
+    def foreground(self) -> np.ndarray:
+        """Return where the slices are above 0, (S, H, W) bool."""
+        return np.stack([one > 0 for one in self])
+
     def whole(self) -> np.ndarray:
         """Return all of them as one array, which is the scan's own where nothing changes."""
         if self.unchanged:
@@ -52,3 +56,9 @@ class BrainSlices:
         for place, one in zip(result, self, strict=True):
             place[...] = one
         return result
+
+
+def brain_of(image: np.ndarray) -> np.ndarray:
+    """True where any sequence of a slice (H, W) or (C, H, W) shows brain, (H, W)."""
+    brain: np.ndarray = image > 0
+    return brain if brain.ndim == 2 else np.asarray(brain.any(0))

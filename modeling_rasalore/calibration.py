@@ -127,7 +127,7 @@ def calibrate(
             smooth_mm=smooth_mm,
             model_facts=facts,
         )
-        brain = np.stack([image > 0 for image in BrainSlices(scan.slices)])
+        brain = BrainSlices(scan.slices).foreground()
         seen.add(prediction.scores, brain, prediction.voxel_mm3 / 1000)
     if not seen.highest or min(rates) < seen.smallest_rate(unit):
         seen_words = ", ".join(f"{count} {name}" for name, count in seen.counts.items())
@@ -136,18 +136,23 @@ def calibrate(
             f"{seen.smallest_rate(unit):.3g} of {seen_words}; give more scans or a higher rate."
         )
     scoring = {"flips": flips, "smooth_mm": smooth_mm}
-    entries = []
-    for rate in rates:
-        threshold, observed = seen.threshold(rate, unit)
-        if threshold >= 1:
-            raise ValueError(
-                f"no threshold below 1 keeps to a rate of {rate:g} of {unit}: the healthy scores "
-                f"are 1 in {seen.saturated(unit):.3g} of {unit}; ask for a higher rate, blur the "
-                "scores with --smooth-mm, or calibrate --per another unit."
-            )
-        found = {"threshold": threshold, "observed": observed}
-        entries.append({"rate": rate, "unit": unit, **scoring, **found, **seen.counts})
+    entries = [_entry(seen, rate, unit, scoring) for rate in rates]
     return {"weights_sha256": facts["weights_sha256"], "thresholds": entries}
+
+
+def _entry(
+    seen: _HealthyScores, rate: float, unit: str, scoring: dict[str, bool | float]
+) -> dict[str, Any]:
+    """Return the threshold for a rate, and the numbers that it was derived from."""
+    threshold, observed = seen.threshold(rate, unit)
+    if threshold >= 1:
+        raise ValueError(
+            f"no threshold below 1 keeps to a rate of {rate:g} of {unit}: the healthy scores "
+            f"are 1 in {seen.saturated(unit):.3g} of {unit}; ask for a higher rate, blur the "
+            "scores with --smooth-mm, or calibrate --per another unit."
+        )
+    found = {"threshold": threshold, "observed": observed}
+    return {"rate": rate, "unit": unit, **scoring, **found, **seen.counts}
 
 
 def save_calibration(folder: Path, calibration: dict[str, Any]) -> Path:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 from tqdm.auto import tqdm
 
-from .brain_slices import BrainSlices
+from .brain_slices import BrainSlices, brain_of
 from .files import replace_file, sha256_of, write_json
 from .mask_3d import index_box, part_sizes, remove_small_parts, smooth_scores
 from .reports import DISCLAIMER, overlay_montage
@@ -143,8 +143,7 @@ def predict_volume(
     scores = np.zeros(volume.slices.shape, np.float32)
     _fill_maps(list(scores), model, processor, images, batch_size, flips)
     if smooth_mm:
-        brain = np.stack([image > 0 for image in images])
-        smooth_scores(scores, brain, volume.spacing, smooth_mm)
+        smooth_scores(scores, images.foreground(), volume.spacing, smooth_mm)
     mask = (scores > threshold).view(np.uint8)
     if smallest_ml:
         remove_small_parts(mask, smallest_ml * 1000 / float(np.prod(volume.spacing)))
@@ -209,8 +208,7 @@ def score_images(
         pixel_values = processor(images, return_tensors="pt")["pixel_values"]
         pixel_values = pixel_values.to(weight.device, weight.dtype)
         maps = processor.post_process_maps(score_batch(model, pixel_values, flips), images)
-    brains = [image > 0 if image.ndim == 2 else (image > 0).any(0) for image in images]
-    return [np.where(b, m, np.float32(0)) for b, m in zip(brains, maps, strict=True)]
+    return [np.where(brain_of(i), m, np.float32(0)) for i, m in zip(images, maps, strict=True)]
 
 
 def score_batch(model: Any, pixel_values: torch.Tensor, flips: bool) -> torch.Tensor:

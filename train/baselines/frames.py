@@ -30,11 +30,6 @@ def from_grid(raw: Tensor, shape: tuple[int, ...]) -> Tensor:
     return square[top : top + height, left : left + width]
 
 
-def brain_of(image: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """True where any sequence of a slice (H, W) or (C, H, W) shows brain, (H, W)."""
-    return np.any(np.array(image, ndmin=3) > 0, axis=0)
-
-
 def eroded_brain(images: Tensor) -> Tensor:
     """Brain of (N, C, p, p) without its rim, (N, p, p): 5x5 mean of the brain above 0.95."""
     brain = (images > BRAIN).any(1, keepdim=True).float()

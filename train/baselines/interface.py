@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from modeling_rasalore.brain_slices import brain_of
 from modeling_rasalore.files import replace_file, write_json
 from modeling_rasalore.slices import HEALTHY, UNHEALTHY
 
-from .frames import brain_of, from_grid, to_grid
+from .frames import from_grid, to_grid
 
 Image = NDArray[np.float32]  # (H, W), or (4, H, W) for a system of all sequences
 HEALTHY_SHARE = 0.98  # of healthy training pixels that a residual's native threshold lets pass

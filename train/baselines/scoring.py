@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from modeling_rasalore.brain_slices import brain_of
 from modeling_rasalore.evaluation import PatientScores, Thresholds
 from modeling_rasalore.files import replace_file
 from modeling_rasalore.layouts import Patient
@@ -39,12 +40,11 @@ class ScoredPatients:
         for patient in tqdm(self.scored.patients, desc=self.name, unit="patient"):
             slices = read_examples(patient, data, everything, with_mask=True)
             images = [example["image"] for example in slices]
-            brain = np.stack(images) > 0
             yield PatientScores(
                 patient_id=patient.patient_id,
                 scores=self.scores(patient.patient_id, images),
                 truth=np.stack([example["mask"] for example in slices]) > 0,
-                brain=brain if brain.ndim == 3 else np.asarray(brain.any(1)),
+                brain=np.stack([brain_of(image) for image in images]),
                 spacing=slices[0]["spacing"],
             )
 
@@ -69,7 +69,7 @@ def label_free(
         images = [example["image"] for example in healthy]
         scores = system.score(images) if images else []
         for score, image in zip(scores, images, strict=True):
-            inside.append(score[image > 0 if image.ndim == 2 else (image > 0).any(0)])
+            inside.append(score[brain_of(image)])
     if not inside:
         return Thresholds()
     threshold = false_alarm_threshold(np.concatenate(inside), false_alarm_rate)
