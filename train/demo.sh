@@ -48,7 +48,10 @@ make_masks $heat "appearance=$OUT/warm_up" "out=$OUT/pseudo_masks"
 
 # RASALoRE, and its ceiling: the same network on the true masks of the same slices. They learn side
 # by side, each with half of the cores.
-wait $truth || { tail -5 "$OUT/true_masks.log" >&2; exit 1; }
+finish() { # wait for a process; where it failed, show the end of its log
+  wait "$1" || { tail -5 "$2" >&2; exit 1; }
+}
+finish $truth "$OUT/true_masks.log"
 segment() {
   train stage2 rasalore-tiny "pseudo_masks=$OUT/$1" "out=$OUT/$2" \
     "initial_weights=$OUT/warm_up" synthetic_lesions.darker_share=$darker
@@ -65,7 +68,7 @@ trap 'stop $ceiling' EXIT
 trap 'exit 130' INT TERM
 segment pseudo_masks stage2
 echo "waiting for the ceiling (its progress: $OUT/ceiling.log)"
-wait $ceiling || { tail -5 "$OUT/ceiling.log" >&2; exit 1; }
+finish $ceiling "$OUT/ceiling.log"
 trap - EXIT INT TERM
 unset OMP_NUM_THREADS
 

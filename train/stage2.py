@@ -71,10 +71,8 @@ def main(words: list[str]) -> None:
     if recipe.initial_weights:
         check_same_split(recipe.initial_weights, split)
     processor, config = open_configurations(recipe.model, recipe.data.modality)
-    # On painted lesions alone, pseudo-masks only choose the checkpoint.
-    learned_from = split["train"] if recipe.synthetic_lesions.share < 1 else []
-    patients = [*learned_from, *split["validation"]]
     made = json.loads((folder / "run.json").read_text())
+    patients = who_needs_masks(recipe, split)
     check_grids(patients, recipe.data.modality, made.get("modality", recipe.data.modality))
     table = open_table(folder, patients, recipe.minimum_area)
     check_share(recipe.synthetic_lesions.share)
@@ -107,15 +105,7 @@ def main(words: list[str]) -> None:
         )
         return loss_parts(model(pixel_values, **masks))
 
-    run.train(
-        model,
-        optimizer,
-        loader,
-        recipe.optimizer,
-        losses,
-        agreement,
-        "validation_agreement",
-    )
+    run.train(model, optimizer, loader, recipe.optimizer, losses, agreement, "validation_agreement")
 
     # --- Save -------------------------------------------------------------------------------
     if run.accelerator.is_main_process:
@@ -139,6 +129,12 @@ def open_configurations(
     if modality == ALL:
         processor.num_channels = config.num_channels = len(MODALITIES)
     return processor, config
+
+
+def who_needs_masks(recipe: Stage2Recipe, split: dict[str, list[Patient]]) -> list[Patient]:
+    """Those learned from, unless all lesions are painted, and those that choose the checkpoint."""
+    learned_from = split["train"] if recipe.synthetic_lesions.share < 1 else []
+    return [*learned_from, *split["validation"]]
 
 
 def check_grids(patients: list[Patient], learned_from: str, masks_of: str) -> None:
