@@ -80,3 +80,27 @@ def sam_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     SamModel(config).save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
+
+
+# --- The Space: one model and one server per file of its tests ------------------------------------
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A saved model with random weights."""
+    from space import save_model
+
+    return save_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where Gradio keeps what it must have on disk."""
+    return tmp_path_factory.mktemp("gradio")
+
+
+@pytest.fixture(scope="module")
+def address(model: Path, cache: Path) -> Iterator[str]:
+    """Where the Space is served."""
+    from space import serving
+
+    with serving(model, cache) as address:
+        yield address

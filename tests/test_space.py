@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from dicom_files import write_series, zip_series
-from space import SPACE, make_handlers, save_model, write_scan
+from space import SPACE, make_handlers, write_scan
 
 from modeling_rasalore import __version__
 from modeling_rasalore.prediction import VolumePrediction, predict_volume
@@ -23,11 +23,6 @@ from handlers import DOUBT, SCORES, Handlers
 
 def quiet(share: float, text: str) -> None:
     """Progress that nobody looks at."""
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_model(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 import ast
 import asyncio
 import gc
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import numpy as np
 import psutil
 import pytest
 from dicom_files import write_series, zip_bomb, zip_files, zip_series
-from space import AFFINE, save_model, serving, stored, write_scan
+from space import AFFINE, stored, write_scan
 
 from modeling_rasalore.model_loading import load_model
 from modeling_rasalore.prediction import predict_volume
@@ -27,23 +26,6 @@ from gradio_client.exceptions import AppError
 from handlers import SCORES
 from traffic import stored_paths, sweep
 from uploads import UploadRegister, own_upload
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where Gradio keeps what it must have on disk."""
-    return tmp_path_factory.mktemp("gradio")
-
-
-@pytest.fixture(scope="module")
-def address(model: Path, cache: Path) -> Iterator[str]:
-    with serving(model, cache) as address:
-        yield address
 
 
 def connect(address: str, out: Path | None = None) -> Client:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from dicom_files import write_series, zip_series
-from space import AFFINE, save_model, serving, stored, write_scan
+from space import AFFINE, stored, write_scan
 from test_header_guard import REFUSED
 
 from modeling_rasalore.model_loading import load_model
@@ -28,22 +28,6 @@ pytestmark = [
 
 SIZES = [(1280, 900), (390, 844)]
 PATIENCE = 120_000  # milliseconds; two loaded cores are slow
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("gradio")
-
-
-@pytest.fixture(scope="module")
-def address(model: Path, cache: Path) -> Iterator[str]:
-    with serving(model, cache) as address:
-        yield address
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +86,13 @@ def changed(page: Any, before: str) -> str:
     """The pictures of the slice view, once they are others than before."""
     page.wait_for_function(f"before => {PICTURES} !== before", arg=before)
     return page.evaluate(PICTURES)
+
+
+def slide(page: Any, slider: str, key: str, before: str) -> str:
+    """The pictures after a key was pressed on a slider."""
+    page.focus(f"#{slider} input[type=range]")
+    page.keyboard.press(key)
+    return changed(page, before)
 
 
 def check_mask(path: Path, scan: Path, model: Path, threshold: float) -> None:
@@ -163,12 +154,8 @@ def test_a_real_scan_is_seen_moved_through_and_its_mask_downloaded(
     plain, overlay = page.evaluate(PICTURES).split(",data:")
     assert plain.removeprefix("data:") != overlay  # the overlay shows
     shown = page.evaluate(PICTURES)
-    page.focus("#slice input[type=range]")
-    page.keyboard.press("ArrowLeft")
-    shown = changed(page, shown)
-    page.focus("#threshold input[type=range]")
-    page.keyboard.press("ArrowRight")
-    changed(page, shown)
+    shown = slide(page, "slice", "ArrowLeft", shown)
+    slide(page, "threshold", "ArrowRight", shown)
     threshold = float(page.input_value("#threshold input[type=range]"))
     assert threshold == 0.51
     check_mask(download(page, "#save-mask", tmp_path), scan, model, threshold)
@@ -195,12 +182,8 @@ def test_slice_threshold_and_colours_change_the_picture_by_keyboard(page: Any) -
     page.keyboard.press("Enter")
     see_results(page)
     shown = page.evaluate(PICTURES)
-    page.focus("#slice input[type=range]")
-    page.keyboard.press("ArrowRight")
-    shown = changed(page, shown)
-    page.focus("#threshold input[type=range]")
-    page.keyboard.press("End")
-    shown = changed(page, shown)
+    shown = slide(page, "slice", "ArrowRight", shown)
+    shown = slide(page, "threshold", "End", shown)
     page.wait_for_selector("#summary >> text=no anomaly found")
     page.check("input[type=radio][value=Uncertainty]")
     changed(page, shown)
