@@ -1,6 +1,7 @@
 """The Space as tests use it: its modules, a tiny random model, small scans, a running server."""
 
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -67,3 +68,14 @@ def serving(model: Path, cache: Path) -> Iterator[str]:
 def stored(folder: Path) -> list[str]:
     """Names of the files and folders that lie in Gradio's folder."""
     return sorted(path.name for path in folder.rglob("*"))
+
+
+def left_in(folder: Path, patience: float = 5) -> list[str]:
+    """What Gradio's folder still holds when the server had `patience` seconds to empty it.
+
+    A mask is deleted when its last byte is sent, so a program has it a moment before it is gone.
+    """
+    end = time.monotonic() + patience
+    while stored(folder) and time.monotonic() < end:
+        time.sleep(0.05)
+    return stored(folder)

@@ -12,7 +12,7 @@ import numpy as np
 import psutil
 import pytest
 from dicom_files import write_series, zip_bomb, zip_files, zip_series
-from space import AFFINE, stored, write_scan
+from space import AFFINE, left_in, stored, write_scan
 
 from modeling_rasalore.model_loading import load_model
 from modeling_rasalore.prediction import predict_volume
@@ -135,7 +135,7 @@ def test_requests_at_once_get_their_own_masks_and_uploads_are_gone(
     assert [report["input"] for _, report in results] == [scan.name for scan in scans]
     masks = [Path(mask).read_bytes() for mask, _ in results]
     assert masks[0] == masks[2] == masks[3] != masks[1]
-    assert stored(cache) == []  # uploads once they were read, masks once they were fetched
+    assert left_in(cache) == []  # uploads once they were read, masks once they were fetched
 
 
 def test_fifty_requests_of_four_people_all_succeed_and_leave_neither_memory_nor_files(
@@ -159,7 +159,7 @@ def test_fifty_requests_of_four_people_all_succeed_and_leave_neither_memory_nor_
     assert held == 0
     # A scan and its scores take 2 MB: forty that stay would take 80.
     assert memory[1] - memory[0] < 40e6
-    assert stored(cache) == []
+    assert left_in(cache) == []
 
 
 def test_what_nobody_fetches_is_deleted_by_age(tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ def test_what_nobody_fetches_is_deleted_by_age(tmp_path: Path) -> None:
     sweep(tmp_path, 900)
     assert stored(tmp_path) == ["empty", "folder", "old.nii"]
     sweep(tmp_path, -1)
-    assert stored(tmp_path) == []
+    assert left_in(tmp_path, 0) == []
 
 
 def test_a_bad_file_gives_one_line_and_the_app_lives_on(
@@ -179,7 +179,7 @@ def test_a_bad_file_gives_one_line_and_the_app_lives_on(
     bad.write_bytes(write_scan(tmp_path / "scan.nii.gz").read_bytes()[:200])
     with pytest.raises(AppError, match=r"^broken\.nii\.gz: .*\.$"):
         segment(address, bad, tmp_path / "out")
-    assert stored(cache) == []
+    assert left_in(cache) == []
     assert segment(address, tmp_path / "scan.nii.gz", tmp_path / "out")[1]["slices"] == 6
 
 
@@ -204,7 +204,7 @@ def test_bad_zips_give_one_line_each_and_a_good_one_its_mask(
     for path, sentence in bad_zips(tmp_path).items():
         with pytest.raises(AppError, match=rf"^{path.name}: {sentence}[^\n]*\.$"):
             segment(address, path, tmp_path / "out")
-        assert stored(cache) == []
+        assert left_in(cache) == []
     volume = read_volume(write_scan(tmp_path / "scan.nii.gz"))
     voxels = volume.slices.transpose(2, 1, 0).astype(np.int16)
     good = zip_series(tmp_path / "s.zip", write_series(tmp_path / "series", voxels, AFFINE))
@@ -212,7 +212,7 @@ def test_bad_zips_give_one_line_each_and_a_good_one_its_mask(
     expected = predict_volume(*load_model(str(model), "main", "cpu"), volume)
     assert 0 < expected.mask.sum() < expected.mask.size
     assert np.array_equal(read_mask(mask, volume), expected.mask)
-    assert report["input"] == "s.zip" and stored(cache) == []
+    assert report["input"] == "s.zip" and left_in(cache) == []
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1/scan.nii", "https://example.org/scan.nii.gz"])
@@ -222,7 +222,7 @@ def test_addresses_are_not_fetched(address: str, cache: Path, url: str) -> None:
         connect(address).predict(given, 0.5, api_name="/segment")
     answer = httpx.get(f"{address}gradio_api/file={url}")
     assert (answer.status_code, answer.text) == (403, "No address is fetched.")
-    assert stored(cache) == []
+    assert left_in(cache) == []
 
 
 def test_two_sessions_do_not_see_each_others_scan(address: str, tmp_path: Path) -> None:
@@ -278,4 +278,4 @@ def test_an_agent_finds_the_tool_and_gets_mask_and_report(
     expected = predict_volume(*load_model(str(model), "main", "cpu"), volume)
     assert np.array_equal(read_mask(path, volume), expected.mask)
     assert report["input"] == "scan.nii.gz"
-    assert stored(cache) == []
+    assert left_in(cache) == []

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from dicom_files import write_series, zip_series
-from space import AFFINE, stored, write_scan
+from space import AFFINE, left_in, write_scan
 from test_header_guard import REFUSED
 
 from modeling_rasalore.model_loading import load_model
@@ -121,7 +121,7 @@ def test_an_uploaded_scan_is_segmented_and_its_mask_downloaded(
     upload(page, scan)
     see_results(page)
     assert "patient.nii.gz" in page.inner_text("#summary")
-    assert stored(cache) == []
+    assert left_in(cache) == []
     check_mask(download(page, "#save-mask", tmp_path), scan, model, 0.5)
     report = json.loads(download(page, "#save-report", tmp_path).read_text())
     assert report["input"] == "patient.nii.gz" and report["millilitres"] > 0
@@ -138,7 +138,7 @@ def test_a_zipped_series_is_segmented_after_a_bad_zip_was_refused(
     page.wait_for_selector("#scan input[type=file]", state="attached")  # for another file
     upload(page, zip_series(tmp_path / "dicom.zip", write_series(tmp_path / "s", voxels, AFFINE)))
     see_results(page)
-    assert stored(cache) == []
+    assert left_in(cache) == []
     mask = download(page, "#save-mask", tmp_path)
     assert mask.name == "dicom_mask.nii.gz"
     check_mask(mask, scan, model, 0.5)
@@ -204,7 +204,7 @@ def test_twenty_bad_files_show_one_line_each_and_the_app_lives_on(
         assert re.search(sentence.removesuffix("$"), words), (case, words)
         assert "\n" not in words.strip() and str(cache) not in words
         page.wait_for_selector("#scan input[type=file]", state="attached")  # for another file
-    assert stored(cache) == []
+    assert left_in(cache) == []
     page.click("#example")
     see_results(page)
 
