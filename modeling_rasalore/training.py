@@ -259,15 +259,18 @@ class TrainingRun:
     def validate(self, model: nn.Module, loader: SliceLoader, score: Score) -> float:
         """Mean score of all validation slices, the same for any number of processes.
 
+        What a score draws depends on its batch alone, so it is the same at every validation.
+
         Raises:
             ValueError: there are none.
         """
         model.eval()
         device = self.accelerator.device
-        found = [
-            (place, score(model, {k: v.to(device) for k, v in batch.items()}).float().tolist())
-            for place, batch in loader.held_out_batches()
-        ]
+        found = []
+        for place, batch in loader.held_out_batches():
+            torch.manual_seed(place[0] * 1_000_003 + place[1])  # steps seed themselves, see `learn`
+            batch = {name: value.to(device) for name, value in batch.items()}
+            found.append((place, score(model, batch).float().tolist()))
         values = [value for _, scores in sorted(gather_object(found)) for value in scores]
         if not values:
             raise ValueError(

@@ -63,10 +63,10 @@ def story(scans: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("story")
     data = f"data.root={scans}"
     run("stage1", STAGE1, data, f"out={out}/stage1", *SPLIT, *SMALL, "loop.max_steps=6")
+    run("stage2", STAGE2, data, f"out={out}/warm_up", *SPLIT, *SMALL, *PAINTED,
+        "synthetic_lesions.share=1", "loop.max_steps=3")  # fmt: skip
     masks = ["stage1=" + str(out / "stage1"), data, "data.skip_slices=8"]
     run("make_pseudo_masks", *masks, f"out={out}/masks")
-    run("stage2", STAGE2, data, f"pseudo_masks={out}/masks", f"out={out}/warm_up", *SMALL, *PAINTED,
-        "synthetic_lesions.share=1", "loop.max_steps=3")  # fmt: skip
     run("make_pseudo_masks", *masks, f"out={out}/sharpened", f"appearance={out}/warm_up")
     run("make_pseudo_masks", *masks, f"out={out}/truth", "source=truth")
     for name, table in (("stage2", "sharpened"), ("ceiling", "truth")):
@@ -117,6 +117,19 @@ def test_a_start_that_knows_other_patients_is_refused(
         ("make_pseudo_masks", [f"stage1={story}/stage1", f"appearance={tmp_path}"]),
     ):
         assert "was trained on another split" in error_of(script, *start, *words)
+
+
+@pytest.mark.slow
+def test_painted_lesions_choose_the_weights_where_all_are_painted(story: Path) -> None:
+    run_of = json.loads((story / "warm_up" / "run.json").read_text())
+    assert run_of["criterion"] == "mean soft Dice with painted lesions of validation patients"
+    assert run_of["pseudo_masks"] is None
+    assert 0 < run_of["best_score"] < 1
+
+
+def test_a_network_that_learns_from_pseudo_masks_needs_them(scans: Path) -> None:
+    error = error_of("stage2", STAGE2, f"data.root={scans}", "out=x")
+    assert error.startswith("error: stage 2 learns from pseudo-masks unless all lesions are")
 
 
 def test_a_share_of_synthetic_lesions_above_one_is_refused(story: Path, scans: Path) -> None:

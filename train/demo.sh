@@ -31,46 +31,53 @@ else
   DATA=$OUT/phantoms validation=6 test=20  # 20: of 10 the intervals span twenty points
   "$PYTHON" -m modeling_rasalore.cli phantom "$DATA" --patients 72 --healthy 14 --seed "$SEED"
 fi
-train stage1 ddpt-tiny "out=$OUT/stage1" split.validation=$validation split.test=$test \
-  "split.seed=$SEED"
+split="split.validation=$validation split.test=$test split.seed=$SEED"
 
-# Stage 2 starts on lesions painted into healthy slices: brighter than tissue in T2 and FLAIR,
-# darker in T1, either in T1 with contrast agent. What it learns there sharpens the pseudo-masks.
-case $MODALITY in t1) darker=1 ;; t1ce) darker=0.5 ;; *) darker=0 ;; esac
-heat="threshold=0.3 guidance=0.06 minimum_probability=0.5"
-make_masks $heat "out=$OUT/heatmap_masks" "parts=[validation]"
-make_masks source=truth "out=$OUT/true_masks" >"$OUT/true_masks.log" 2>&1 & # of the ceiling
-truth=$!
-train stage2 rasalore-tiny "pseudo_masks=$OUT/heatmap_masks" "out=$OUT/warm_up" \
-  synthetic_lesions.share=1 synthetic_lesions.darker_share=$darker \
-  optimizer.learning_rate=5.0e-3 loop.max_steps=400
-make_masks $heat "appearance=$OUT/warm_up" "out=$OUT/pseudo_masks"
-
-# RASALoRE, and its ceiling: the same network on the true masks of the same slices. They learn side
-# by side, each with half of the cores.
-finish() { # wait for a process; where it failed, show the end of its log
-  wait "$1" || { tail -5 "$2" >&2; exit 1; }
+# What runs side by side has half of the cores each, and its output in a log.
+cores=$("$PYTHON" -c "import os; print(len(os.sched_getaffinity(0)))")
+beside= log=
+trap 'stop "$beside"' EXIT
+trap 'exit 130' INT TERM
+stop() { # a process and all that it started
+  [ -n "$1" ] || return 0
+  for child in $(pgrep -P "$1"); do stop "$child"; done
+  kill "$1" 2>/dev/null || true
 }
-finish $truth "$OUT/true_masks.log"
+start() {
+  log=$1
+  shift
+  export OMP_NUM_THREADS=$(((cores + 1) / 2))
+  "$@" >"$log" 2>&1 &
+  beside=$!
+}
+finish() { # wait for it; where it failed, show the end of its log
+  echo "waiting for what runs beside (its progress: $log)"
+  wait "$beside" || { tail -5 "$log" >&2; exit 1; }
+  beside=
+  unset OMP_NUM_THREADS
+}
+
+# Stage 1, and stage 2 on lesions painted into healthy slices: brighter than tissue in T2 and FLAIR,
+# darker in T1, either in T1 with contrast agent. What is learned there sharpens the pseudo-masks.
+case $MODALITY in t1) darker=1 ;; t1ce) darker=0.5 ;; *) darker=0 ;; esac
+start "$OUT/stage1.log" train stage1 ddpt-tiny "out=$OUT/stage1" $split
+train stage2 rasalore-tiny "out=$OUT/warm_up" $split synthetic_lesions.share=1 \
+  synthetic_lesions.darker_share=$darker optimizer.learning_rate=5.0e-3 loop.max_steps=400
+finish
+
+start "$OUT/true_masks.log" make_masks source=truth "out=$OUT/true_masks" # of the ceiling
+make_masks threshold=0.3 guidance=0.06 minimum_probability=0.5 "appearance=$OUT/warm_up" \
+  "out=$OUT/pseudo_masks"
+finish
+
+# RASALoRE, and its ceiling: the same network on the true masks of the same slices.
 segment() {
   train stage2 rasalore-tiny "pseudo_masks=$OUT/$1" "out=$OUT/$2" \
     "initial_weights=$OUT/warm_up" synthetic_lesions.darker_share=$darker
 }
-stop() { # a process and all that it started
-  for child in $(pgrep -P "$1"); do stop "$child"; done
-  kill "$1" 2>/dev/null || true
-}
-cores=$("$PYTHON" -c "import os; print(len(os.sched_getaffinity(0)))")
-export OMP_NUM_THREADS=$(((cores + 1) / 2))
-segment true_masks ceiling >"$OUT/ceiling.log" 2>&1 &
-ceiling=$!
-trap 'stop $ceiling' EXIT
-trap 'exit 130' INT TERM
+start "$OUT/ceiling.log" segment true_masks ceiling
 segment pseudo_masks stage2
-echo "waiting for the ceiling (its progress: $OUT/ceiling.log)"
-finish $ceiling "$OUT/ceiling.log"
-trap - EXIT INT TERM
-unset OMP_NUM_THREADS
+finish
 
 "$PYTHON" train/run_benchmark.py "stage1=$OUT/stage1" "synthetic_only=$OUT/warm_up" \
   "stage2=$OUT/stage2" "ceiling=$OUT/ceiling" "data.root=$DATA" "data.modality=$MODALITY" \

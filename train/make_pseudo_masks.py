@@ -59,8 +59,6 @@ class PseudoMaskRecipe:
     # Folder of a stage-2 network that saw painted lesions only: what a lesion looks like, where the
     # heatmap says which place made the slice unhealthy. Their mean is cut. The poster: none.
     appearance: str = ""
-    # Of which patients. Stage 2 on painted lesions alone needs those of validation.
-    parts: list[str] = field(default_factory=lambda: ["train", "validation"])
     segmenter: str = ""  # repo id or folder of a SamModel; empty: no M_SAM
     segmenter_revision: str | None = None
     prompt: str = "box"  # or "points"
@@ -72,8 +70,6 @@ def main(words: list[str]) -> None:
     recipe = load_recipe(PseudoMaskRecipe, words)
     if recipe.source not in ("ddpt", "truth"):
         raise ValueError(f"source must be 'ddpt' or 'truth', got {recipe.source!r}.")
-    if not recipe.parts or set(recipe.parts) - {"train", "validation"}:
-        raise ValueError(f"parts must be train, validation or both, got {recipe.parts}.")
     out = Path(recipe.out)
     split = read_split(Path(recipe.stage1) / "split.json", find_patients(recipe.data.root))
     if recipe.appearance:
@@ -82,7 +78,7 @@ def main(words: list[str]) -> None:
     write_split(split, out / "split.json")
     make = TruthMaker(recipe) if recipe.source == "truth" else HeatmapMaker(recipe)
 
-    patients = [patient for part in recipe.parts for patient in split[part]]
+    patients = [*split["train"], *split["validation"]]
     count = 0
     for patient in tqdm(patients, desc=out.name, unit="patient"):
         if not table_path(out, patient.patient_id).exists():

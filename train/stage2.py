@@ -7,23 +7,24 @@ The poster's setting, on a GPU:
     accelerate launch train/stage2.py hub_configs/rasalore/training.yaml \
         data.root=scans pseudo_masks=runs/pseudo_masks out=runs/stage2
 
-Supervision is the table of pseudo-masks; the weights that are kept agree best with the pseudo-masks
-of validation patients. Masks made on one sequence supervise every other of the same grid:
-data.modality=flair with pseudo-masks of T2; data.modality=all gives one network all sequences as
-channels, which survives missing ones after augmentation.sequence_dropout=0.3.
+Supervision is the table of pseudo-masks, lesions painted into healthy slices, or both. The weights
+that are kept agree best with the pseudo-masks of validation patients; where all lesions are painted
+(synthetic_lesions.share=1, which needs no stage 1), with lesions painted into their healthy slices.
+Masks made on one sequence supervise every other of the same grid: data.modality=flair with
+pseudo-masks of T2; data.modality=all gives one network all sequences as channels, which survives
+missing ones after augmentation.sequence_dropout=0.3.
 """
 
 import json
 import random
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from omegaconf import MISSING
 
 from modeling_rasalore import RasaloreConfig, RasaloreImageProcessor, RasaloreModel
 from modeling_rasalore.augmentation import augment_batch
@@ -35,6 +36,7 @@ from modeling_rasalore.recipes import (
     AugmentationRecipe,
     BaseRecipe,
     OptimizerRecipe,
+    SplitRecipe,
     SyntheticLesionRecipe,
     load_recipe,
 )
@@ -44,6 +46,7 @@ from modeling_rasalore.slices import (
     UNHEALTHY,
     check_same_split,
     read_split,
+    split_patients,
 )
 from modeling_rasalore.synthetic_lesions import paint_lesions
 from modeling_rasalore.training import TrainingRun, loss_parts
@@ -54,7 +57,9 @@ from modeling_rasalore.work_list import WorkList
 class Stage2Recipe(BaseRecipe):
     """Stage 2's recipe; see training.yaml in hub_configs/rasalore*."""
 
-    pseudo_masks: str = MISSING  # folder of train/make_pseudo_masks.py
+    # Folder of train/make_pseudo_masks.py, whose split counts; "" where all lesions are painted.
+    pseudo_masks: str = ""
+    split: SplitRecipe = field(default_factory=SplitRecipe)  # without pseudo-masks; as in stage 1
     minimum_area: float = 200.0  # mm2 of pseudo-mask that a training slice has at least
     initial_weights: str = ""  # folder of an earlier run of this script to start from
     synthetic_lesions: SyntheticLesionRecipe = field(default_factory=SyntheticLesionRecipe)
@@ -65,17 +70,13 @@ class Stage2Recipe(BaseRecipe):
 def main(words: list[str]) -> None:
     recipe = load_recipe(Stage2Recipe, words)
 
-    # --- Data: the split of stage 1, and its pseudo-masks -------------------------------------
-    folder = Path(recipe.pseudo_masks)
-    split = read_split(folder / "split.json", find_patients(recipe.data.root))
+    # --- Data: the split of stage 1, its pseudo-masks, healthy slices to paint on ---------------
+    check_shares(recipe)
+    split = open_split(recipe)
     if recipe.initial_weights:
         check_same_split(recipe.initial_weights, split)
     processor, config = open_configurations(recipe.model, recipe.data.modality)
-    made = json.loads((folder / "run.json").read_text())
-    patients = who_needs_masks(recipe, split)
-    check_grids(patients, recipe.data.modality, made.get("modality", recipe.data.modality))
-    table = open_table(folder, patients, recipe.minimum_area)
-    check_share(recipe.synthetic_lesions.share)
+    table, made = open_masks(recipe, [*split["train"], *split["validation"]])
 
     run = TrainingRun(recipe)
     training, held_out = run.list_slices(split)
@@ -84,7 +85,7 @@ def main(words: list[str]) -> None:
     run.accelerator.print(f"training slices: {len(training)}, with a pseudo-mask: {with_mask}")
     loader = run.load(
         training,
-        held_out.keep_rows(rows_with_mask(held_out, table)),
+        choose_validation(recipe, held_out, table),
         partial(prepare, processor, table, config.output_size),
         collate,
     )
@@ -98,12 +99,16 @@ def main(words: list[str]) -> None:
     def losses(
         model: torch.nn.Module, batch: dict[str, torch.Tensor], epoch: int
     ) -> dict[str, torch.Tensor]:
-        paint_healthy(batch, processor, recipe.synthetic_lesions.darker_share)
+        paint_healthy(batch, processor, recipe.synthetic_lesions)
         pixel_values = batch.pop("pixel_values")
         pixel_values, masks = augment_batch(
             pixel_values, batch, recipe.augmentation, processor.value_range
         )
         return loss_parts(model(pixel_values, **masks))
+
+    def agreement(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        paint_healthy(batch, processor, replace(recipe.synthetic_lesions, blank_share=0.0))
+        return soft_dice_of_slices(model, batch)
 
     run.train(model, optimizer, loader, recipe.optimizer, losses, agreement, "validation_agreement")
 
@@ -113,7 +118,9 @@ def main(words: list[str]) -> None:
         processor.save_pretrained(run.folder)
     run.write_summary(
         stage="rasalore",
-        criterion="mean soft Dice with the pseudo-masks of validation patients",
+        criterion="mean soft Dice with "
+        + ("pseudo-masks" if table else "painted lesions")
+        + " of validation patients",
         modality=recipe.data.modality,
         training_slices=len(training),
         pseudo_masks=made,
@@ -131,16 +138,45 @@ def open_configurations(
     return processor, config
 
 
-def who_needs_masks(recipe: Stage2Recipe, split: dict[str, list[Patient]]) -> list[Patient]:
-    """Those learned from, unless all lesions are painted, and those that choose the checkpoint."""
-    learned_from = split["train"] if recipe.synthetic_lesions.share < 1 else []
-    return [*learned_from, *split["validation"]]
+def check_shares(recipe: Stage2Recipe) -> None:
+    """Raise ValueError for shares that are none, or that need pseudo-masks without naming any."""
+    lesions = recipe.synthetic_lesions
+    for name in ("share", "darker_share", "blank_share"):
+        if not 0 <= getattr(lesions, name) <= 1:
+            raise ValueError(
+                f"synthetic_lesions.{name} must lie in [0, 1], got {getattr(lesions, name)}."
+            )
+    if lesions.share < 1 and not recipe.pseudo_masks:
+        raise ValueError(
+            "stage 2 learns from pseudo-masks unless all lesions are painted; give pseudo_masks="
+            "<folder of train/make_pseudo_masks.py>, or synthetic_lesions.share=1, got "
+            f"{lesions.share:g}."
+        )
 
 
-def check_grids(patients: list[Patient], learned_from: str, masks_of: str) -> None:
-    """Raise ValueError where masks made on one sequence do not fit the grid of another."""
+def open_split(recipe: Stage2Recipe) -> dict[str, list[Patient]]:
+    """The split of the pseudo-masks, which is stage 1's; without them the one of the recipe."""
+    patients = find_patients(recipe.data.root)
+    if recipe.pseudo_masks:
+        return read_split(Path(recipe.pseudo_masks) / "split.json", patients)
+    return split_patients(patients, recipe.split.seed, **recipe.split.amounts())
+
+
+def open_masks(
+    recipe: Stage2Recipe, patients: list[Patient]
+) -> tuple[MaskTable | None, dict[str, Any] | None]:
+    """Pseudo-masks large enough to learn from, and how they were made; None where none are used.
+
+    Raises:
+        ValueError: made on another sequence whose grid is not the same.
+    """
+    if recipe.synthetic_lesions.share == 1:
+        return None, None
+    folder, modality = Path(recipe.pseudo_masks), recipe.data.modality
+    made = json.loads((folder / "run.json").read_text())
     for patient in patients:
-        check_one_grid(patient, (learned_from, masks_of))
+        check_one_grid(patient, (modality, made.get("modality", modality)))
+    return open_table(folder, patients, recipe.minimum_area), made
 
 
 def open_table(folder: Path, patients: list[Patient], minimum_area: float) -> MaskTable:
@@ -167,45 +203,59 @@ def rows_with_mask(work: WorkList, table: MaskTable) -> list[int]:
     return rows
 
 
-def check_share(share: float) -> None:
-    """Raise ValueError for a share that is none."""
-    if not 0 <= share <= 1:
-        raise ValueError(f"synthetic_lesions.share must lie in [0, 1], got {share}.")
+def rows_to_paint(recipe: Stage2Recipe, work: WorkList) -> list[int]:
+    """Healthy slices with enough brain for a lesion; ValueError where there are none."""
+    least = recipe.synthetic_lesions.minimum_brain_area
+    healthy = np.flatnonzero((work.label == HEALTHY) & (work.brain_area >= least)).tolist()
+    if not healthy:
+        raise ValueError(f"no healthy slice shows {least:g} mm2 of brain to paint a lesion on.")
+    return healthy
 
 
-def choose_training(recipe: Stage2Recipe, work: WorkList, table: MaskTable) -> WorkList:
+def choose_validation(recipe: Stage2Recipe, work: WorkList, table: MaskTable | None) -> WorkList:
+    """Slices with a pseudo-mask; where all lesions are painted, healthy ones to paint them on."""
+    return work.keep_rows(rows_with_mask(work, table) if table else rows_to_paint(recipe, work))
+
+
+def choose_training(recipe: Stage2Recipe, work: WorkList, table: MaskTable | None) -> WorkList:
     """Slices with a pseudo-mask, and healthy ones with enough brain for a synthetic lesion.
 
     As many of both as their shares allow: with twice as many healthy slices as unhealthy ones and
-    equal shares, all unhealthy ones are used and half of the healthy ones.
+    equal shares, all unhealthy ones are used and half of the healthy ones. An unhealthy slice whose
+    pseudo-mask is missing gives its place to a healthy one, so that few masks do not leave few
+    slices.
 
     Raises:
         ValueError: no slice to paint on.
     """
-    share, least = recipe.synthetic_lesions.share, recipe.synthetic_lesions.minimum_brain_area
-    masked = rows_with_mask(work, table) if share < 1 else []
+    share = recipe.synthetic_lesions.share
+    if table is None:
+        return work.keep_rows(rows_to_paint(recipe, work))
+    masked = rows_with_mask(work, table)
     if share == 0:
         return work.keep_rows(masked)
-    healthy = np.flatnonzero((work.label == HEALTHY) & (work.brain_area >= least)).tolist()
-    if not healthy:
-        raise ValueError(f"no healthy slice shows {least:g} mm2 of brain to paint a lesion on.")
-    total = min(len(masked) / (1 - share), len(healthy) / share) if share < 1 else len(healthy)
+    healthy = rows_to_paint(recipe, work)
+    unhealthy = np.count_nonzero(work.label == UNHEALTHY)
+    total = min(unhealthy / (1 - share), len(healthy) / share)
 
     def drawn(row: int) -> float:  # from its name and the seed: no order of reading changes it
         return random.Random(f"{recipe.loop.seed} {work.key(row)}").random()
 
     chosen = sorted(masked, key=drawn)[: round(total * (1 - share))]
-    return work.keep_rows(chosen + sorted(healthy, key=drawn)[: round(total * share)])
+    return work.keep_rows(chosen + sorted(healthy, key=drawn)[: round(total) - len(chosen)])
 
 
 def prepare(
-    processor: RasaloreImageProcessor, table: MaskTable, size: int, example: dict[str, Any]
+    processor: RasaloreImageProcessor,
+    table: MaskTable | None,
+    size: int,
+    example: dict[str, Any],
 ) -> dict[str, Any]:
     """Slice -> {"pixel_values", "labels", "healthy", maybe "sam_masks"}."""
     images = [example["image"]]
     sample = {"pixel_values": processor(images)["pixel_values"][0]}
     sample["healthy"] = example["label"] == HEALTHY
-    if sample["healthy"]:
+    if table is None or sample["healthy"]:
         return {**sample, "labels": np.zeros((size, size), np.uint8)}
     masks = table[example["patient_id"], example["slice_index"]]
     sample["labels"] = processor.crop_masks([masks.pseudo_mask], images, size)[0].numpy()
@@ -229,22 +279,28 @@ def collate(examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
 
 
 def paint_healthy(
-    batch: dict[str, torch.Tensor], processor: RasaloreImageProcessor, darker_share: float
+    batch: dict[str, torch.Tensor],
+    processor: RasaloreImageProcessor,
+    lesions: SyntheticLesionRecipe,
 ) -> None:
-    """Paint a lesion into each healthy slice of a batch, in place; the flags are taken out."""
+    """Paint a lesion into healthy slices of a batch, in place; the flags are taken out.
+
+    A share of them stays blank: as it is, with an empty mask.
+    """
     healthy = batch.pop("healthy")
-    if not healthy.any():
+    chosen = healthy & (torch.rand(healthy.shape, device=healthy.device) >= lesions.blank_share)
+    if not chosen.any():
         return
-    images = processor.to_intensities(batch["pixel_values"][healthy])
-    painted, masks = paint_lesions(images, darker_share)
-    batch["pixel_values"][healthy] = processor.from_intensities(painted)
+    images = processor.to_intensities(batch["pixel_values"][chosen])
+    painted, masks = paint_lesions(images, lesions.darker_share)
+    batch["pixel_values"][chosen] = processor.from_intensities(painted)
     for name in batch.keys() & {"labels", "sam_masks"}:
-        batch[name][healthy] = masks
+        batch[name][chosen] = masks
 
 
 @torch.inference_mode()
-def agreement(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Soft Dice of scores and pseudo-mask of each slice, (B,)."""
+def soft_dice_of_slices(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Soft Dice of scores and mask of each slice, (B,)."""
     scores = model(batch["pixel_values"]).logits.sigmoid()
     return soft_dice(scores, batch["labels"][:, None].float())
 

@@ -58,7 +58,8 @@ def choose_ablations(words: str, stage2: str) -> list[str]:
         )
     fields = read_config(stage2)
     telling = [name for name in CHANGES if changed(fields, name) != fields]
-    if not json.loads((Path(stage2) / "run.json").read_text())["pseudo_masks"].get("segmenter"):
+    made = json.loads((Path(stage2) / "run.json").read_text())["pseudo_masks"] or {}
+    if not made.get("segmenter"):
         telling = [name for name in telling if name != "loss_without_sam"]
     if words == "all":
         return telling
