@@ -82,9 +82,10 @@ class Refiner(nn.Module):
         hidden = convolve_and_normalise(self.up2, self.up2_norm, hidden).relu_()
         # Pooling and the skip's 1x1 convolution commute: pool first, then convolve few pixels. The
         # bias is pooled too, because zeros beyond the border count.
+        # Added in place: a new map of this size costs more than the sum.
         skipped = F.conv2d(self.pool(first), self.skip.weight)
         bias = self.skip.bias[:, None, None] * self.pool(torch.ones_like(first[:1, :1]))  # type: ignore[index]
-        return self.pool(hidden) + (skipped + bias)
+        return self.pool(hidden).add_(skipped).add_(as_laid_out(bias, skipped))
 
 
 def convolve_and_normalise(
@@ -102,3 +103,10 @@ def convolve_and_normalise(
         return F.conv_transpose2d(maps, weight, bias, padding=conv.padding)  # type: ignore[arg-type]
     weight = conv.weight * scale[:, None, None, None]
     return F.conv2d(maps, weight, bias, padding=conv.padding)
+
+
+def as_laid_out(maps: Tensor, like: Tensor) -> Tensor:
+    """Maps in the memory order of others, with which sums take a third of the time."""
+    if like.is_contiguous(memory_format=torch.channels_last):
+        return maps.contiguous(memory_format=torch.channels_last)
+    return maps

@@ -143,7 +143,7 @@ class MaskDecoder(GradientCheckpointingLayer):
         upsampled = [
             upsample(maps[i : i + 1], folded[i].unflatten(1, shape)) for i in range(len(maps))
         ]
-        return torch.cat(upsampled) + constant
+        return torch.cat(upsampled).add_(constant)
 
 
 def as_tokens(maps: Tensor) -> Tensor:
