@@ -11,6 +11,7 @@ PYTHON=${PYTHON:-.venv/bin/python}
 MODALITY=${MODALITY:-t2}
 SEED=${SEED:-0}
 OUT=${OUT:-runs/demo}
+mkdir -p "$OUT"
 
 # One process, so without `accelerate launch`, which would load everything once more.
 train() {
