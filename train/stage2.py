@@ -29,7 +29,7 @@ import torch
 from modeling_rasalore import RasaloreConfig, RasaloreImageProcessor, RasaloreModel
 from modeling_rasalore.augmentation import augment_batch
 from modeling_rasalore.layouts import ALL, MODALITIES, Patient, find_patients
-from modeling_rasalore.loss_rasalore import soft_dice
+from modeling_rasalore.loss_rasalore import leave_out, soft_dice
 from modeling_rasalore.mask_table import MaskTable
 from modeling_rasalore.optimizers import build_optimizer
 from modeling_rasalore.recipes import (
@@ -251,30 +251,30 @@ def prepare(
     size: int,
     example: dict[str, Any],
 ) -> dict[str, Any]:
-    """Slice -> {"pixel_values", "labels", "healthy", maybe "sam_masks"}."""
+    """Slice -> {"pixel_values", "labels", "healthy", maybe "sam_masks" and "ignored"}."""
     images = [example["image"]]
     sample = {"pixel_values": processor(images)["pixel_values"][0]}
     sample["healthy"] = example["label"] == HEALTHY
     if table is None or sample["healthy"]:
         return {**sample, "labels": np.zeros((size, size), np.uint8)}
     masks = table[example["patient_id"], example["slice_index"]]
-    sample["labels"] = processor.crop_masks([masks.pseudo_mask], images, size)[0].numpy()
-    if masks.sam_mask is not None:
-        sample["sam_masks"] = processor.crop_masks([masks.sam_mask], images, size)[0].numpy()
+    planes = {"labels": masks.pseudo_mask, "sam_masks": masks.sam_mask, "ignored": masks.ignored}
+    for name, plane in planes.items():
+        if plane is not None:
+            sample[name] = processor.crop_masks([plane], images, size)[0].numpy()
     return sample
 
 
 def collate(examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-    """A batch; a healthy slice has an empty SAM mask where others have one."""
+    """A batch; a healthy slice has an empty SAM mask where others have one, and nothing ignored."""
     batch = {
         name: torch.stack([torch.as_tensor(example[name]) for example in examples])
         for name in ("pixel_values", "labels", "healthy")
     }
-    if any(example.get("sam_masks") is not None for example in examples):
-        blank = np.zeros_like(examples[0]["labels"])
-        batch["sam_masks"] = torch.stack(
-            [torch.as_tensor(example.get("sam_masks", blank)) for example in examples]
-        )
+    blank = np.zeros_like(examples[0]["labels"])
+    for name in ("sam_masks", "ignored"):
+        if any(name in example for example in examples):
+            batch[name] = torch.stack([torch.as_tensor(e.get(name, blank)) for e in examples])
     return batch
 
 
@@ -300,9 +300,9 @@ def paint_healthy(
 
 @torch.inference_mode()
 def soft_dice_of_slices(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Soft Dice of scores and mask of each slice, (B,)."""
-    scores = model(batch["pixel_values"]).logits.sigmoid()
-    return soft_dice(scores, batch["labels"][:, None].float())
+    """Soft Dice of scores and mask of each slice where pixels count, (B,)."""
+    maps = model(batch["pixel_values"]).logits.sigmoid()[:, 0], batch["labels"].float()
+    return soft_dice(*(leave_out(one, batch.get("ignored")) for one in maps))
 
 
 if __name__ == "__main__":
