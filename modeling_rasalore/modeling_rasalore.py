@@ -241,7 +241,7 @@ class RasaloreModel(RasalorePreTrainedModel):
         output: RasaloreOutput,
         labels: Tensor,
         sam_masks: Tensor | None,
-        ignored: Tensor | None,
+        ignored: Tensor | None = None,
     ) -> None:
         """Fill the output's losses in place: total and parts, batch means in float32."""
         config = self.config
