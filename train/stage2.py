@@ -48,7 +48,7 @@ from modeling_rasalore.slices import (
     read_split,
     split_patients,
 )
-from modeling_rasalore.synthetic_lesions import paint_lesions
+from modeling_rasalore.synthetic_lesions import paint_chosen
 from modeling_rasalore.training import TrainingRun, loss_parts
 from modeling_rasalore.work_list import WorkList
 
@@ -203,18 +203,11 @@ def rows_with_mask(work: WorkList, table: MaskTable) -> list[int]:
     return rows
 
 
-def rows_to_paint(recipe: Stage2Recipe, work: WorkList) -> list[int]:
-    """Healthy slices with enough brain for a lesion; ValueError where there are none."""
-    least = recipe.synthetic_lesions.minimum_brain_area
-    healthy = np.flatnonzero((work.label == HEALTHY) & (work.brain_area >= least)).tolist()
-    if not healthy:
-        raise ValueError(f"no healthy slice shows {least:g} mm2 of brain to paint a lesion on.")
-    return healthy
-
-
 def choose_validation(recipe: Stage2Recipe, work: WorkList, table: MaskTable | None) -> WorkList:
     """Slices with a pseudo-mask; where all lesions are painted, healthy ones to paint them on."""
-    return work.keep_rows(rows_with_mask(work, table) if table else rows_to_paint(recipe, work))
+    if table:
+        return work.keep_rows(rows_with_mask(work, table))
+    return work.keep_rows(work.rows_to_paint(recipe.synthetic_lesions.minimum_brain_area))
 
 
 def choose_training(recipe: Stage2Recipe, work: WorkList, table: MaskTable | None) -> WorkList:
@@ -228,13 +221,13 @@ def choose_training(recipe: Stage2Recipe, work: WorkList, table: MaskTable | Non
     Raises:
         ValueError: no slice to paint on.
     """
-    share = recipe.synthetic_lesions.share
+    share, least = recipe.synthetic_lesions.share, recipe.synthetic_lesions.minimum_brain_area
     if table is None:
-        return work.keep_rows(rows_to_paint(recipe, work))
+        return work.keep_rows(work.rows_to_paint(least))
     masked = rows_with_mask(work, table)
     if share == 0:
         return work.keep_rows(masked)
-    healthy = rows_to_paint(recipe, work)
+    healthy = work.rows_to_paint(least)
     unhealthy = np.count_nonzero(work.label == UNHEALTHY)
     total = min(unhealthy / (1 - share), len(healthy) / share)
 
@@ -291,9 +284,7 @@ def paint_healthy(
     chosen = healthy & (torch.rand(healthy.shape, device=healthy.device) >= lesions.blank_share)
     if not chosen.any():
         return
-    images = processor.to_intensities(batch["pixel_values"][chosen])
-    painted, masks = paint_lesions(images, lesions.darker_share)
-    batch["pixel_values"][chosen] = processor.from_intensities(painted)
+    masks = paint_chosen(batch["pixel_values"], chosen, processor, lesions.darker_share)
     for name in batch.keys() & {"labels", "sam_masks"}:
         batch[name][chosen] = masks
 
