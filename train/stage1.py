@@ -19,7 +19,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -179,12 +179,13 @@ def paint_some(
 
 def open_start(folder: str, config: DdptConfig) -> DdptModel:
     """The model of an earlier run; ValueError where the folder holds another kind of model."""
-    model, report = DdptModel.from_pretrained(folder, config=config, output_loading_info=True)  # type: ignore[misc]
+    loaded: Any = DdptModel.from_pretrained(folder, config=config, output_loading_info=True)
+    model, report = loaded
     if missing := sorted(report["missing_keys"]):
         raise ValueError(
             f"initial_weights must be a run of train/stage1.py, but {folder} lacks {missing[0]}."
         )
-    return model
+    return cast(DdptModel, model)
 
 
 def prepare(processor: RasaloreImageProcessor, example: dict[str, Any]) -> dict[str, Any]:
