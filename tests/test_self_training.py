@@ -12,9 +12,11 @@ import pytest
 
 # isort: split
 import make_pseudo_masks
+import small_ddpt
 import small_rasalore
 import stage2
 from accelerate.state import AcceleratorState
+from baselines.trained import Stage1Heatmap
 from safetensors.torch import load_file
 from small_study import MODEL, write_study
 
@@ -130,6 +132,18 @@ def test_a_painted_slice_ignores_nothing() -> None:
     assert "sam_masks" not in batch
 
 
+def test_stage_1_is_scored_by_the_poster_s_rule_where_a_teacher_made_the_masks(
+    tmp_path: Path,
+) -> None:
+    small_ddpt.make_model(**small_ddpt.TRAINED).save_pretrained(tmp_path / "stage1")
+    RasaloreImageProcessor(32, 3, gamma=1.0).save_pretrained(tmp_path / "stage1")
+    (tmp_path / "stage2").mkdir()
+    for name, made in (("stage1", {}), ("stage2", {"teacher": "x"})):
+        (tmp_path / name / "run.json").write_text(json.dumps({"pseudo_masks": made}))
+    rule = Stage1Heatmap(tmp_path / "stage1", str(tmp_path / "stage2")).rule
+    assert (rule.threshold, rule.guidance) == (0.5, 0)
+
+
 def test_a_teacher_that_cannot_teach_is_refused(study: Path, tmp_path: Path) -> None:
     def complaint(*more: str) -> str:
         with pytest.raises(ValueError) as error:
@@ -146,6 +160,6 @@ def test_a_teacher_that_cannot_teach_is_refused(study: Path, tmp_path: Path) -> 
     (tmp_path / "unfinished").mkdir()
     shutil.copy(study / "masks" / "split.json", tmp_path / "unfinished")
     assert "holds no run.json" in complaint(f"teacher={tmp_path / 'unfinished'}")
-    assert "cut alone" in complaint("source=truth")
-    assert "cut alone" in complaint(f"appearance={study / 'teacher'}")
+    heat = ["source=truth", "guidance=0.1", f"appearance={study / 'teacher'}"]
+    assert "leave out source and guidance and appearance, or teacher." in complaint(*heat)
     assert "got 0.7 and 0.3" in complaint("uncertain_above=0.7", "uncertain_up_to=0.3")

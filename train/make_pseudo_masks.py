@@ -119,9 +119,11 @@ def check_sources(recipe: PseudoMaskRecipe) -> None:
     """Raise ValueError for sources that do not exist or exclude each other, and for bounds."""
     if recipe.source not in ("ddpt", "truth"):
         raise ValueError(f"source must be 'ddpt' or 'truth', got {recipe.source!r}.")
-    if recipe.teacher and (recipe.source == "truth" or recipe.appearance):
+    others = ("source", "threshold", "guidance", "minimum_probability", "appearance")
+    asked = [name for name in others if getattr(recipe, name) != getattr(PseudoMaskRecipe, name)]
+    if recipe.teacher and asked:
         raise ValueError(
-            "a teacher's scores are cut alone; leave out source=truth and appearance, or teacher."
+            f"a teacher's scores are cut alone; leave out {' and '.join(asked)}, or teacher."
         )
     low, high = recipe.uncertain_above, recipe.uncertain_up_to
     if not 0 <= low <= high < 1:
