@@ -81,6 +81,17 @@ def test_certain_pixels_become_masks_and_uncertain_ones_are_marked(
     assert (made["uncertain_above"], made["uncertain_up_to"]) == (low, high)
 
 
+def test_what_a_teacher_is_sure_of_prompts_the_segmenter(
+    study: Path, sam_folder: Path, tmp_path: Path
+) -> None:
+    more = ["uncertain_above=0.05", "uncertain_up_to=0.1", f"segmenter={sam_folder}"]
+    make_pseudo_masks.main(words(study, tmp_path, *more))
+    table = MaskTable(tmp_path, [path.stem for path in (tmp_path / "masks").iterdir()])
+    assert len(table) and all(table[key].sam_mask is not None for key in table)
+    made = json.loads((tmp_path / "run.json").read_text())
+    assert made["segmenter"] == str(sam_folder)
+
+
 def test_stage_2_learns_from_a_running_mean_that_taught_it(study: Path, tmp_path: Path) -> None:
     train(study, tmp_path / "teacher", "loop.ema=0.9")
     made = words(study, tmp_path / "round_1", f"teacher={tmp_path / 'teacher'}",
