@@ -4,7 +4,7 @@ One frame for everything: the slice, its pseudo-mask, the prompted segmenter's m
 mask share the slice's pixel grid, and every crop or resize of one of them goes through this file.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -127,17 +127,27 @@ class RasaloreImageProcessor(BaseImageProcessor):
 
         Nearest pixel: a mask is never dilated by resizing. `size` may differ from the input's.
         """
-        cropped = []
-        for mask, image in zip(masks, as_slices(images), strict=True):
-            if np.shape(mask) != image.shape[1:]:
+        cropped = [
+            F.interpolate(crop[None].float(), (size, size), mode="nearest-exact")[0, 0]
+            for crop in self.crops(masks, images)
+        ]
+        return torch.stack(cropped).to(torch.uint8)
+
+    def crop_maps(self, maps: Sequence[ArrayLike], images: Any) -> Tensor:
+        """Continuous maps (H, W) of the slices in the frame of `pixel_values`, (B, size, size)."""
+        crops = self.crops(maps, images)
+        return torch.cat([resize_bilinear(crop.float(), self.size, self.size) for crop in crops])
+
+    def crops(self, maps: Sequence[ArrayLike], images: Any) -> Iterator[Tensor]:
+        """Masks or maps (H, W) of the slices inside their brain boxes, (1, h, w) each."""
+        for values, image in zip(maps, as_slices(images), strict=True):
+            if np.shape(values) != image.shape[1:]:
                 raise ValueError(
-                    f"a mask must have its slice's shape {image.shape[1:]}, got {np.shape(mask)}."
+                    f"a mask must have its slice's shape {image.shape[1:]}, got {np.shape(values)}."
                 )
             top, left, bottom, right = self.box(unit_range(image))
-            crop = torch.from_numpy(np.ascontiguousarray(np.asarray(mask)[top:bottom, left:right]))
-            resized = F.interpolate(crop[None, None].float(), (size, size), mode="nearest-exact")
-            cropped.append(resized[0, 0].to(torch.uint8))
-        return torch.stack(cropped)
+            inside = np.asarray(values)[top:bottom, left:right]
+            yield torch.from_numpy(np.ascontiguousarray(inside))[None]
 
     def post_process_maps(self, maps: Tensor, images: Any) -> list[FloatImage]:
         """Maps (B, h, w) or (B, 1, h, w) of `pixel_values` in each slice's own frame, (H, W).

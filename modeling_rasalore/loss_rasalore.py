@@ -3,6 +3,10 @@
 Every function works on a whole batch on the device of its arguments and returns one value per
 sample, shape (B,); `B, ...` are maps or point sets of any shape. None returns NaN, whatever is
 empty, full or equal.
+
+`ignored` is 1 where nobody knows what is right, and None where everything is known. Every sum, mean
+and blur is taken over the rest: what is predicted there, and what masks say there, changes neither
+loss nor gradient.
 """
 
 import math
@@ -35,6 +39,11 @@ def dice_of_sums(overlapping: Tensor, predicted: Tensor, targeted: Tensor) -> Te
 def overlap(one: Tensor, other: Tensor) -> Tensor:
     """Sum of the product of maps, (B, ...) -> (B,)."""
     return (one * other).flatten(1).sum(1)
+
+
+def leave_out(values: Tensor, ignored: Tensor | None) -> Tensor:
+    """Values (B, ...) with 0 where they are ignored, so that they add nothing to a sum."""
+    return values if ignored is None else values * (1 - ignored)
 
 
 def tversky(prediction: Tensor, target: Tensor) -> Tensor:
@@ -117,20 +126,32 @@ def blur_blocks(size: int, sigma: float, device: torch.device, dtype: torch.dtyp
     return _BLUR_BLOCKS[key]
 
 
-@torch.no_grad()
-def normalised_blur(masks: Tensor, sigma: float) -> Tensor:
-    """Gaussian blur G of masks (B, 1, H, W), each divided by its own maximum; without gradient.
+def blur(masks: Tensor, sigma: float) -> Tensor:
+    """Gaussian blur of masks (B, 1, H, W), `sigma` in pixels.
 
-    The blur is separable and its border linear, so it is two products with a banded matrix; `sigma`
-    is in pixels. An empty mask stays empty.
+    It is separable and its border linear, so it is two products with a banded matrix.
     """
     rows, columns = (
         blur_blocks(size, sigma, masks.device, masks.dtype) for size in masks.shape[-2:]
     )
     blurred = torch.cat([block @ masks[..., a:b, :] for a, b, block in rows], dim=-2)
-    blurred = torch.cat([blurred[..., a:b] @ block.T for a, b, block in columns], dim=-1)
+    return torch.cat([blurred[..., a:b] @ block.T for a, b, block in columns], dim=-1)
+
+
+@torch.no_grad()
+def normalised_blur(masks: Tensor, sigma: float, ignored: Tensor | None = None) -> Tensor:
+    """Gaussian blur G of masks (B, 1, H, W), each divided by its own maximum; without gradient.
+
+    An empty mask stays empty. A blur of 0 in place of what is ignored would darken the pixels
+    around it, so each pixel is the weighted mean of the known ones near it (normalised convolution,
+    Knutsson and Westin 1993), and the maximum is that of known pixels.
+    """
+    smallest = torch.finfo(masks.dtype).tiny
+    blurred = blur(leave_out(masks, ignored), sigma)
+    if ignored is not None:
+        blurred = leave_out(blurred / blur(1 - ignored, sigma).clamp(min=smallest), ignored)
     maximum = blurred.amax(dim=(-2, -1), keepdim=True)
-    return blurred.div_(maximum.clamp(min=torch.finfo(masks.dtype).tiny))
+    return blurred.div_(maximum.clamp(min=smallest))
 
 
 def decoder_loss(
@@ -143,6 +164,7 @@ def decoder_loss(
     sam_weight: float,
     foreground_sigma: float,
     background_sigma: float,
+    ignored: Tensor | None = None,
 ) -> Tensor:
     """Decoder loss L_Dec per sample, (B,).
 
@@ -156,20 +178,22 @@ def decoder_loss(
         sam_mask: M_SAM, same shape, or None where no prompted segmenter was used.
         overlap_loss: "el_dice" (poster) or "el_tversky" (released) for the foreground terms.
         foreground_sigma, background_sigma: blur in pixels of these maps.
+        ignored: same shape as the masks, or None.
     """
     foreground_loss = OVERLAP_LOSSES[overlap_loss]
-    background = 1 - pseudo_mask
-    centre = normalised_blur(pseudo_mask, foreground_sigma).mul_(pseudo_mask)
+    scores, pseudo_mask = leave_out(scores, ignored), leave_out(pseudo_mask, ignored)
+    background = leave_out(1 - pseudo_mask, ignored)
+    centre = normalised_blur(pseudo_mask, foreground_sigma, ignored).mul_(pseudo_mask)
     loss = where_not_empty(foreground_loss(scores, centre), centre)
     if sam_mask is not None and sam_weight:
-        blurred = normalised_blur(sam_mask, foreground_sigma)
+        sam_mask = leave_out(sam_mask, ignored)
+        blurred = normalised_blur(sam_mask, foreground_sigma, ignored)
         border = torch.addcmul(sam_mask, sam_mask, blurred, value=-1)  # M (1 - G(M))
         agreement = sam_weight * soft_dice(sam_mask, pseudo_mask)  # gamma
         # Two empty masks agree perfectly, but there is nothing to segment.
         loss = loss + agreement * where_not_empty(foreground_loss(scores, border), border)
-    pixels = background[0].numel()
-    loss = loss + false_positive_weight * overlap(scores, background) / pixels
-    surroundings = normalised_blur(background, background_sigma).mul_(background)
+    loss = loss + false_positive_weight * overlap(scores, background) / count(scores, ignored)
+    surroundings = normalised_blur(background, background_sigma, ignored).mul_(background)
     # EL-Dice of (1 - P) (1 - M) and the surroundings, which are 0 wherever 1 - M is.
     rest = 1 - scores
     dice = dice_of_sums(
@@ -179,30 +203,41 @@ def decoder_loss(
     return loss + background_weight * where_not_empty(background_term, surroundings)
 
 
+def count(values: Tensor, ignored: Tensor | None) -> Tensor | int:
+    """How many values of a sample (B, ...) are known, (B,), at least 1; a number if all are."""
+    return values[0].numel() if ignored is None else (1 - ignored).flatten(1).sum(1).clamp(min=1)
+
+
 def where_not_empty(loss: Tensor, target: Tensor) -> Tensor:
     """The loss per sample, 0 where the sample's target holds nothing to overlap with, (B,)."""
     # The border of a mask that fills the slice is rounding error, not a target.
     return torch.where(target.flatten(1).amax(1) > 1e-5, loss, torch.zeros_like(loss))
 
 
-def point_activation_loss(point_activations: Tensor, point_mask: Tensor) -> Tensor:
+def point_activation_loss(
+    point_activations: Tensor, point_mask: Tensor, ignored: Tensor | None = None
+) -> Tensor:
     """Point activation loss L_PA: EL-Dice of activations and mask at the points, (B, k) -> (B,)."""
-    return where_not_empty(el_dice(point_activations, point_mask), point_mask)
+    point_mask = leave_out(point_mask, ignored)
+    return where_not_empty(el_dice(leave_out(point_activations, ignored), point_mask), point_mask)
 
 
-def structural_loss(point_embeddings: Tensor, point_mask: Tensor) -> Tensor:
+def structural_loss(
+    point_embeddings: Tensor, point_mask: Tensor, ignored: Tensor | None = None
+) -> Tensor:
     """Structural loss L_Struct: active point embeddings towards +1, the others towards -1.
 
     Args:
         point_embeddings: (B, k, d).
         point_mask: 1 where the candidate point lies on the pseudo-mask, (B, k).
+        ignored: (B, k); such a point is neither active nor inactive.
 
     Returns:
         (B,); a sample without active (inactive) points has 0 for that half. The poster prints the
         active set in both halves; the second one is meant for the inactive points, as its text and
         the released code say.
     """
-    active, inactive = point_mask, 1 - point_mask
+    active, inactive = leave_out(point_mask, ignored), leave_out(1 - point_mask, ignored)
     weight = active / active.sum(1, keepdim=True).clamp(min=1)
     weight = weight + inactive / inactive.sum(1, keepdim=True).clamp(min=1)
     goal = (active - inactive)[..., None].expand_as(point_embeddings)  # +1 or -1

@@ -21,15 +21,20 @@ SCHEMA = pa.schema(
         "area": pa.float32(),  # of the pseudo-mask, mm2
         "pseudo_mask": pa.binary(),
         "sam_mask": pa.binary(),  # null where no prompted segmenter was used
+        "ignored": pa.binary(),  # null where every pixel counts
     }
 )
+
+PLANES = ("pseudo_mask", "sam_mask", "ignored")
 
 
 @dataclass(frozen=True)
 class SliceMasks:
     """Masks of one slice, each (H, W) uint8 in the slice's frame.
 
-    area: of the pseudo-mask in mm2; sam_mask: None where no prompted segmenter was used.
+    area: of the pseudo-mask in mm2; sam_mask: None where no prompted segmenter was used; ignored: 1
+    where nobody knows whether there is a lesion (never on the pseudo-mask, whose area is what can
+    be learned from), None where every pixel counts.
     """
 
     patient_id: str
@@ -37,6 +42,7 @@ class SliceMasks:
     pseudo_mask: Mask
     area: float
     sam_mask: Mask | None = None
+    ignored: Mask | None = None
 
 
 class MaskTable:
@@ -75,12 +81,11 @@ class MaskTable:
     def __getitem__(self, key: tuple[str, int]) -> SliceMasks:
         row = self.rows[key]
         shape = (row["height"], row["width"])
-        return SliceMasks(
-            *key,
-            pseudo_mask=unpack(row["pseudo_mask"], shape),  # type: ignore[arg-type]
-            area=float(row["area"]),  # type: ignore[arg-type]
-            sam_mask=None if row["sam_mask"] is None else unpack(row["sam_mask"], shape),  # type: ignore[arg-type]
-        )
+        planes = {
+            name: None if row.get(name) is None else unpack(row[name], shape)  # type: ignore[arg-type]
+            for name in PLANES
+        }
+        return SliceMasks(*key, area=float(row["area"]), **planes)  # type: ignore[arg-type]
 
 
 def table_path(folder: Path, patient_id: str) -> Path:
@@ -97,8 +102,7 @@ def write_masks(folder: Path, patient_id: str, masks: Iterable[SliceMasks]) -> P
             "height": m.pseudo_mask.shape[0],
             "width": m.pseudo_mask.shape[1],
             "area": m.area,
-            "pseudo_mask": np.packbits(m.pseudo_mask).tobytes(),
-            "sam_mask": None if m.sam_mask is None else np.packbits(m.sam_mask).tobytes(),
+            **{name: pack(getattr(m, name)) for name in PLANES},
         }
         for m in masks
     ]
@@ -106,6 +110,11 @@ def write_masks(folder: Path, patient_id: str, masks: Iterable[SliceMasks]) -> P
     path.parent.mkdir(parents=True, exist_ok=True)
     table = pa.Table.from_pylist(rows, SCHEMA)
     return replace_file(path, lambda draft: pq.write_table(table, draft))
+
+
+def pack(mask: Mask | None) -> bytes | None:
+    """Mask (H, W) -> packed bits."""
+    return None if mask is None else np.packbits(mask).tobytes()
 
 
 def unpack(bits: bytes, shape: tuple[int, int]) -> Mask:

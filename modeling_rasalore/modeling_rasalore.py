@@ -203,6 +203,7 @@ class RasaloreModel(RasalorePreTrainedModel):
         pixel_values: Tensor,
         labels: Tensor | None = None,
         sam_masks: Tensor | None = None,
+        ignored: Tensor | None = None,
     ) -> RasaloreOutput:
         """Score every pixel of a batch of slices.
 
@@ -211,6 +212,7 @@ class RasaloreModel(RasalorePreTrainedModel):
             labels: pseudo-masks M_DDPT, 0 or 1, (B, H, W) or (B, 1, H, W) in the same crop as
                 `pixel_values`; any H and W, 2 S is used as it is.
             sam_masks: M_SAM of the same slices, same shapes; None without a prompted segmenter.
+            ignored: 1 on pixels that no loss shall see, same shapes; None where there are none.
 
         Raises:
             ValueError: for pixel values of another shape than the configuration's.
@@ -231,10 +233,16 @@ class RasaloreModel(RasalorePreTrainedModel):
             point_embeddings=point_embeddings,
         )
         if labels is not None:
-            self.add_losses(output, labels, sam_masks)
+            self.add_losses(output, labels, sam_masks, ignored)
         return output
 
-    def add_losses(self, output: RasaloreOutput, labels: Tensor, sam_masks: Tensor | None) -> None:
+    def add_losses(
+        self,
+        output: RasaloreOutput,
+        labels: Tensor,
+        sam_masks: Tensor | None,
+        ignored: Tensor | None = None,
+    ) -> None:
         """Fill the output's losses in place: total and parts, batch means in float32."""
         config = self.config
         with torch.autocast(labels.device.type, enabled=False):
@@ -242,6 +250,10 @@ class RasaloreModel(RasalorePreTrainedModel):
             pseudo_masks = resize_masks(labels, config.output_size)
             if sam_masks is not None:
                 sam_masks = resize_masks(sam_masks, config.output_size)
+            unknown_points = None
+            if ignored is not None:
+                ignored = resize_masks(ignored, config.output_size)
+                unknown_points = sample_at_points(ignored, config.grid_size)
             scale = config.output_size / 256  # the blurs are stated for 256-pixel maps
             output.decoder_loss = decoder_loss(
                 scores,
@@ -253,12 +265,15 @@ class RasaloreModel(RasalorePreTrainedModel):
                 sam_weight=config.sam_weight,
                 foreground_sigma=scale * config.foreground_sigma,
                 background_sigma=scale * config.background_sigma,
+                ignored=ignored,
             ).mean()
             points = sample_at_points(pseudo_masks, config.grid_size)
             output.point_activation_loss = point_activation_loss(
-                output.point_activations.float(), points
+                output.point_activations.float(), points, unknown_points
             ).mean()
-            output.structural_loss = structural_loss(output.point_embeddings.float(), points).mean()
+            output.structural_loss = structural_loss(
+                output.point_embeddings.float(), points, unknown_points
+            ).mean()
         output.loss = (
             output.decoder_loss
             + config.point_activation_weight * output.point_activation_loss

@@ -68,7 +68,7 @@ class SyntheticLesionRecipe:
     """Healthy training slices with painted lesions. Poster and released: none."""
 
     share: float = 0.0  # of all training slices; 1: nothing else, and no pseudo-mask is needed
-    # Of those slices, left as they are with an empty mask: what healthy brain looks like.
+    # Of those slices, left as they are: what healthy brain looks like. Stage 1 needs some.
     blank_share: float = 0.0
     darker_share: float = 0.0  # of the lesions, darker than tissue; 0 suits T2 and FLAIR
     minimum_brain_area: float = 4000.0  # mm2 of brain on a slice that is painted on

@@ -52,6 +52,8 @@ SYSTEM_NAMES = {
     "synthetic_only": "Painted lesions only",
     "rasalore_without_sam": "RASALoRE without SAM",
     "rasalore": "RASALoRE",
+    "rasalore_warm": "RASALoRE, warm start",
+    "rasalore_warm_selftrained": "RASALoRE, warm start, self-trained",
     "rasalore_t1": "RASALoRE on T1",
     "rasalore_t1ce": "RASALoRE on T1ce",
     "rasalore_t2": "RASALoRE on T2",

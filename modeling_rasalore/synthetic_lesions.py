@@ -9,6 +9,7 @@ follows the tissue and leaves fluid alone.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -100,6 +101,23 @@ def paint_lesions(images: Tensor, darker_share: float = 0.0) -> tuple[Tensor, Te
     painted = paint(draw, fine, contrast, oedema, shape.core - shape.rim, shape.rim)
     mask = oedema + shape.core >= 0.5
     return F.avg_pool2d(painted, 2), mask[:, 0].to(torch.uint8)
+
+
+def paint_chosen(
+    pixel_values: Tensor, chosen: Tensor, processor: Any, darker_share: float, grey: bool = False
+) -> Tensor:
+    """Paint a lesion into some slices of a batch, in place; returns their masks (n, 2 S, 2 S).
+
+    Args:
+        pixel_values: (B, C, S, S) from `processor`.
+        chosen: which of them, (B,) bool.
+        grey: the channels are one sequence repeated, as backbones of photographs want it, and stay
+            equal.
+    """
+    images = processor.to_intensities(pixel_values[chosen])
+    painted, masks = paint_lesions(images[:, :1] if grey else images, darker_share)
+    pixel_values[chosen] = processor.from_intensities(painted.expand_as(images))
+    return masks
 
 
 def draw_shape(draw: Draw, fine: Tensor, brain: Tensor) -> Shape:

@@ -122,6 +122,13 @@ class WorkList:
         """The rows with one of the labels."""
         return self.keep(np.isin(self.label, list(labels)))
 
+    def rows_to_paint(self, least: float) -> list[int]:
+        """Healthy slices with `least` mm2 of brain to paint a lesion on; ValueError if none has."""
+        found = np.flatnonzero((self.label == HEALTHY) & (self.brain_area >= least)).tolist()
+        if not found:
+            raise ValueError(f"no healthy slice shows {least:g} mm2 of brain to paint a lesion on.")
+        return found
+
     def of_patients(self, patients: Sequence[Patient]) -> "WorkList":
         """The rows of some of the patients."""
         ids = {patient.patient_id for patient in patients}

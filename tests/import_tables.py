@@ -74,6 +74,7 @@ TRAIN_RING: dict[str, set[str]] = {
     "augmentation": {"recipes"},
     "synthetic_lesions": set(),
     "mask_table": {"files"},
+    "mask_free_criteria": {"loss_rasalore", "metrics", "pseudo_masks"},
     "optimizers": {"recipes"},
     "epoch_order": set(),
     "work_list": {"files", "layouts", "remote_files", "slice_shards", "slices"},

@@ -96,6 +96,22 @@ def test_a_model_of_another_split_is_refused(
         refuse_leaks(split, data, [folder])
 
 
+TRAINED = ("synthetic_only", "stage2", "stage2_with_sam", "stage2_warm", "stage2_warm_selftrained",
+           "ceiling", "sequences.flair")  # fmt: skip
+
+
+@pytest.mark.parametrize("row", TRAINED)
+def test_the_benchmark_refuses_every_row_of_another_split(
+    row: str, data: DataRecipe, split: Split, stage: Callable[..., str], tmp_path: Path
+) -> None:
+    words = [f"data.root={data.root}", "data.skip_slices=8", f"stage1={stage('stage1')}"]
+    folder = stage("other")
+    write_split({**split, "train": split["test"], "test": split["train"]},
+                tmp_path / "other" / "split.json")  # fmt: skip
+    with pytest.raises(ValueError, match="was trained on another split"):
+        run_benchmark.main([*words, f"out={tmp_path}/out", f"{row}={folder}"])
+
+
 def test_a_copy_in_another_data_set_is_refused_whatever_sequence_is_scored(
     split: Split, data: DataRecipe
 ) -> None:
@@ -161,8 +177,13 @@ def test_systems_without_their_folder_have_no_row() -> None:
     assert choose("own", sources(stage2="x"))[-1] == "rasalore_without_sam"
     assert choose("cae, ae", sources()) == ["ae", "cae"]
     assert set(choose("all", sources())) == set(ALL) - {
-        "synthetic_only", "rasalore_without_sam", "rasalore", *BY_SEQUENCE, "ceiling"
+        "synthetic_only", "rasalore_without_sam", "rasalore", "rasalore_warm",
+        "rasalore_warm_selftrained", *BY_SEQUENCE, "ceiling"
     }  # fmt: skip
+    warm = sources(stage2="x", stage2_warm="y", stage2_warm_selftrained="z")
+    names = ["rasalore_without_sam", "rasalore_warm", "rasalore_warm_selftrained"]
+    assert choose("own", warm)[3:] == names
+    assert [warm.folders_of(name) for name in names] == [["x"], ["y"], ["z"]]
     two = replace(sources(), sequences=SequenceRuns(t2="x", flair="y"))
     assert choose("own", two)[3:] == ["rasalore_t2", "rasalore_flair", "rasalore_average"]
     assert two.folders_of("rasalore_average") == ["x", "y"]

@@ -62,6 +62,16 @@ def test_a_sam_mask_that_was_never_made_is_none_and_an_empty_one_is_empty(tmp_pa
     assert stored is not None and stored.shape == (5, 7) and not stored.any()
 
 
+def test_what_is_ignored_comes_back_and_older_tables_ignore_nothing(tmp_path: Path) -> None:
+    mask, ignored = random_mask((5, 7), 1), random_mask((5, 7), 2)
+    path = write_masks(tmp_path, "a", [SliceMasks("a", 0, mask, 1, ignored=ignored)])
+    stored = MaskTable(tmp_path, ["a"])["a", 0]
+    np.testing.assert_array_equal(stored.ignored, ignored)
+    assert stored.sam_mask is None
+    pq.write_table(pq.read_table(path).drop_columns("ignored"), path)
+    assert MaskTable(tmp_path, ["a"])["a", 0].ignored is None
+
+
 def test_a_table_holds_the_slices_of_the_patients_asked_for(tmp_path: Path) -> None:
     for patient_id in ("a", "b", "c"):
         write_masks(tmp_path, patient_id, [slice_masks(patient_id, i, sam=True) for i in (3, 9)])

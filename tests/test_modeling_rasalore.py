@@ -56,6 +56,25 @@ def test_the_gradient_reaches_every_trainable_parameter(fields: dict[str, Any]) 
         assert parameter.grad.any() or name.endswith("key.bias"), name
 
 
+@pytest.mark.parametrize("fields", [POSTER, RELEASED])
+def test_masks_of_ignored_pixels_teach_the_network_nothing(fields: dict[str, Any]) -> None:
+    model = make_model(**fields)
+    masks, pixel_values = make_masks(model.config), make_input(model.config)
+    ignored = torch.zeros_like(masks)
+    ignored[:, 10:20, 12:24] = 1  # half on the lesion, and on a few candidate points
+
+    def learned(masks: Tensor) -> list[Tensor]:
+        model.zero_grad()
+        output = model(pixel_values, labels=masks, sam_masks=masks, ignored=ignored)
+        output.loss.backward()
+        return [output.loss, *(p.grad for p in model.parameters() if p.grad is not None)]
+
+    first, second = learned(masks), learned(torch.where(ignored > 0, 1 - masks, masks))
+    assert all(map(torch.equal, first, second))
+    whole = model(pixel_values, labels=masks, sam_masks=masks)
+    assert whole.loss != first[0] and whole.structural_loss.isfinite()
+
+
 def test_the_inputs_are_left_alone() -> None:
     model = make_model().train()
     masks = make_masks(model.config)

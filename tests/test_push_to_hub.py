@@ -70,7 +70,8 @@ def write_run(folder: Path, seed: int, weight: float | None = None) -> RasaloreM
         parameter.data.fill_(weight)
     model.save_pretrained(folder)
     RasaloreImageProcessor(config.image_size, config.num_channels).save_pretrained(folder)
-    words = [f"out={folder}", "data.root=/secret/scans", "pseudo_masks=/secret/masks"]
+    words = [f"out={folder}", "data.root=/secret/scans", "pseudo_masks=/secret/masks",
+             "initial_weights=/secret/start"]  # fmt: skip
     recipe = OmegaConf.merge(OmegaConf.load(TINY / "training.yaml"), OmegaConf.from_dotlist(words))
     OmegaConf.save(recipe, folder / "recipe.yaml")
     run = {"split_sha256": "abc", "criterion": "agreement", "pseudo_masks": {"segmenter": None}}

@@ -57,21 +57,33 @@ def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def story(scans: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Every stage once, a few steps each; the order of `train/demo.sh`."""
-    out = tmp_path_factory.mktemp("story")
+def learn(scans: Path, out: Path) -> None:
+    """Both stages, and the start on painted lesions, which stage 2's masks use as well."""
     data = f"data.root={scans}"
     run("stage1", STAGE1, data, f"out={out}/stage1", *SPLIT, *SMALL, "loop.max_steps=6")
     run("stage2", STAGE2, data, f"out={out}/warm_up", *SPLIT, *SMALL, *PAINTED,
         "synthetic_lesions.share=1", "loop.max_steps=3")  # fmt: skip
+    run("make_pseudo_masks", f"stage1={out}/stage1", data, "data.skip_slices=8",
+        f"out={out}/sharpened", f"appearance={out}/warm_up")  # fmt: skip
+    segment(scans, out, "sharpened", "stage2")
+
+
+def segment(scans: Path, out: Path, masks: str, name: str) -> None:
+    """Stage 2 on a table of masks."""
+    run("stage2", STAGE2, f"data.root={scans}", f"pseudo_masks={out}/{masks}", f"out={out}/{name}",
+        *SMALL, *PAINTED, f"initial_weights={out}/warm_up", "loop.max_steps=6")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def story(scans: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every stage once, a few steps each; the order of `train/demo.sh`."""
+    out = tmp_path_factory.mktemp("story")
+    learn(scans, out)
+    data = f"data.root={scans}"
     masks = ["stage1=" + str(out / "stage1"), data, "data.skip_slices=8"]
     run("make_pseudo_masks", *masks, f"out={out}/masks")
-    run("make_pseudo_masks", *masks, f"out={out}/sharpened", f"appearance={out}/warm_up")
     run("make_pseudo_masks", *masks, f"out={out}/truth", "source=truth")
-    for name, table in (("stage2", "sharpened"), ("ceiling", "truth")):
-        run("stage2", STAGE2, data, f"pseudo_masks={out}/{table}", f"out={out}/{name}", *SMALL,
-            *PAINTED, f"initial_weights={out}/warm_up", "loop.max_steps=6")  # fmt: skip
+    segment(scans, out, "truth", "ceiling")
     run("run_benchmark", data, "data.skip_slices=8", f"out={out}/benchmark",
         f"synthetic_only={out}/warm_up",
         *(f"{name}={out}/{name}" for name in ("stage1", "stage2", "ceiling")))  # fmt: skip
@@ -275,10 +287,12 @@ def test_slice_labels_alone_give_the_weights_that_masks_give(
         for path in patient.images.values():
             (bare / patient.patient_id / path.name).symlink_to(path)
     write_slice_labels(find_patients(scans), bare / "slice_labels.csv")
-    run("stage1", STAGE1, f"data.root={bare}", f"out={tmp_path}/stage1", *SPLIT, *SMALL,
-        "loop.max_steps=6")  # fmt: skip
-    ours, theirs = (load_file(p / "stage1" / "model.safetensors") for p in (tmp_path, story))
-    assert all((ours[name] == theirs[name]).all() for name in theirs)
+    assert not list(bare.rglob("*_seg*"))
+    learn(bare, tmp_path)
+    for stage in ("stage1", "warm_up", "stage2"):
+        ours, theirs = (load_file(p / stage / "model.safetensors") for p in (tmp_path, story))
+        assert ours.keys() == theirs.keys()
+        assert all((ours[name] == theirs[name]).all() for name in theirs), stage
 
 
 def test_a_folder_without_scans_is_one_clear_error(tmp_path: Path) -> None:

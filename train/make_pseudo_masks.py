@@ -4,12 +4,16 @@
 With MedSAM refinement (a GPU is advisable):
     python train/make_pseudo_masks.py stage1=runs/stage1 data.root=scans out=runs/pseudo_masks \
         segmenter=flaviagiammarino/medsam-vit-base prompt=box
+A round of self-training, from the scores of a finished stage 2:
+    python train/make_pseudo_masks.py stage1=runs/stage1 data.root=scans out=runs/round_1 \
+        teacher=runs/stage2
 
 Start it again after an interruption: patients that are done are kept. `source=truth` writes the
 true masks instead, for the ceiling row of the benchmark and nothing else.
 """
 
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -24,7 +28,7 @@ from tqdm import tqdm
 from modeling_rasalore import DdptModel, RasaloreImageProcessor
 from modeling_rasalore.files import claim_folder, write_json
 from modeling_rasalore.layouts import Patient, find_patients
-from modeling_rasalore.mask_table import SliceMasks, table_path, write_masks
+from modeling_rasalore.mask_table import Mask, SliceMasks, table_path, write_masks
 from modeling_rasalore.model_loading import load_model
 from modeling_rasalore.prediction import predict_slices
 from modeling_rasalore.provenance import provenance
@@ -59,6 +63,13 @@ class PseudoMaskRecipe:
     # Folder of a stage-2 network that saw painted lesions only: what a lesion looks like, where the
     # heatmap says which place made the slice unhealthy. Their mean is cut. The poster: none.
     appearance: str = ""
+    # Folder of a finished stage-2 run, whose weights may be a running mean (loop.ema): its scores,
+    # averaged over mirror images, are cut in place of heatmaps. The poster: none.
+    teacher: str = ""
+    # Of a teacher: higher scores are lesion, lower ones are not, and those between, where the next
+    # network had better not believe it, are marked and left out of all that stage 2 computes.
+    uncertain_above: float = 0.3
+    uncertain_up_to: float = 0.7
     segmenter: str = ""  # repo id or folder of a SamModel; empty: no M_SAM
     segmenter_revision: str | None = None
     prompt: str = "box"  # or "points"
@@ -68,15 +79,14 @@ class PseudoMaskRecipe:
 
 def main(words: list[str]) -> None:
     recipe = load_recipe(PseudoMaskRecipe, words)
-    if recipe.source not in ("ddpt", "truth"):
-        raise ValueError(f"source must be 'ddpt' or 'truth', got {recipe.source!r}.")
+    check_sources(recipe)
     out = Path(recipe.out)
     split = read_split(Path(recipe.stage1) / "split.json", find_patients(recipe.data.root))
-    if recipe.appearance:
-        check_same_split(recipe.appearance, split)
+    for folder in filter(None, (recipe.appearance, recipe.teacher)):
+        check_same_split(folder, split)
+    make = build_maker(recipe)
     claim_folder(out, settings_of(recipe), "masks")
     write_split(split, out / "split.json")
-    make = TruthMaker(recipe) if recipe.source == "truth" else HeatmapMaker(recipe)
 
     patients = [*split["train"], *split["validation"]]
     count = 0
@@ -90,7 +100,7 @@ def main(words: list[str]) -> None:
         {
             **provenance(),
             **make.facts,
-            "source": recipe.source,
+            "source": "teacher" if recipe.teacher else recipe.source,
             "modality": recipe.data.modality,
             "seed": recipe.seed,
             "split_sha256": split_hash(split),
@@ -105,29 +115,56 @@ def settings_of(recipe: PseudoMaskRecipe) -> dict[str, Any]:
     return settings | {"modality": recipe.data.modality, "skip_slices": recipe.data.skip_slices}
 
 
-class HeatmapMaker:
-    """Pseudo-masks M_DDPT, and M_SAM where a segmenter is given."""
+def check_sources(recipe: PseudoMaskRecipe) -> None:
+    """Raise ValueError for sources that do not exist or exclude each other, and for bounds."""
+    if recipe.source not in ("ddpt", "truth"):
+        raise ValueError(f"source must be 'ddpt' or 'truth', got {recipe.source!r}.")
+    others = ("source", "threshold", "guidance", "minimum_probability", "appearance")
+    asked = [name for name in others if getattr(recipe, name) != getattr(PseudoMaskRecipe, name)]
+    if recipe.teacher and asked:
+        raise ValueError(
+            f"a teacher's scores are cut alone; leave out {' and '.join(asked)}, or teacher."
+        )
+    low, high = recipe.uncertain_above, recipe.uncertain_up_to
+    if not 0 <= low <= high < 1:
+        raise ValueError(
+            "scores are uncertain from uncertain_above up to uncertain_up_to, with 0 <= first <= "
+            f"second < 1, got {low:g} and {high:g}."
+        )
 
-    def __init__(self, recipe: PseudoMaskRecipe):
+
+def build_maker(recipe: PseudoMaskRecipe) -> "ScoreMaker | TruthMaker":
+    """What makes the masks of a recipe."""
+    if recipe.source == "truth":
+        return TruthMaker(recipe)
+    return TeacherMaker(recipe) if recipe.teacher else HeatmapMaker(recipe)
+
+
+class ScoreMaker(ABC):
+    """Pseudo-masks cut from scores, and M_SAM where a segmenter is given.
+
+    Attributes:
+        facts: what run.json says of how they were made.
+    """
+
+    facts: dict[str, Any]
+
+    def __init__(self, recipe: PseudoMaskRecipe, device: torch.device):
         self.recipe = recipe
-        self.model = DdptModel.from_pretrained(recipe.stage1).eval()
-        self.model.to("cuda" if torch.cuda.is_available() else "cpu")
-        self.processor = RasaloreImageProcessor.from_pretrained(recipe.stage1)
-        scaling = SCALING[self.model.config.heatmap]
-        self.rule = PseudoMaskRule(scaling, recipe.threshold, recipe.guidance)
-        self.appearance = load_model(recipe.appearance) if recipe.appearance else None
         self.segmenter = None
         if recipe.segmenter:
             self.segmenter = PromptedSegmenter.from_pretrained(
                 recipe.segmenter, recipe.prompt, recipe.seed, recipe.segmenter_revision
             )
-            self.segmenter.model.to(self.model.device)
-        self.facts = {
-            "heatmap": self.model.config.heatmap,
-            **asdict(self.rule),
-            "appearance": recipe.appearance or None,
-            "segmenter": recipe.segmenter or None,
-        }
+            self.segmenter.model.to(device)
+
+    @abstractmethod
+    def locate(self, images: list[Image]) -> list[Image | None]:
+        """Scores (H, W) of slices in their own frames; None for one that gets no mask."""
+
+    def cut(self, scores: Image) -> tuple[Mask, Mask | None]:
+        """Pseudo-mask of a slice's scores, and the pixels to ignore, both (H, W)."""
+        return (scores > 0.5).astype(np.uint8), None
 
     def __call__(self, patient: Patient) -> Iterator[SliceMasks]:
         data = self.recipe.data
@@ -137,12 +174,38 @@ class HeatmapMaker:
         for start in range(0, len(slices), self.recipe.batch_size):
             batch = slices[start : start + self.recipe.batch_size]
             located = self.locate([example["image"] for example in batch])
-            for example, probability, scores in zip(batch, *located, strict=True):
-                if probability >= self.recipe.minimum_probability:
+            for example, scores in zip(batch, located, strict=True):
+                if scores is not None:
                     yield self.masks(example, scores)
 
-    def locate(self, images: list[Image]) -> tuple[list[float], list[Image]]:
-        """Unhealthy probabilities, and scores (H, W) in the slices' own frames."""
+    def masks(self, example: dict[str, Any], scores: Image) -> SliceMasks:
+        """A slice's masks."""
+        image = example["image"]
+        pseudo_mask, ignored = self.cut(scores)
+        sam_mask = self.segmenter.segment(image, pseudo_mask) if self.segmenter else None
+        return slice_masks(example, pseudo_mask, sam_mask, ignored)
+
+
+class HeatmapMaker(ScoreMaker):
+    """Pseudo-masks M_DDPT of stage 1's heatmaps."""
+
+    def __init__(self, recipe: PseudoMaskRecipe):
+        self.model = DdptModel.from_pretrained(recipe.stage1).eval()
+        self.model.to("cuda" if torch.cuda.is_available() else "cpu")
+        super().__init__(recipe, self.model.device)
+        self.processor = RasaloreImageProcessor.from_pretrained(recipe.stage1)
+        scaling = SCALING[self.model.config.heatmap]
+        self.rule = PseudoMaskRule(scaling, recipe.threshold, recipe.guidance)
+        self.appearance = load_model(recipe.appearance) if recipe.appearance else None
+        self.facts = {
+            "heatmap": self.model.config.heatmap,
+            **asdict(self.rule),
+            "appearance": recipe.appearance or None,
+            "segmenter": recipe.segmenter or None,
+        }
+
+    def locate(self, images: list[Image]) -> list[Image | None]:
+        """Scores of what stage 1 recognises as unhealthy itself."""
         inputs = self.processor(images, return_tensors="pt").to(self.model.device)
         with torch.inference_mode():
             probabilities = self.model(**inputs).logits.softmax(1)[:, 1].tolist()
@@ -153,13 +216,41 @@ class HeatmapMaker:
             scores = [
                 np.float32(0.5) * (heat + look) for heat, look in zip(scores, seen, strict=True)
             ]
-        return probabilities, scores
+        least = self.recipe.minimum_probability
+        return [s if p >= least else None for s, p in zip(scores, probabilities, strict=True)]
 
-    def masks(self, example: dict[str, Any], scores: Image) -> SliceMasks:
-        image = example["image"]
-        pseudo_mask = (scores > 0.5).astype(np.uint8)
-        sam_mask = self.segmenter.segment(image, pseudo_mask) if self.segmenter else None
-        return slice_masks(example, pseudo_mask, sam_mask)
+
+class TeacherMaker(ScoreMaker):
+    """Pseudo-masks of a finished stage-2 network, without the pixels that it is unsure of."""
+
+    def __init__(self, recipe: PseudoMaskRecipe):
+        if not (Path(recipe.teacher) / "run.json").is_file():
+            raise ValueError(
+                f"teacher must be a finished run of train/stage2.py, but {recipe.teacher} holds no "
+                "run.json."
+            )
+        self.network = load_model(recipe.teacher)
+        model, modality = self.network[0], recipe.data.modality
+        if model.config.modality != modality:
+            raise ValueError(
+                f"{recipe.teacher} learned from {model.config.modality}, and data.modality is "
+                f"{modality}; a teacher sees the sequence that it knows."
+            )
+        super().__init__(recipe, model.device)
+        self.facts = {
+            "teacher": recipe.teacher,
+            "uncertain_above": recipe.uncertain_above,
+            "uncertain_up_to": recipe.uncertain_up_to,
+            "segmenter": recipe.segmenter or None,
+        }
+
+    def locate(self, images: list[Image]) -> list[Image | None]:
+        return [*predict_slices(*self.network, images, self.recipe.batch_size, flips=True)]
+
+    def cut(self, scores: Image) -> tuple[Mask, Mask | None]:
+        pseudo_mask = scores > self.recipe.uncertain_up_to
+        ignored = (scores > self.recipe.uncertain_above) & ~pseudo_mask
+        return pseudo_mask.astype(np.uint8), ignored.astype(np.uint8)
 
 
 class TruthMaker:
@@ -180,16 +271,20 @@ class TruthMaker:
             skip=self.data.skip_slices,
             labels={UNHEALTHY},
         ):
-            yield slice_masks(example, example["mask"], None)
+            yield slice_masks(example, example["mask"])
 
 
 def slice_masks(
-    example: dict[str, Any], pseudo_mask: np.ndarray, sam_mask: np.ndarray | None
+    example: dict[str, Any],
+    pseudo_mask: Mask,
+    sam_mask: Mask | None = None,
+    ignored: Mask | None = None,
 ) -> SliceMasks:
     """A slice's masks with their area."""
     _, row_mm, column_mm = example["spacing"]
     area = float(pseudo_mask.sum() * row_mm * column_mm)
-    return SliceMasks(example["patient_id"], example["slice_index"], pseudo_mask, area, sam_mask)
+    key = example["patient_id"], example["slice_index"]
+    return SliceMasks(*key, pseudo_mask, area, sam_mask, ignored)
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ from modeling_rasalore.slices import read_split, split_hash, write_split
 
 TEMPLATES = Path(__file__).resolve().parents[1] / "hub_configs"
 # Keys of a run's recipe that name folders of this machine; training.yaml leaves them to its user.
-LOCAL_KEYS = ("out", "pseudo_masks", "root")
+LOCAL_KEYS = ("out", "pseudo_masks", "initial_weights", "root")
 PROBE = np.random.default_rng(0).random((2, 70, 60), dtype=np.float32)  # slices (B, H, W)
 PROBE[:, :10] = 0  # background
 

@@ -64,6 +64,8 @@ class BenchmarkRecipe:
     synthetic_only: str = ""  # folder of train/stage2.py on painted lesions alone
     stage2: str = ""  # the same on stage 1's pseudo-masks
     stage2_with_sam: str = ""  # the same with masks of a segmenter
+    stage2_warm: str = ""  # the same after a start on painted lesions
+    stage2_warm_selftrained: str = ""  # and after rounds of self-training
     ceiling: str = ""  # folder of train/stage2.py on true masks
     sequences: SequenceRuns = field(default_factory=SequenceRuns)
     # Stage 2 with one part changed, trained below `out`: "all", or names with commas between them.
@@ -117,6 +119,7 @@ def main(words: list[str]) -> None:
     split = load_split(recipe)
     scored = load_scored(recipe, split)
     trained = [recipe.synthetic_only, recipe.stage2, recipe.stage2_with_sam, recipe.ceiling]
+    trained += [recipe.stage2_warm, recipe.stage2_warm_selftrained]
     refuse_leaks(split, recipe.data, [*trained, *asdict(recipe.sequences).values()], scored)
     check_workers(recipe.workers)
     with ThreadPoolExecutor(recipe.workers) as pool:  # each waits for a process of its own

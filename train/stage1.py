@@ -8,13 +8,18 @@ The poster's setting, on a GPU:
 
 Only slice labels are read from here on: training patients' masks, where there are any, are reduced
 to one label per slice when the slices are listed.
+
+A backbone that is trained from scratch may start on healthy slices alone, some of them with a
+painted lesion, which count as unhealthy; then on the real ones:
+    ... out=runs/stage1_start synthetic_lesions.share=1
+    ... out=runs/stage1 initial_weights=runs/stage1_start
 """
 
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -30,14 +35,18 @@ from modeling_rasalore.recipes import (
     BaseRecipe,
     OptimizerRecipe,
     SplitRecipe,
+    SyntheticLesionRecipe,
     load_recipe,
 )
 from modeling_rasalore.slices import (
     HEALTHY,
     UNHEALTHY,
+    check_same_split,
     split_patients,
 )
+from modeling_rasalore.synthetic_lesions import paint_chosen
 from modeling_rasalore.training import TrainingRun, loss_parts
+from modeling_rasalore.work_list import WorkList
 
 
 @dataclass
@@ -53,65 +62,130 @@ class Stage1Recipe(BaseRecipe):
     guidance_epochs: int = 0  # released recipe: 30 of 60; see DdptModel.forward
     heatmap: str = "auto"  # or a kind; "auto" takes the highest deletion score
     heatmap_slices: int = 128  # unhealthy training slices that "auto" looks at
+    # share=1: healthy slices only, all but a share of blank ones with a painted lesion. 0: none.
+    synthetic_lesions: SyntheticLesionRecipe = field(
+        default_factory=lambda: SyntheticLesionRecipe(blank_share=0.5)
+    )
+    initial_weights: str = ""  # folder of an earlier run of this script to start from
 
 
 def main(words: list[str]) -> None:
     recipe = load_recipe(Stage1Recipe, words)
+    lesions = recipe.synthetic_lesions
+    check_lesions(lesions)
 
     # --- Data: patients, split, labels ------------------------------------------------------
     patients = find_patients(recipe.data.root)
     split = split_patients(patients, recipe.split.seed, **recipe.split.amounts())
+    if recipe.initial_weights:
+        check_same_split(recipe.initial_weights, split)
     processor = RasaloreImageProcessor.from_pretrained(recipe.model)
 
     run = TrainingRun(recipe)
     training, held_out = run.list_slices(split)
     counts = training.check_labels().count_labels()
     run.accelerator.print(f"training slices by label: {counts}")
-    loader = run.load(
-        training.keep_labels({HEALTHY, UNHEALTHY}),
-        held_out.keep_labels({HEALTHY, UNHEALTHY}),
-        partial(prepare, processor),
-        collate,
-    )
+    used, judged = (choose_slices(lesions, work) for work in (training, held_out))
+    loader = run.load(used, judged, partial(prepare, processor), collate)
 
     # --- Model and optimizer ----------------------------------------------------------------
-    model = DdptModel.from_backbone(DdptConfig.from_pretrained(recipe.model))
+    config = DdptConfig.from_pretrained(recipe.model)
+    start = recipe.initial_weights
+    model = open_start(start, config) if start else DdptModel.from_backbone(config)
     optimizer = build_optimizer(recipe.optimizer, parameter_groups(model, recipe))
 
     def losses(
         model: torch.nn.Module, batch: dict[str, torch.Tensor], epoch: int
     ) -> dict[str, torch.Tensor]:
+        paint_some(batch, processor, lesions)
         pixel_values, _ = augment_batch(
             batch["pixel_values"], {}, recipe.augmentation, processor.value_range
         )
         guidance = epoch < recipe.guidance_epochs
         return loss_parts(model(pixel_values, labels=batch["labels"], guidance=guidance))
 
+    def score(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        paint_some(batch, processor, lesions)
+        return log_likelihood(model, batch)
+
     run.train(
-        model,
-        optimizer,
-        loader,
-        recipe.optimizer,
-        losses,
-        log_likelihood,
-        "validation_log_likelihood",
+        model, optimizer, loader, recipe.optimizer, losses, score, "validation_log_likelihood"
     )
 
     # --- Choose the heatmap, save -----------------------------------------------------------
     model.eval()
-    unhealthy = replace(loader, training=training.keep_labels({UNHEALTHY}), ranks=1, rank=0)
-    scores = score_heatmaps(model, unhealthy.first_batches(recipe.heatmap_slices))
+    shown = used if lesions.share else training.keep_labels({UNHEALTHY})
+    batches = replace(loader, training=shown, ranks=1, rank=0).first_batches(recipe.heatmap_slices)
+    torch.manual_seed(recipe.loop.seed)
+    every = replace(lesions, blank_share=0.0)
+    unhealthy = (paint_some(batch, processor, every) for batch in batches)
+    scores = score_heatmaps(model, unhealthy)
     model.config.heatmap = choose_heatmap(scores) if recipe.heatmap == "auto" else recipe.heatmap
     if run.accelerator.is_main_process:
         model.save_pretrained(run.folder)
         processor.save_pretrained(run.folder)
     run.write_summary(
         stage="ddpt",
-        criterion="mean log likelihood of the slice labels of validation patients",
+        criterion="mean log likelihood of the slice labels of validation patients"
+        + (", with painted lesions on healthy slices" if lesions.share else ""),
         label_counts={str(label): count for label, count in sorted(counts.items())},
         deletion_scores=scores,
         heatmap=model.config.heatmap,
     )
+
+
+def check_lesions(lesions: SyntheticLesionRecipe) -> None:
+    """Raise ValueError for shares that teach no difference."""
+    if lesions.share not in (0, 1):
+        raise ValueError(
+            "stage 1 learns from real labels or from painted lesions, so synthetic_lesions.share "
+            f"must be 0 or 1, got {lesions.share:g}; start the one from the other with "
+            "initial_weights."
+        )
+    if not (0 < lesions.blank_share < 1 and 0 <= lesions.darker_share <= 1):
+        raise ValueError(
+            "synthetic_lesions.blank_share must lie between 0 and 1, so that there are healthy "
+            f"slices, and darker_share in [0, 1], got {lesions.blank_share:g} and "
+            f"{lesions.darker_share:g}."
+        )
+
+
+def choose_slices(lesions: SyntheticLesionRecipe, work: WorkList) -> WorkList:
+    """Slices with a label; for painted lesions the healthy ones with enough brain."""
+    if lesions.share:
+        return work.keep_rows(work.rows_to_paint(lesions.minimum_brain_area))
+    return work.keep_labels({HEALTHY, UNHEALTHY})
+
+
+def paint_some(
+    batch: dict[str, torch.Tensor],
+    processor: RasaloreImageProcessor,
+    lesions: SyntheticLesionRecipe,
+) -> dict[str, torch.Tensor]:
+    """The batch with lesions painted into all but a share of its slices, where that is asked for.
+
+    A slice whose lesion came out empty, under fluid or too small, stays healthy.
+    """
+    if lesions.share:
+        labels = batch["labels"]
+        chosen = torch.rand(labels.shape, device=labels.device) >= lesions.blank_share
+        if chosen.any():
+            masks = paint_chosen(
+                batch["pixel_values"], chosen, processor, lesions.darker_share, grey=True
+            )
+            labels[chosen] = torch.where(masks.flatten(1).amax(1) > 0, UNHEALTHY, HEALTHY)
+    return batch
+
+
+def open_start(folder: str, config: DdptConfig) -> DdptModel:
+    """The model of an earlier run; ValueError where the folder holds another kind of model."""
+    loaded: Any = DdptModel.from_pretrained(folder, config=config, output_loading_info=True)
+    model, report = loaded
+    if missing := sorted(report["missing_keys"]):
+        raise ValueError(
+            f"initial_weights must be a run of train/stage1.py, but {folder} lacks {missing[0]}."
+        )
+    return cast(DdptModel, model)
 
 
 def prepare(processor: RasaloreImageProcessor, example: dict[str, Any]) -> dict[str, Any]:

@@ -29,7 +29,7 @@ import torch
 from modeling_rasalore import RasaloreConfig, RasaloreImageProcessor, RasaloreModel
 from modeling_rasalore.augmentation import augment_batch
 from modeling_rasalore.layouts import ALL, MODALITIES, Patient, find_patients
-from modeling_rasalore.loss_rasalore import soft_dice
+from modeling_rasalore.loss_rasalore import leave_out, soft_dice
 from modeling_rasalore.mask_table import MaskTable
 from modeling_rasalore.optimizers import build_optimizer
 from modeling_rasalore.recipes import (
@@ -48,7 +48,7 @@ from modeling_rasalore.slices import (
     read_split,
     split_patients,
 )
-from modeling_rasalore.synthetic_lesions import paint_lesions
+from modeling_rasalore.synthetic_lesions import paint_chosen
 from modeling_rasalore.training import TrainingRun, loss_parts
 from modeling_rasalore.work_list import WorkList
 
@@ -203,18 +203,11 @@ def rows_with_mask(work: WorkList, table: MaskTable) -> list[int]:
     return rows
 
 
-def rows_to_paint(recipe: Stage2Recipe, work: WorkList) -> list[int]:
-    """Healthy slices with enough brain for a lesion; ValueError where there are none."""
-    least = recipe.synthetic_lesions.minimum_brain_area
-    healthy = np.flatnonzero((work.label == HEALTHY) & (work.brain_area >= least)).tolist()
-    if not healthy:
-        raise ValueError(f"no healthy slice shows {least:g} mm2 of brain to paint a lesion on.")
-    return healthy
-
-
 def choose_validation(recipe: Stage2Recipe, work: WorkList, table: MaskTable | None) -> WorkList:
     """Slices with a pseudo-mask; where all lesions are painted, healthy ones to paint them on."""
-    return work.keep_rows(rows_with_mask(work, table) if table else rows_to_paint(recipe, work))
+    if table:
+        return work.keep_rows(rows_with_mask(work, table))
+    return work.keep_rows(work.rows_to_paint(recipe.synthetic_lesions.minimum_brain_area))
 
 
 def choose_training(recipe: Stage2Recipe, work: WorkList, table: MaskTable | None) -> WorkList:
@@ -228,13 +221,13 @@ def choose_training(recipe: Stage2Recipe, work: WorkList, table: MaskTable | Non
     Raises:
         ValueError: no slice to paint on.
     """
-    share = recipe.synthetic_lesions.share
+    share, least = recipe.synthetic_lesions.share, recipe.synthetic_lesions.minimum_brain_area
     if table is None:
-        return work.keep_rows(rows_to_paint(recipe, work))
+        return work.keep_rows(work.rows_to_paint(least))
     masked = rows_with_mask(work, table)
     if share == 0:
         return work.keep_rows(masked)
-    healthy = rows_to_paint(recipe, work)
+    healthy = work.rows_to_paint(least)
     unhealthy = np.count_nonzero(work.label == UNHEALTHY)
     total = min(unhealthy / (1 - share), len(healthy) / share)
 
@@ -251,30 +244,30 @@ def prepare(
     size: int,
     example: dict[str, Any],
 ) -> dict[str, Any]:
-    """Slice -> {"pixel_values", "labels", "healthy", maybe "sam_masks"}."""
+    """Slice -> {"pixel_values", "labels", "healthy", maybe "sam_masks" and "ignored"}."""
     images = [example["image"]]
     sample = {"pixel_values": processor(images)["pixel_values"][0]}
     sample["healthy"] = example["label"] == HEALTHY
     if table is None or sample["healthy"]:
         return {**sample, "labels": np.zeros((size, size), np.uint8)}
     masks = table[example["patient_id"], example["slice_index"]]
-    sample["labels"] = processor.crop_masks([masks.pseudo_mask], images, size)[0].numpy()
-    if masks.sam_mask is not None:
-        sample["sam_masks"] = processor.crop_masks([masks.sam_mask], images, size)[0].numpy()
+    planes = {"labels": masks.pseudo_mask, "sam_masks": masks.sam_mask, "ignored": masks.ignored}
+    for name, plane in planes.items():
+        if plane is not None:
+            sample[name] = processor.crop_masks([plane], images, size)[0].numpy()
     return sample
 
 
 def collate(examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-    """A batch; a healthy slice has an empty SAM mask where others have one."""
+    """A batch; a healthy slice has an empty SAM mask where others have one, and nothing ignored."""
     batch = {
         name: torch.stack([torch.as_tensor(example[name]) for example in examples])
         for name in ("pixel_values", "labels", "healthy")
     }
-    if any(example.get("sam_masks") is not None for example in examples):
-        blank = np.zeros_like(examples[0]["labels"])
-        batch["sam_masks"] = torch.stack(
-            [torch.as_tensor(example.get("sam_masks", blank)) for example in examples]
-        )
+    blank = np.zeros_like(examples[0]["labels"])
+    for name in ("sam_masks", "ignored"):
+        if any(name in example for example in examples):
+            batch[name] = torch.stack([torch.as_tensor(e.get(name, blank)) for e in examples])
     return batch
 
 
@@ -291,18 +284,16 @@ def paint_healthy(
     chosen = healthy & (torch.rand(healthy.shape, device=healthy.device) >= lesions.blank_share)
     if not chosen.any():
         return
-    images = processor.to_intensities(batch["pixel_values"][chosen])
-    painted, masks = paint_lesions(images, lesions.darker_share)
-    batch["pixel_values"][chosen] = processor.from_intensities(painted)
+    masks = paint_chosen(batch["pixel_values"], chosen, processor, lesions.darker_share)
     for name in batch.keys() & {"labels", "sam_masks"}:
         batch[name][chosen] = masks
 
 
 @torch.inference_mode()
 def soft_dice_of_slices(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Soft Dice of scores and mask of each slice, (B,)."""
-    scores = model(batch["pixel_values"]).logits.sigmoid()
-    return soft_dice(scores, batch["labels"][:, None].float())
+    """Soft Dice of scores and mask of each slice where pixels count, (B,)."""
+    maps = model(batch["pixel_values"]).logits.sigmoid()[:, 0], batch["labels"].float()
+    return soft_dice(*(leave_out(one, batch.get("ignored")) for one in maps))
 
 
 if __name__ == "__main__":

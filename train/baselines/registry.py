@@ -48,6 +48,8 @@ OWN = [
     "synthetic_only",
     "rasalore_without_sam",
     "rasalore",
+    "rasalore_warm",
+    "rasalore_warm_selftrained",
     *BY_SEQUENCE,
     "ceiling",
 ]
@@ -70,8 +72,8 @@ class Sources:
     """What systems are built from.
 
     Attributes:
-        stage1, synthetic_only, stage2, stage2_with_sam, ceiling: folders of trained models, "" for
-            none.
+        stage1, synthetic_only, stage2, stage2_with_sam, ceiling, stage2_warm,
+            stage2_warm_selftrained: folders of trained models, "" for none.
         sam, medsam, medsam2: repo ids or folders of segmenters.
         size: "small" or "paper".
         seed: of everything random.
@@ -90,6 +92,8 @@ class Sources:
     medsam2: str
     size: str
     seed: int
+    stage2_warm: str = ""
+    stage2_warm_selftrained: str = ""
     flips: bool = False
     sequences: SequenceRuns = field(default_factory=SequenceRuns)
     ablations: Mapping[str, str] = field(default_factory=dict)
@@ -98,7 +102,8 @@ class Sources:
         """The folders that a system of the project needs, "" for one that is not given."""
         folders = {"ddpt": self.stage1, "synthetic_only": self.synthetic_only}
         folders |= {"rasalore_without_sam": self.stage2, "rasalore": self.stage2_with_sam}
-        folders |= {"ceiling": self.ceiling}
+        folders |= {"rasalore_warm": self.stage2_warm, "ceiling": self.ceiling}
+        folders |= {"rasalore_warm_selftrained": self.stage2_warm_selftrained}
         folders |= {f"rasalore_{key}": folder for key, folder in asdict(self.sequences).items()}
         folders |= dict.fromkeys(WITHOUT, self.sequences.all)
         folders |= dict.fromkeys(PROMPTED, self.stage1)

@@ -24,7 +24,7 @@ class Stage1Heatmap(GivenSystem):
     Args:
         folder: of train/stage1.py.
         stage2: of train/stage2.py; its run.json says how the pseudo-masks were made. "" for the
-            poster's rule.
+            poster's rule, as where no heatmap made them.
     """
 
     weights = "trained"
@@ -33,8 +33,9 @@ class Stage1Heatmap(GivenSystem):
         self.model = DdptModel.from_pretrained(folder).eval()
         self.rule = PseudoMaskRule(SCALING[self.model.config.heatmap])
         if stage2:
-            made = json.loads((Path(stage2) / "run.json").read_text())["pseudo_masks"]
-            self.rule = PseudoMaskRule(made["scaling"], made["threshold"], made["guidance"])
+            made = json.loads((Path(stage2) / "run.json").read_text())["pseudo_masks"] or {}
+            if "scaling" in made:
+                self.rule = PseudoMaskRule(made["scaling"], made["threshold"], made["guidance"])
         self.processor = RasaloreImageProcessor.from_pretrained(folder)
         self.seconds, self.peak_mib = training_cost(folder)
 
