@@ -90,7 +90,8 @@ TRAIN_RING: dict[str, set[str]] = {
         "step_statistics",
         "work_list",
     },
-    "evaluation": {"files", "metrics", "volumes", "layouts", "slices"},
+    "patient_scores": {"metrics"},
+    "evaluation": {"files", "metrics", "patient_scores"},
     "slice_files": {
         *("errors", "files", "layouts", "sequence_grid", "slice_images", "slice_shards", "slices"),
     },
