@@ -206,6 +206,17 @@ def sequence_table(rows: Sequence[Row]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n" if chosen else ""
 
 
+def difference_table(compared: Sequence[Row]) -> str:
+    """Return a Markdown table of paired Dice differences, one line each; "" without."""
+    header = ("System", "View", "Threshold", "Compared with", "Difference of Dice", "Patients")
+    lines: list[tuple[str, ...]] = [header, (*["---"] * 4, "---:", "---:")]
+    for row in compared:
+        reference = _system({"system": row["reference"]})
+        shown = (_system(row), row["view"], _threshold(row), reference)
+        lines.append((*shown, _percent(row, "dice_difference"), str(row["patients"])))
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n" if compared else ""
+
+
 def cost_table(rows: Sequence[Row]) -> str:
     """Return a Markdown table of what each system cost, one line each; a dash where unknown."""
     names = ("seconds", "peak_mib", "scoring_seconds", "scoring_peak_mib")

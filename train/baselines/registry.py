@@ -156,6 +156,11 @@ def build(name: str, sources: Sources) -> System:
     return builders.get(name, lambda: Stage2Network(folder, sources.flips))()
 
 
+def sees_all_sequences(name: str) -> bool:
+    """Whether a system's slices hold all four sequences."""
+    return name in BY_SEQUENCE or (name in LEARNED and LEARNED[name].ALL_SEQUENCES)
+
+
 def build_by_sequence(name: str, sources: Sources) -> System:
     """A stage-2 system of some of the sequences."""
     if name in WITHOUT or name == f"rasalore_{ALL_SEQUENCES}":
