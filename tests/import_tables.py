@@ -29,6 +29,7 @@ USER_RING: dict[str, set[str]] = {
     "layouts": {"remote_files", "volumes"},
     "pseudo_masks": {"volumes"},
     "reports": {"brain_slices"},
+    "results_grid": {"reports"},
     "phantom_tumours": set(),
     "phantoms": {"volumes", "phantom_tumours"},
     "sequence_grid": {"volumes", "layouts"},

@@ -97,7 +97,8 @@ def test_every_patient_is_a_row_s_patient_once(study: Path, tmp_path: Path) -> N
     text = (tmp_path / "results.md").read_text()
     assert text.startswith("Scored: 4 of 4 patients of `scans` (t2), each as a test patient, in 2")
     assert "| Chance | paper | oracle (no claim) | Intensity threshold | -" in text
-    assert (tmp_path / "results.png").stat().st_size > 10_000
+    for picture in ("results.png", "results_grid.png"):
+        assert (tmp_path / picture).stat().st_size > 10_000
 
 
 def test_seeds_are_averaged_and_counted(

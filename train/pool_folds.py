@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from baselines.grid import write_grid
 from baselines.pooling import Finished, label_free_of, pool_system, refuse_mixture, systems_of
 from baselines.tables import compare, write_tables
 from omegaconf import MISSING
@@ -54,6 +55,9 @@ def main(words: list[str]) -> None:
     out = Path(recipe.out)
     differences = difference_table([*compared["against_threshold"], *compared["against_ddpt"]])
     write_tables(out, meta, rows, headline(runs, patients), differences)
+    folders = {patient: run.folder for run in reversed(runs) for patient in run.patients}
+    tested = [patients[patient] for patient in meta["test_patients"]]
+    write_grid(out / "results_grid.png", tested, runs[0].data, rows, folders)
 
 
 def describe(runs: Sequence[Finished]) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from typing import Any
 import torch
 from baselines.ablations import choose_ablations, train_ablation
 from baselines.data import Scored, Split, refuse_leaks, training_slices
+from baselines.grid import write_grid
 from baselines.interface import System
 from baselines.registry import LEARNED, SequenceRuns, Sources, build, choose, describe, restore
 from baselines.scoring import ScoredPatients, label_free, sequence_of
@@ -275,7 +276,7 @@ def write_out(
     scored: Scored,
     data_sha256: str,
 ) -> None:
-    """Write results.json, results.md and results.png, and print the table."""
+    """Write results.json, results.md and both pictures, and print the table."""
     meta = {
         **provenance(),
         "modality": scored.data.modality,
@@ -293,7 +294,10 @@ def write_out(
         whole = "rasalore" if recipe.stage2_with_sam else "rasalore_without_sam"
         kept = [row for row in rows if row["system"] in (whole, *recipe.ablations)]
         meta["ablations_against_whole"] = compare(kept, recipe.seed, whole)
-    write_tables(recipe.results, meta, rows, headline(recipe, len(scored.patients)))
+    out = recipe.results
+    write_tables(out, meta, rows, headline(recipe, len(scored.patients)))
+    folders = {patient.patient_id: out for patient in scored.patients}
+    write_grid(out / "results_grid.png", scored.patients, scored.data, rows, folders)
 
 
 def headline(recipe: BenchmarkRecipe, patients: int) -> str:

@@ -70,6 +70,11 @@ class Finished:
         """Ids of its test patients."""
         return list(self.meta["test_patients"])
 
+    @property
+    def data(self) -> DataRecipe:
+        """How its slices were read."""
+        return DataRecipe(**self.settings(systems_of([self])[0])["data"])
+
     def rows(self, system: str) -> list[Row]:
         """Rows of one system, none where it was not asked for."""
         return [row for row in self.content["rows"] if row["system"] == system]
@@ -173,12 +178,11 @@ def pool_system(
             reason = f"{run.folder} has none: {(reasons or ['it was not asked for'])[0]}"
             return failure_rows(system, run.meta["modality"], reason)
     found = [run.rows(system) for run in runs]
-    data = DataRecipe(**runs[0].settings(system)["data"])
     scored = [
         ScoredRun(
             KeptPatients(
                 [patients[patient] for patient in run.patients],
-                data,
+                runs[0].data,
                 system,
                 run.folder / "systems" / system / "scores",
             ),
