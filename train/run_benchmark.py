@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from baselines.ablations import choose_ablations, train_ablation
+from baselines.ablations import CHANGES, STAGE1_HEATMAPS, choose_ablations, train_ablation
 from baselines.data import Scored, Split, refuse_leaks, training_slices
 from baselines.grid import write_grid
 from baselines.interface import System
@@ -62,7 +62,8 @@ class BenchmarkRecipe:
     stage2_with_sam: str = ""  # the same with masks of a segmenter
     ceiling: str = ""  # folder of train/stage2.py on true masks
     sequences: SequenceRuns = field(default_factory=SequenceRuns)
-    # Stage 2 with one part changed, trained below `out`: "all", or names with commas between them.
+    # Stage 2 with one part changed, trained below `out`, and stage 1's kinds of heatmap: "all", or
+    # names with commas between them.
     ablation: str = ""
     # "all"; "own": chance, threshold and the project's models; or names with commas between them.
     # Models whose folder is not given have no row.
@@ -92,7 +93,8 @@ class BenchmarkRecipe:
     def ablations(self) -> dict[str, str]:
         """Name of each ablation to run -> its folder."""
         names = choose_ablations(self.ablation, self.ablated)
-        return {name: str(Path(self.out) / "ablations" / name) for name in names}
+        out = Path(self.out) / "ablations"
+        return {name: self.stage1 if name in STAGE1_HEATMAPS else str(out / name) for name in names}
 
     @property
     def scored_data(self) -> DataRecipe:
@@ -165,7 +167,7 @@ def rows_of(
     """A system's rows: those of an earlier run with the same settings, or of a new process."""
     modality = recipe.scored_data.modality
     try:
-        if name in recipe.ablations:
+        if name in CHANGES:
             train_ablation(name, Path(recipe.ablated), Path(recipe.ablations[name]))
     except ValueError as error:
         return failure_rows(name, modality, first_line(error))
@@ -292,8 +294,15 @@ def write_out(
     }
     if recipe.ablation:
         whole = "rasalore" if recipe.stage2_with_sam else "rasalore_without_sam"
-        kept = [row for row in rows if row["system"] in (whole, *recipe.ablations)]
-        meta["ablations_against_whole"] = compare(kept, recipe.seed, whole)
+        meta["ablations_against_whole"] = [
+            difference
+            for reference, names in ((whole, CHANGES), ("ddpt", STAGE1_HEATMAPS))
+            for difference in compare(
+                [row for row in rows if row["system"] in (reference, *names)],
+                recipe.seed,
+                reference,
+            )
+        ]
     out = recipe.results
     write_tables(out, meta, rows, headline(recipe, len(scored.patients)))
     folders = {patient.patient_id: out for patient in scored.patients}
