@@ -2,50 +2,54 @@
 
 Two views side by side. `paper`: slices with more than 200 mm2 of lesion, scored one by one, then
 averaged over slices. `volume`: whole patients, healthy and barely affected slices included. Three
-thresholds, never mixed: 0.5, a label-free one, and an oracle that no claim may rest on.
+thresholds, never mixed: 0.5, a label-free one, and an oracle that no claim may rest on. Runs of
+several folds and seeds give one table: folds add patients, seeds are averaged patient by patient.
 """
 
 import hashlib
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import ndimage
 
 from .files import write_json
 from .metrics import (
     BINS,
-    auroc,
-    average_precision,
     best_threshold,
     bootstrap_interval,
     brier,
-    calibration_table,
-    dice,
-    dice_curve,
     expected_calibration_error,
-    lesion_scores,
     paired_bootstrap,
     pooled_auroc,
     pooled_average_precision,
     pooled_interval,
-    score_histograms,
+)
+from .patient_scores import (
+    VIEWS,
+    PatientScores,
+    Tally,
+    Values,
+    mean_over_seeds,
+    mean_values,
+    outcome_of,
+    tally_patient,
 )
 
-SMALLEST_PAPER_LESION = 200.0  # mm2 in a slice; the paper counts pixels of 1 mm2
 THRESHOLD_SOURCES = {
     "0.5": "fixed",
     "label_free": "quantile of scores inside the brain on healthy validation slices",
     "oracle": "best on the true masks of the test set; never a result",
 }
-VIEWS = ("paper", "volume")
+POOLED_SOURCES = {
+    "0.5": "fixed",
+    "label_free": f"of each run, for its own patients: {THRESHOLD_SOURCES['label_free']}",
+    "oracle": "one for all slices of all runs, best on their true masks; never a result",
+}
 Row = dict[str, Any]
-Values = dict[str, np.ndarray]  # by name of a score: its values for one patient
 
 
 @dataclass(frozen=True)
@@ -59,74 +63,18 @@ class Thresholds:
     false_alarm_rate: float | None = None
 
 
-@dataclass(frozen=True, eq=False)
-class PatientScores:
-    """One system's map of one patient, with the truth on the same native grid.
+@dataclass(frozen=True)
+class ScoredRun:
+    """One system's maps of one test set, such as a fold's, and the thresholds that belong to them.
 
     Attributes:
-        scores: (S, H, W) float32 in [0, 1], continuous.
-        truth: (S, H, W) bool, never resized: an interpolated mask is not boolean and is refused.
-        brain: (S, H, W) bool.
-        spacing: mm between slices, rows and columns.
-
-    Raises TypeError for other data types, ValueError for other shapes or scores.
+        patients: as for `evaluate_system`.
+        seed: of what was trained; test sets of one seed have no patient in common.
     """
 
-    scores: np.ndarray
-    truth: np.ndarray
-    brain: np.ndarray
-    spacing: tuple[float, float, float]
-    patient_id: str
-
-    def __post_init__(self) -> None:
-        for name, dtype in (("scores", np.float32), ("truth", np.bool_), ("brain", np.bool_)):
-            array = getattr(self, name)
-            if array.dtype != dtype:
-                raise TypeError(
-                    f"{name} must be {np.dtype(dtype)}, got {array.dtype} for {self.patient_id}; "
-                    "compare label maps with 0, convert scores with astype."
-                )
-            if array.ndim != 3 or array.shape != self.truth.shape:
-                raise ValueError(
-                    f"{name} must have the truth's shape (S, H, W) = {self.truth.shape}, got "
-                    f"{array.shape} for {self.patient_id}; bring it to the scan's own grid."
-                )
-        low, high = self.scores.min(initial=0), self.scores.max(initial=0)
-        if not (low >= 0 and high <= 1):  # NaN ends here too
-            raise ValueError(
-                f"scores must lie in [0, 1], got {low} to {high} for {self.patient_id}; divide "
-                "them by a constant chosen on training data and clip."
-            )
-
-    @cached_property
-    def lesion_areas(self) -> np.ndarray:
-        """Lesion area of each slice in mm2, (S,)."""
-        areas = np.count_nonzero(self.truth, axis=(1, 2)) * (self.spacing[1] * self.spacing[2])
-        return np.round(areas, 2)  # a float32 spacing makes 200 mm2 slightly more or less
-
-    @cached_property
-    def in_paper_view(self) -> np.ndarray:
-        """Slices with more lesion than `SMALLEST_PAPER_LESION`, (S,) bool."""
-        return self.lesion_areas > SMALLEST_PAPER_LESION
-
-    @cached_property
-    def healthy(self) -> np.ndarray:
-        """Slices that show brain and no lesion, (S,) bool."""
-        return np.any(self.brain, axis=(1, 2)) & ~np.any(self.truth, axis=(1, 2))
-
-
-@dataclass(frozen=True, eq=False)
-class _Tally:
-    """What one patient adds to the test set; voxels are counted, not kept."""
-
-    patient_id: str
-    slices: dict[str, int]  # by view
-    areas: np.ndarray  # mm2, slices of the paper view, (P,)
-    curves: dict[str, np.ndarray]  # by view: Dice curves summed over slices or patients, (BINS,)
-    histograms: np.ndarray  # all voxels, voxels inside the brain: (2, 2, BINS)
-    calibration: np.ndarray  # inside the brain
-    rankings: Values  # per slice of the paper view
-    outcomes: dict[tuple[str, float], Values]  # by view and threshold
+    patients: Iterable[PatientScores]
+    thresholds: Thresholds
+    seed: int = 0
 
 
 def evaluate_system(
@@ -152,29 +100,46 @@ def evaluate_system(
         weights: "trained", "stand-in" or a repo id.
         seed: of the bootstrap over patients.
     """
-    if isinstance(patients, Iterator):
-        patients = list(patients)
-    columns = {"0.5": 0.5}
-    if thresholds.label_free is not None:
-        columns["label_free"] = thresholds.label_free
-    tallies = [_tally(patient, columns.values()) for patient in patients]
-    if not tallies:
-        raise ValueError("patients is empty; give the scores of at least one test patient.")
-    check_disjoint({"test": [tally.patient_id for tally in tallies]})
-    oracles = {view: _oracle(tallies, view) for view in VIEWS}
-    for tally, patient in zip(tallies, patients, strict=True):
-        for view, threshold in oracles.items():
-            tally.outcomes[view, threshold] = _outcome(patient, view, threshold)
-    threshold_free = _threshold_free(tallies, seed)
+    cost = {"seconds": seconds, "peak_mib": peak_mib, "weights": weights}
+    rows = evaluate_runs(system, [ScoredRun(patients, thresholds)], modality, seed)
+    return [row | cost for row in rows]
+
+
+def evaluate_runs(
+    system: str, runs: Sequence[ScoredRun], modality: str, seed: int = 0
+) -> list[Row]:
+    """Rows of one system over the patients of all runs, as of `evaluate_system` without the cost.
+
+    Every value of a patient is first averaged over the seeds; rankings and calibration of pooled
+    voxels are those within each seed, averaged. Each run's label-free threshold is applied to its
+    own patients, and its value is None where runs differ; a run without one takes the column away.
+    The oracle is one threshold for all slices of all runs.
+
+    Raises:
+        ValueError: no patients, a patient twice at one seed, or not at every seed.
+    """
+    runs = [replace(r, patients=list(r.patients)) if _once(r.patients) else r for r in runs]
+    columns = _columns(runs)
+    tallies = [
+        (run.seed, tally_patient(patient, thresholds))
+        for run, thresholds in zip(runs, columns, strict=True)
+        for patient in run.patients
+    ]
+    merged = [mean_over_seeds(found) for found in _by_patient(tallies)]
+    shared = {name: value for name, value in columns[0].items() if _same(columns, name)}
+    oracles = {view: _oracle(merged, view, shared) for view in VIEWS}
+    _add_oracles(merged, runs, oracles)
+    threshold_free = _threshold_free(merged, seed)
+    rate, sources = runs[0].thresholds.false_alarm_rate, THRESHOLD_SOURCES
     return [
         {"system": system, "modality": modality, "view": view, "threshold": column}
-        | {"threshold_value": threshold, "threshold_source": THRESHOLD_SOURCES[column]}
-        | {"false_alarm_rate": thresholds.false_alarm_rate if column == "label_free" else None}
-        | _scores(tallies, view, threshold, seed)
+        | {"threshold_value": (shared | {"oracle": oracles[view]}).get(column)}
+        | {"threshold_source": (sources if len(runs) == 1 else POOLED_SOURCES)[column]}
+        | {"false_alarm_rate": rate if column == "label_free" else None}
+        | _scores(merged, view, column, seed)
         | threshold_free[view]
-        | {"seconds": seconds, "peak_mib": peak_mib, "weights": weights}
         for view in VIEWS
-        for column, threshold in (columns | {"oracle": oracles[view]}).items()
+        for column in (*columns[0], "oracle")
     ]
 
 
@@ -251,74 +216,66 @@ def write_results(path: str | Path, meta: Mapping[str, Any], rows: list[Row]) ->
     return write_json(path, _plain({"meta": meta, "rows": rows}))
 
 
-def _tally(patient: PatientScores, thresholds: Iterable[float]) -> _Tally:
-    shown = patient.in_paper_view
-    histograms = score_histograms(patient.scores, patient.truth)
-    inside = patient.scores[patient.brain], patient.truth[patient.brain]
-    maps = [(patient.scores[s], patient.truth[s], patient.brain[s]) for s in np.flatnonzero(shown)]
-    in_brain = [average_precision(scores[brain], truth[brain]) for scores, truth, brain in maps]
-    return _Tally(
-        patient_id=patient.patient_id,
-        slices={"paper": int(shown.sum()), "volume": len(shown)},
-        areas=patient.lesion_areas[shown],
-        curves={
-            "paper": dice_curve(histograms[shown]).sum(0),
-            "volume": dice_curve(histograms.sum(0)) * patient.truth.any(),
-        },
-        histograms=np.stack([histograms.sum(0), *score_histograms(*(x[None] for x in inside))]),
-        calibration=calibration_table(*inside),
-        rankings={
-            "average_precision": np.array([average_precision(*pair) for *pair, _ in maps]),
-            "average_precision_brain": np.array(in_brain),
-            "auroc": np.array([auroc(*pair) for *pair, _ in maps]),
-        },
-        outcomes={(v, t): _outcome(patient, v, t) for t in thresholds for v in VIEWS},
-    )
+def _once(patients: Iterable[PatientScores]) -> bool:
+    """Whether they can be read only once, as those of a generator."""
+    return isinstance(patients, Iterator)
 
 
-def _outcome(patient: PatientScores, view: str, threshold: float) -> Values:
-    """Values of one patient at one threshold: per slice (P,), per healthy slice (K,) or one."""
-    if view == "paper":
-        shown = np.flatnonzero(patient.in_paper_view)
-        dices = [dice(patient.scores[s] > threshold, patient.truth[s]) for s in shown]
-        return {"dice": np.array(dices)}
-    prediction = patient.scores > threshold
-    lesions = lesion_scores(prediction, patient.truth, patient.spacing)
-    false = prediction[patient.healthy]
-    false_ml = np.count_nonzero(false, axis=(1, 2)) * np.prod(patient.spacing) / 1000
-    # A healthy scan has no Dice (1 if nothing is found, else 0: with enough of them, finding
-    # nothing anywhere would be the oracle); what is found in it counts as false alarms instead.
-    volume_dice = [dice(prediction, patient.truth)] if patient.truth.any() else []
-    return {
-        "dice": np.array(volume_dice),
-        "lesion_dice": np.array([lesions.dice]),
-        "lesion_hd95": np.array([lesions.hd95]),
-        "lesions_per_patient": np.array([lesions.lesions]),
-        "missed_lesions_per_patient": np.array([lesions.missed]),
-        "invented_lesions_per_patient": np.array([lesions.invented]),
-        "false_alarms_per_healthy_slice": np.array(
-            [ndimage.label(image, np.ones((3, 3)))[1] for image in false]
-        ),
-        "ml_per_healthy_slice": false_ml,
-        "ml_per_healthy_scan": np.array([] if patient.truth.any() else [false_ml.sum()]),
-    }
+def _columns(runs: Sequence[ScoredRun]) -> list[dict[str, float]]:
+    """Each run's thresholds by name; the same names for all."""
+    free = [run.thresholds.label_free for run in runs]
+    found = [{"0.5": 0.5} if value is None else {"0.5": 0.5, "label_free": value} for value in free]
+    return [{"0.5": 0.5} for _ in runs] if None in free else found
 
 
-def _oracle(tallies: list[_Tally], view: str) -> float:
+def _same(columns: Sequence[Mapping[str, float]], name: str) -> bool:
+    return len({thresholds[name] for thresholds in columns}) == 1
+
+
+def _by_patient(tallies: Sequence[tuple[int, Tally]]) -> list[list[Tally]]:
+    """Tallies of each patient, one per seed and in the order of seeds, for tallies with a seed."""
+    if not tallies:
+        raise ValueError("patients is empty; give the scores of at least one test patient.")
+    found: dict[str, list[Tally]] = defaultdict(list)
+    seeds = sorted({seed for seed, _ in tallies})
+    for seed in seeds:
+        same = [tally for its_seed, tally in tallies if its_seed == seed]
+        check_disjoint({"test": [tally.patient_id for tally in same]})
+        for tally in same:
+            found[tally.patient_id].append(tally)
+    for patient_id, of_patient in found.items():
+        if len(of_patient) < len(seeds):
+            raise ValueError(
+                f"every patient must be scored at each of the seeds {seeds}, but {patient_id} is "
+                f"at {len(of_patient)} of them; add the runs that are missing."
+            )
+    return list(found.values())
+
+
+def _add_oracles(
+    merged: Sequence[Tally], runs: Sequence[ScoredRun], oracles: Mapping[str, float]
+) -> None:
+    """Add what all runs' patients are at the oracle thresholds, by view, to their tallies."""
+    found: dict[tuple[str, str], list[Values]] = defaultdict(list)
+    for run in runs:
+        for patient in run.patients:
+            for view, threshold in oracles.items():
+                found[patient.patient_id, view].append(outcome_of(patient, view, threshold))
+    for tally in merged:
+        for view in oracles:
+            tally.outcomes[view, "oracle"] = mean_values(found[tally.patient_id, view])
+
+
+def _oracle(tallies: list[Tally], view: str, tried: Mapping[str, float]) -> float:
     """Threshold of the highest mean Dice: of the curve's grid, or tried, which may lie between."""
-    dices: dict[float, list[np.ndarray]] = defaultdict(list)
-    for tally in tallies:
-        for (tried_view, threshold), values in tally.outcomes.items():
-            if tried_view == view:
-                dices[threshold].append(values["dice"])
-    tried = {threshold: np.concatenate(values) for threshold, values in dices.items()}
-    count = max(tried[0.5].size, 1)
-    curve = np.sum([tally.curves[view] for tally in tallies], axis=0) / count
-    threshold, best = best_threshold(curve)
-    return max([(best, threshold), *((d.sum() / count, other) for other, d in tried.items())])[1]
+    dices = {name: [tally.outcomes[view, name]["dice"] for tally in tallies] for name in tried}
+    count = max(sum(values.size for values in dices["0.5"]), 1)
+    threshold, best = best_threshold(np.sum([t.curves[view] for t in tallies], axis=0) / count)
+    means = [(np.concatenate(dices[name]).sum() / count, value) for name, value in tried.items()]
+    return max([(best, threshold), *means])[1]
 
 
-def _scores(tallies: list[_Tally], view: str, threshold: float, seed: int) -> Row:
+def _scores(tallies: list[Tally], view: str, threshold: str, seed: int) -> Row:
     outcomes = [tally.outcomes[view, threshold] for tally in tallies]
     dices = {tally.patient_id: o["dice"] for tally, o in zip(tallies, outcomes, strict=True)}
     row: Row = {
@@ -336,7 +293,7 @@ def _scores(tallies: list[_Tally], view: str, threshold: float, seed: int) -> Ro
     return row
 
 
-def _by_lesion_size(tallies: list[_Tally], dices: list[np.ndarray], seed: int) -> Row:
+def _by_lesion_size(tallies: list[Tally], dices: list[np.ndarray], seed: int) -> Row:
     """Mean Dice by quartile of lesion area in a slice, smallest lesions first."""
     areas = np.concatenate([tally.areas for tally in tallies])
     edges = np.quantile(areas, [0.25, 0.5, 0.75]) if areas.size else np.zeros(3)
@@ -348,15 +305,15 @@ def _by_lesion_size(tallies: list[_Tally], dices: list[np.ndarray], seed: int) -
     return {"lesion_area_quartiles_mm2": shown_edges} | _means(patients, seed)
 
 
-def _threshold_free(tallies: list[_Tally], seed: int) -> dict[str, Row]:
+def _threshold_free(tallies: list[Tally], seed: int) -> dict[str, Row]:
     """Rankings by view, and the calibration of the pooled voxels."""
     paper = _means([tally.rankings for tally in tallies], seed)
     histograms = np.stack([tally.histograms for tally in tallies])
-    occupied = np.flatnonzero(histograms.any(axis=(0, 1, 2)))
+    occupied = np.flatnonzero(histograms.any(axis=(0, 1, 2, 3)))
     histograms = histograms[..., occupied]  # empty bins would only cost time
     volume: Row = {}
     for region, ending in enumerate(("", "_brain")):
-        counts = histograms[:, region]
+        counts = histograms[:, :, region]
         volume |= _pooled(f"average_precision{ending}", counts, pooled_average_precision, seed)
         volume |= _pooled(f"auroc{ending}", counts, pooled_auroc, seed)
     if occupied.tolist() == [0, BINS - 1]:  # scores 0 and 1: masks have no average precision
@@ -383,8 +340,13 @@ def _means(patients: list[Values], seed: int) -> Row:
 def _pooled(
     name: str, tables: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray], seed: int
 ) -> Row:
-    low, high = pooled_interval(tables, statistic, seed)
-    return {name: _plain(statistic(tables.sum(0))), f"{name}_low": low, f"{name}_high": high}
+    """A statistic of tables (patients, seeds, ...), summed over patients; its mean over seeds."""
+
+    def over_seeds(summed: np.ndarray) -> np.ndarray:
+        return np.asarray(statistic(summed).mean(-1))
+
+    low, high = pooled_interval(tables, over_seeds, seed)
+    return {name: _plain(over_seeds(tables.sum(0))), f"{name}_low": low, f"{name}_high": high}
 
 
 def _plain(value: Any) -> Any:

@@ -36,13 +36,15 @@ class SplitRecipe:
     validation: float = 0.1
     test: float = 0.2
     seed: int = 0
+    # Instead of `test`: all patients are dealt into so many test sets, and one of them is taken.
+    folds: int = 0  # 0: none
+    fold: int = 0  # from 1 on
 
-    def amounts(self) -> dict[str, int | float]:
-        """Validation and test as whole numbers where they are counts."""
-        return {
-            name: int(value) if value >= 1 else value
-            for name, value in (("validation", self.validation), ("test", self.test))
-        }
+    def amounts(self) -> dict[str, Any]:
+        """What `split_patients` is asked for: counts are whole numbers, shares are not."""
+        parts = {"validation": self.validation, "test": self.test}
+        counted = {name: int(value) if value >= 1 else value for name, value in parts.items()}
+        return {**counted, "folds": self.folds, "fold": self.fold}
 
 
 @dataclass

@@ -181,16 +181,22 @@ def results_table(rows: Sequence[Row]) -> str:
         patients, slices = str(row["patients"]), str(row["slices"])
         if "failure" in row:
             reason = f"failed: {row['failure']}".replace("|", "/")
-            lines.append((_system(row), row["modality"], row["view"], "–", reason, *["–"] * 5))  # noqa: RUF001
+            lines.append((system_name(row), row["modality"], row["view"], "–", reason, *["–"] * 5))  # noqa: RUF001
             continue
         lines.append(
             (
-                *(_system(row), row["modality"], row["view"], _threshold(row)),
+                *(system_name(row), row["modality"], row["view"], _threshold(row)),
                 *(_percent(row, name) for name in ("dice", "average_precision", "auroc")),
                 *(_number(row.get("false_alarms_per_healthy_slice"), 1, 2), patients, slices),
             )
         )
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def system_name(row: Row) -> str:
+    """Return what people read of a row's system."""
+    name = SYSTEM_NAMES.get(row["system"], str(row["system"]))
+    return f"{name} (stand-in weights)" if row.get("weights") == "stand-in" else name
 
 
 def sequence_table(rows: Sequence[Row]) -> str:
@@ -208,6 +214,17 @@ def sequence_table(rows: Sequence[Row]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n" if chosen else ""
 
 
+def difference_table(compared: Sequence[Row]) -> str:
+    """Return a Markdown table of paired Dice differences, one line each; "" without."""
+    header = ("System", "View", "Threshold", "Compared with", "Difference of Dice", "Patients")
+    lines: list[tuple[str, ...]] = [header, (*["---"] * 4, "---:", "---:")]
+    for row in compared:
+        reference = system_name({"system": row["reference"]})
+        shown = (system_name(row), row["view"], _threshold(row), reference)
+        lines.append((*shown, _percent(row, "dice_difference"), str(row["patients"])))
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n" if compared else ""
+
+
 def cost_table(rows: Sequence[Row]) -> str:
     """Return a Markdown table of what each system cost, one line each; a dash where unknown."""
     names = ("seconds", "peak_mib", "scoring_seconds", "scoring_peak_mib")
@@ -215,7 +232,7 @@ def cost_table(rows: Sequence[Row]) -> str:
     lines = [(*header, "Scoring peak (MiB)"), ("---", "---", *["---:"] * 4)]
     for row in {row["system"]: row for row in rows}.values():
         numbers = (_number(row.get(name), 1, 0) for name in names)
-        lines.append((_system(row), str(row["weights"]), *numbers))
+        lines.append((system_name(row), str(row["weights"]), *numbers))
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
@@ -228,7 +245,7 @@ def results_figure(rows: Sequence[Row], path: str | Path) -> Path:
     from matplotlib.figure import Figure
 
     views = list(dict.fromkeys(row["view"] for row in rows))
-    systems = list(dict.fromkeys(_system(row) for row in rows))
+    systems = list(dict.fromkeys(system_name(row) for row in rows))
     size = (11, len(views) * (1.2 + 0.42 * len(systems)))
     figure = Figure(figsize=size, layout="constrained")
     panels = figure.subplots(len(views), len(FIGURE_MEASURES), squeeze=False, sharey=True)
@@ -337,11 +354,6 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size)
 
 
-def _system(row: Row) -> str:
-    name = SYSTEM_NAMES.get(row["system"], str(row["system"]))
-    return f"{name} (stand-in weights)" if row.get("weights") == "stand-in" else name
-
-
 def _threshold(row: Row) -> str:
     return THRESHOLD_NAMES.get(row["threshold"], str(row["threshold"]))
 
@@ -365,7 +377,7 @@ def _draw_bars(axes: Any, rows: Sequence[Row], systems: list[str], measure: str)
     width = 0.8 / len(columns)
     for place, column in enumerate(columns):
         drawn = [r for r in rows if r["threshold"] == column and r.get(measure) is not None]
-        middles = [systems.index(_system(row)) + (place + 0.5) * width - 0.4 for row in drawn]
+        middles = [systems.index(system_name(row)) + (place + 0.5) * width - 0.4 for row in drawn]
         means = np.array([100 * row[measure] for row in drawn])
         ends = [[row.get(f"{measure}_{end}") for end in ("low", "high")] for row in drawn]
         limits = np.array(ends, float).reshape(-1, 2).T * 100  # None becomes NaN: no line

@@ -152,7 +152,12 @@ def write_slice_labels(patients: Sequence[Patient], path: str | Path) -> Path:
 
 
 def split_patients(
-    patients: Sequence[Patient], seed: int, validation: int | float = 0.1, test: int | float = 0.2
+    patients: Sequence[Patient],
+    seed: int,
+    validation: int | float = 0.1,
+    test: int | float = 0.2,
+    folds: int = 0,
+    fold: int = 0,
 ) -> dict[str, list[Patient]]:
     """Return {"train": ..., "validation": ..., "test": ...}, no person in two of them.
 
@@ -162,23 +167,28 @@ def split_patients(
         patients: all patients, each once.
         seed: of the shuffle.
         validation: how many persons (int), or which fraction (float below 1, at least one person).
-        test: likewise.
+        test: likewise; without meaning where there are folds.
+        folds: how many test sets all persons are dealt into, each person into one; 0 for none.
+        fold: which of them is the test set, from 1 on; 0 without folds.
 
     Raises:
-        ValueError: too few persons for a non-empty training set beside what is asked for.
+        ValueError: too few persons for a non-empty training set beside what is asked for, or no
+            such fold.
     """
     persons = sorted({patient.person for patient in patients})
     random.Random(seed).shuffle(persons)
-    tests = _share(test, len(persons), "test")
-    held_out = tests + _share(validation, len(persons), "validation")
-    if held_out >= len(persons):
+    _check_fold(folds, fold, len(persons))
+    tested = persons[fold - 1 :: folds] if folds else persons[: _share(test, len(persons), "test")]
+    others = [person for person in persons if person not in set(tested)]
+    checked = others[: _share(validation, len(persons), "validation")]
+    if len(checked) == len(others):
         raise ValueError(
-            f"a split needs at least one training patient, but {held_out} of {len(persons)} are "
-            "asked for validation and test; ask for fewer or add patients."
+            f"a split needs at least one training patient, but {len(tested) + len(checked)} of "
+            f"{len(persons)} are asked for validation and test; ask for fewer or add patients."
         )
     split_of = dict.fromkeys(persons, "train")
-    split_of.update(dict.fromkeys(persons[:held_out], "validation"))
-    split_of.update(dict.fromkeys(persons[:tests], "test"))
+    split_of.update(dict.fromkeys(checked, "validation"))
+    split_of.update(dict.fromkeys(tested, "test"))
     ordered = sorted(patients, key=lambda patient: patient.patient_id)
     return {name: [p for p in ordered if split_of[p.person] == name] for name in SPLITS}
 
@@ -330,6 +340,19 @@ def _share(asked: int | float, total: int, name: str) -> int:
     if isinstance(asked, float):
         return max(1, round(asked * total)) if asked > 0 else 0
     return asked
+
+
+def _check_fold(folds: int, fold: int, persons: int) -> None:
+    """Raise ValueError unless there is such a fold, or none is asked for."""
+    if not folds and not fold:
+        return
+    if not 2 <= folds <= persons:
+        raise ValueError(
+            f"split.folds must be 2 to the number of patients, {persons}, or 0 for none, got "
+            f"{folds} and split.fold={fold}."
+        )
+    if not 1 <= fold <= folds:
+        raise ValueError(f"split.fold must be 1 to {folds}, the number of folds, got {fold}.")
 
 
 def _ids(split: Mapping[str, Sequence[Patient]]) -> dict[str, list[str]]:

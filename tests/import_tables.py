@@ -29,6 +29,7 @@ USER_RING: dict[str, set[str]] = {
     "layouts": {"remote_files", "volumes"},
     "pseudo_masks": {"volumes"},
     "reports": {"brain_slices"},
+    "results_grid": {"reports"},
     "phantom_tumours": set(),
     "phantoms": {"volumes", "phantom_tumours"},
     "sequence_grid": {"volumes", "layouts"},
@@ -91,7 +92,8 @@ TRAIN_RING: dict[str, set[str]] = {
         "step_statistics",
         "work_list",
     },
-    "evaluation": {"files", "metrics", "volumes", "layouts", "slices"},
+    "patient_scores": {"metrics"},
+    "evaluation": {"files", "metrics", "patient_scores"},
     "slice_files": {
         *("errors", "files", "layouts", "sequence_grid", "slice_images", "slice_shards", "slices"),
     },

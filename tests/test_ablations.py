@@ -1,6 +1,7 @@
 """Ablations repeat a run with one part changed, and are rows of the benchmark."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,12 +15,16 @@ import run_benchmark
 import stage2
 from accelerate.state import AcceleratorState
 from baselines import ablations
-from baselines.ablations import CHANGES, choose_ablations, prepare_ablation
+from baselines.ablations import CHANGES, STAGE1_HEATMAPS, choose_ablations, prepare_ablation
+from baselines.registry import Sources, build
+from baselines.trained import HeatmapOfKind
 from omegaconf import OmegaConf
+from small_ddpt import TRAINED, make_model
 from small_study import in_this_process, write_study
 
-from modeling_rasalore import RasaloreConfig
+from modeling_rasalore import RasaloreConfig, RasaloreImageProcessor
 from modeling_rasalore.attention_rasalore import LocationEmbeddings
+from modeling_rasalore.pseudo_masks import SCALING, PseudoMaskRule
 
 FEW = ["loop.max_steps=1", "loop.tensorboard=false"]
 NAME = "half_the_points_per_side"
@@ -52,7 +57,7 @@ def test_ablations_that_change_nothing_are_left_out(tmp_path: Path) -> None:
         "noise_gaussian",
         "loss_without_sam",
     }  # its masks are no segmenter's
-    assert set(found) == set(CHANGES) - same
+    assert set(found) == set(CHANGES) - same | set(STAGE1_HEATMAPS)
     with pytest.raises(ValueError, match="already is what the ablation noise_gaussian"):
         choose_ablations("noise_gaussian", str(tmp_path))
     with pytest.raises(ValueError, match="got 'noise'"):
@@ -107,6 +112,51 @@ def test_an_ablation_repeats_the_run_and_its_start_and_is_a_row(
     assert {row["system"] for row in compared} == {NAME}
     run_benchmark.main(words)
     assert len(started) == 2  # nothing is trained again
+
+
+@pytest.fixture
+def stage1_run(runs: Path, tmp_path: Path) -> Path:
+    """A toy stage 1 of the study's split, as train/stage1.py leaves it."""
+    folder = tmp_path / "stage1"
+    make_model(**TRAINED, heatmap="attention_rollout").save_pretrained(folder)
+    RasaloreImageProcessor(32, 3).save_pretrained(folder)
+    (folder / "run.json").write_text(json.dumps({"seconds": 1.0}))
+    shutil.copy(runs / "whole" / "split.json", folder)
+    return folder
+
+
+def test_every_kind_of_heatmap_is_a_row_without_any_training(
+    runs: Path, stage1_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_this_process(monkeypatch, run_benchmark)
+    words = [f"data.root={runs / 'scans'}", "data.skip_slices=1", f"stage1={stage1_run}"]
+    words += [f"out={tmp_path / 'out'}", "systems=ddpt"]
+    run_benchmark.main([*words, f"ablation={','.join(STAGE1_HEATMAPS)}"])
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert [row.get("failure") for row in results["rows"]] == [None] * len(results["rows"])
+    dices = {row["system"]: row["dice"] for row in results["rows"] if row["threshold"] == "0.5"}
+    assert list(dices) == ["ddpt", *STAGE1_HEATMAPS]
+    assert dices["ddpt_attention_rollout"] == dices["ddpt"]  # the kind that this run chose
+    compared = results["meta"]["ablations_against_whole"]
+    assert {row["reference"] for row in compared} == {"ddpt"}
+    assert {row["system"] for row in compared} == set(STAGE1_HEATMAPS)
+
+
+def test_a_kind_of_heatmap_has_its_own_scaling_and_the_masks_threshold(
+    stage1_run: Path, tmp_path: Path
+) -> None:
+    made = {"scaling": "geometric", "threshold": 0.3, "guidance": 0.1}
+    (tmp_path / "run.json").write_text(json.dumps({"pseudo_masks": made}))
+    none = dict.fromkeys(("synthetic_only", "stage2_with_sam", "ceiling"), "")
+    sources = Sources(
+        stage1=str(stage1_run), stage2=str(tmp_path), sam="", medsam="", medsam2="",
+        size="small", seed=0, ablations=dict.fromkeys(STAGE1_HEATMAPS, str(stage1_run)), **none,
+    )  # fmt: skip
+    for name, kind in STAGE1_HEATMAPS.items():
+        system = build(name, sources)
+        assert isinstance(system, HeatmapOfKind)
+        assert system.model.config.heatmap == kind
+        assert system.rule == PseudoMaskRule(SCALING[kind], 0.3, 0.1)
 
 
 def test_an_ablation_that_fails_is_a_row_that_says_why(

@@ -13,12 +13,19 @@ from modeling_rasalore.recipes import load_recipe
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-COMMANDS = re.findall(r"^(?:accelerate launch|python) (.+)$", README, re.MULTILINE)
+LINE = re.compile(r"^(?:accelerate launch|python) (.+)$", re.MULTILINE)
+COMMANDS = LINE.findall(README)
 COMMANDS = [c.replace("measure_speed.py scale", "measure_scale.py") for c in COMMANDS]
 SCHEMAS = {"stage1": "Stage1Recipe", "stage2": "Stage2Recipe"}
 SCHEMAS |= {"make_pseudo_masks": "PseudoMaskRecipe", "run_benchmark": "BenchmarkRecipe"}
 SCHEMAS |= {"push_to_hub": "PushRecipe", "prepare_slices": "PrepareRecipe"}
+SCHEMAS |= {"pool_folds": "PoolRecipe"}
 SCHEMAS |= {"predict_archive": "ArchiveRecipe", "measure_scale": "ScaleRecipe"}
+TRAINING_COMMANDS = [
+    command
+    for command in LINE.findall((ROOT / "train" / "README.md").read_text().replace("\\\n", ""))
+    if Path(command.split()[0]).stem in SCHEMAS
+]
 
 
 def script(name: str) -> ModuleType:
@@ -33,8 +40,8 @@ def script(name: str) -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_training_command_of_the_readme_is_a_valid_recipe(
+@pytest.mark.parametrize("command", [*COMMANDS, *TRAINING_COMMANDS])
+def test_every_training_command_of_the_readmes_is_a_valid_recipe(
     command: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)

@@ -254,6 +254,55 @@ def test_a_share_that_makes_no_sense_is_refused(share):
         split_patients(people("a", "b", "c"), seed=0, test=share)
 
 
+@pytest.mark.parametrize("count", [4, 7, 8, 21])
+@pytest.mark.parametrize("folds", [2, 3, 4])
+@pytest.mark.parametrize("seed", [0, 5])
+def test_over_all_folds_everyone_is_tested_once(count, folds, seed):
+    names = [f"BraTS-GLI-{n // 2:05d}-{n % 2:03d}" for n in range(2 * count)]
+    patients = [replace(patient, source="BraTS23") for patient in people(*names)]
+    splits = [
+        split_patients(patients, seed, validation=1, folds=folds, fold=fold)
+        for fold in range(1, folds + 1)
+    ]
+    assert splits == [
+        split_patients(patients[::-1], seed, validation=1, test=0.5, folds=folds, fold=fold)
+        for fold in range(1, folds + 1)
+    ]
+    assert sorted(p.patient_id for split in splits for p in split["test"]) == names
+    sizes = [len({p.person for p in split["test"]}) for split in splits]
+    assert max(sizes) - min(sizes) <= 1
+    for split in splits:
+        parts = [{p.person for p in members} for members in split.values()]
+        assert len(parts[1]) == 1 and sum(map(len, parts)) == len(set.union(*parts)) == count
+
+
+def test_persons_of_a_fold_depend_on_the_seed():
+    patients = people(*(f"p{n:02d}" for n in range(20)))
+    hashes = {split_hash(split_patients(patients, s, folds=4, fold=2)) for s in range(3)}
+    assert len(hashes) == 3
+
+
+@pytest.mark.parametrize(
+    ("folds", "fold", "message"),
+    [
+        (4, 0, "split.fold must be 1 to 4, the number of folds, got 0"),
+        (4, 5, "split.fold must be 1 to 4, the number of folds, got 5"),
+        (1, 1, "split.folds must be 2 to the number of patients, 6, or 0 for none, got 1"),
+        (7, 1, "split.folds must be 2 to the number of patients, 6, or 0 for none, got 7"),
+        (0, 2, "or 0 for none, got 0 and split.fold=2"),
+        (-2, 1, "or 0 for none, got -2 and split.fold=1"),
+    ],
+)
+def test_a_fold_that_does_not_exist_is_refused(folds, fold, message):
+    with pytest.raises(ValueError, match=message):
+        split_patients(people(*"abcdef"), seed=0, validation=1, folds=folds, fold=fold)
+
+
+def test_a_fold_leaves_someone_to_train_on():
+    with pytest.raises(ValueError, match="at least one training patient, but 6 of 6"):
+        split_patients(people(*"abcdef"), seed=0, validation=3, folds=2, fold=1)
+
+
 def test_time_points_of_one_person_stay_together():
     names = [f"BraTS-GLI-{person:05d}-{visit:03d}" for person in range(9) for visit in range(2)]
     patients = [replace(patient, source="BraTS23") for patient in people(*names)]

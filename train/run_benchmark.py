@@ -25,25 +25,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from baselines.ablations import choose_ablations, train_ablation
+from baselines.ablations import CHANGES, STAGE1_HEATMAPS, choose_ablations, train_ablation
 from baselines.data import Scored, Split, refuse_leaks, training_slices
+from baselines.grid import write_grid
 from baselines.interface import System
 from baselines.registry import LEARNED, SequenceRuns, Sources, build, choose, describe, restore
 from baselines.scoring import ScoredPatients, label_free, sequence_of
+from baselines.tables import compare, failure_rows, write_tables
 from omegaconf import MISSING
 
 from modeling_rasalore.errors import first_line
-from modeling_rasalore.evaluation import (
-    VIEWS,
-    compare_rows,
-    evaluate_system,
-    write_results,
-)
+from modeling_rasalore.evaluation import evaluate_system, write_results
 from modeling_rasalore.files import write_json
 from modeling_rasalore.layouts import ALL, Patient, find_patients, some
 from modeling_rasalore.provenance import provenance
 from modeling_rasalore.recipes import DataRecipe, load_recipe
-from modeling_rasalore.reports import cost_table, results_figure, results_table, sequence_table
 from modeling_rasalore.slices import read_split, split_hash
 
 
@@ -68,7 +64,8 @@ class BenchmarkRecipe:
     stage2_warm_selftrained: str = ""  # and after rounds of self-training
     ceiling: str = ""  # folder of train/stage2.py on true masks
     sequences: SequenceRuns = field(default_factory=SequenceRuns)
-    # Stage 2 with one part changed, trained below `out`: "all", or names with commas between them.
+    # Stage 2 with one part changed, trained below `out`, and stage 1's kinds of heatmap: "all", or
+    # names with commas between them.
     ablation: str = ""
     # "all"; "own": chance, threshold and the project's models; or names with commas between them.
     # Models whose folder is not given have no row.
@@ -98,7 +95,8 @@ class BenchmarkRecipe:
     def ablations(self) -> dict[str, str]:
         """Name of each ablation to run -> its folder."""
         names = choose_ablations(self.ablation, self.ablated)
-        return {name: str(Path(self.out) / "ablations" / name) for name in names}
+        out = Path(self.out) / "ablations"
+        return {name: self.stage1 if name in STAGE1_HEATMAPS else str(out / name) for name in names}
 
     @property
     def scored_data(self) -> DataRecipe:
@@ -120,12 +118,13 @@ def main(words: list[str]) -> None:
     scored = load_scored(recipe, split)
     trained = [recipe.synthetic_only, recipe.stage2, recipe.stage2_with_sam, recipe.ceiling]
     trained += [recipe.stage2_warm, recipe.stage2_warm_selftrained]
-    refuse_leaks(split, recipe.data, [*trained, *asdict(recipe.sequences).values()], scored)
+    folders = [*trained, *asdict(recipe.sequences).values()]
+    data_sha256 = refuse_leaks(split, recipe.data, folders, scored)
     check_workers(recipe.workers)
     with ThreadPoolExecutor(recipe.workers) as pool:  # each waits for a process of its own
         tables = pool.map(partial(rows_of, recipe=recipe, split=split, scored=scored), names)
         rows = [row for table in tables for row in table]
-    write_out(recipe, rows, split, scored)
+    write_out(recipe, rows, split, scored, data_sha256)
 
 
 def check_workers(workers: int) -> None:
@@ -169,11 +168,12 @@ def rows_of(
     name: str, recipe: BenchmarkRecipe, split: Split, scored: Scored
 ) -> list[dict[str, Any]]:
     """A system's rows: those of an earlier run with the same settings, or of a new process."""
+    modality = recipe.scored_data.modality
     try:
-        if name in recipe.ablations:
+        if name in CHANGES:
             train_ablation(name, Path(recipe.ablated), Path(recipe.ablations[name]))
     except ValueError as error:
-        return failure_rows(name, recipe, first_line(error))
+        return failure_rows(name, modality, first_line(error))
     facts = describe(name, recipe.sources()) | {
         "data": asdict(recipe.data),
         "split_sha256": split_hash(split),
@@ -194,7 +194,7 @@ def rows_of(
         process.start()
         process.join()
         if not results.exists():
-            return failure_rows(name, recipe, reason_of(folder, process.exitcode))
+            return failure_rows(name, modality, reason_of(folder, process.exitcode))
     rows: list[dict[str, Any]] = json.loads(results.read_text())["rows"]
     return rows
 
@@ -274,29 +274,14 @@ def reason_of(folder: Path, exit_code: int | None) -> str:
     return f"its process ended with code {exit_code} (-9: killed, most often for memory)"
 
 
-def failure_rows(name: str, recipe: BenchmarkRecipe, reason: str) -> list[dict[str, Any]]:
-    """One row per view that says why a system has no scores."""
-    empty = {"threshold": "0.5", "patients": 0, "slices": 0, "dice": None, "weights": "none"}
-    row = {"system": name, "modality": recipe.scored_data.modality, **empty, "failure": reason}
-    return [row | {"view": view} for view in VIEWS]
-
-
-def compare(rows: list[dict[str, Any]], seed: int, name: str = "threshold") -> list[dict[str, Any]]:
-    """Paired differences of every other system from one, the intensity threshold."""
-    scored = [row for row in rows if "failure" not in row]
-    reference = {(r["view"], r["threshold"]): r for r in scored if r["system"] == name}
-    return [
-        compare_rows(row, reference[row["view"], row["threshold"]], seed)
-        for row in scored
-        if row["system"] != name and (row["view"], row["threshold"]) in reference
-    ]
-
-
 def write_out(
-    recipe: BenchmarkRecipe, rows: list[dict[str, Any]], split: Split, scored: Scored
+    recipe: BenchmarkRecipe,
+    rows: list[dict[str, Any]],
+    split: Split,
+    scored: Scored,
+    data_sha256: str,
 ) -> None:
-    """Write results.json, results.md and results.png, and print the table."""
-    out = recipe.results
+    """Write results.json, results.md and both pictures, and print the table."""
     meta = {
         **provenance(),
         "modality": scored.data.modality,
@@ -305,20 +290,26 @@ def write_out(
         "scored_on": {"root": scored.data.root, "modality": scored.data.modality},
         "test_patients": [patient.patient_id for patient in scored.patients],
         "split_sha256": split_hash(split),
+        "data_sha256": data_sha256,
+        "seed": recipe.seed,
         "seeds": 1,
         "against_threshold": compare(rows, recipe.seed),
     }
     if recipe.ablation:
         whole = "rasalore" if recipe.stage2_with_sam else "rasalore_without_sam"
-        kept = [row for row in rows if row["system"] in (whole, *recipe.ablations)]
-        meta["ablations_against_whole"] = compare(kept, recipe.seed, whole)
-    write_results(out / "results.json", meta, rows)
-    tables = [headline(recipe, len(scored.patients)), results_table(rows)]
-    tables += [*filter(None, [sequence_table(rows)]), cost_table(rows)]
-    (out / "results.md").write_text("\n".join(tables))
-    results_figure(rows, out / "results.png")
-    print("\n".join(tables))
-    print(f"done: {out / 'results.json'}, results.md, results.png")
+        meta["ablations_against_whole"] = [
+            difference
+            for reference, names in ((whole, CHANGES), ("ddpt", STAGE1_HEATMAPS))
+            for difference in compare(
+                [row for row in rows if row["system"] in (reference, *names)],
+                recipe.seed,
+                reference,
+            )
+        ]
+    out = recipe.results
+    write_tables(out, meta, rows, headline(recipe, len(scored.patients)))
+    folders = {patient.patient_id: out for patient in scored.patients}
+    write_grid(out / "results_grid.png", scored.patients, scored.data, rows, folders)
 
 
 def headline(recipe: BenchmarkRecipe, patients: int) -> str:

@@ -2,7 +2,8 @@
 
 An ablation repeats a finished run of train/stage2.py, its recipe, seed and data, with other fields
 of config.json. Where that run started from weights of an earlier one, the earlier one is repeated
-with the same change first: the change then holds from the first step on.
+with the same change first: the change then holds from the first step on. Stage 1's kinds of heatmap
+are compared without any training: each is a row of its own.
 """
 
 import json
@@ -16,6 +17,7 @@ from omegaconf import OmegaConf
 
 from modeling_rasalore import RasaloreConfig
 from modeling_rasalore.files import write_json
+from modeling_rasalore.heatmaps_ddpt import HEATMAPS
 
 HALF, TWICE, OTHER = 0.5, 2.0, {"el_dice": "el_tversky", "el_tversky": "el_dice"}
 CHANGES: dict[str, dict[str, Any]] = {
@@ -37,6 +39,8 @@ CHANGES: dict[str, dict[str, Any]] = {
     "noise_learned": {"value_noise": "learned"},
     "noise_none": {"value_noise": "none"},
 }
+# Rows of stage 1 alone, by the kind of heatmap that is scored.
+STAGE1_HEATMAPS = {f"ddpt_{kind}": kind for kind in HEATMAPS}
 
 
 def choose_ablations(words: str, stage2: str) -> list[str]:
@@ -47,10 +51,12 @@ def choose_ablations(words: str, stage2: str) -> list[str]:
         stage2: folder of the finished run that they are compared with.
 
     Raises:
-        ValueError: for an unknown name, one that changes nothing, or no run to compare with.
+        ValueError: for an unknown name, one that changes nothing, or no run to compare with, which
+            stage 1's heatmaps do without.
     """
-    if not words:
-        return []
+    asked = [word.strip() for word in words.split(",") if words]
+    if set(asked) <= STAGE1_HEATMAPS.keys():
+        return [name for name in STAGE1_HEATMAPS if name in asked]
     if not stage2 or not (Path(stage2) / "run.json").is_file():
         raise ValueError(
             f"ablations repeat a finished run of train/stage2.py, got stage2={stage2!r}; give its "
@@ -61,15 +67,16 @@ def choose_ablations(words: str, stage2: str) -> list[str]:
     made = json.loads((Path(stage2) / "run.json").read_text())["pseudo_masks"] or {}
     if not made.get("segmenter"):
         telling = [name for name in telling if name != "loss_without_sam"]
+    telling += STAGE1_HEATMAPS
     if words == "all":
         return telling
-    asked = [word.strip() for word in words.split(",")]
     for name in asked:
-        if name not in CHANGES:
-            raise ValueError(f"ablations are all or any of {', '.join(CHANGES)}, got {name!r}.")
+        if name not in CHANGES | STAGE1_HEATMAPS:
+            known = ", ".join((*CHANGES, *STAGE1_HEATMAPS))
+            raise ValueError(f"ablations are all or any of {known}, got {name!r}.")
         if name not in telling:
             raise ValueError(f"{stage2} already is what the ablation {name} would make of it.")
-    return [name for name in CHANGES if name in asked]
+    return [name for name in telling if name in asked]
 
 
 def read_config(folder: str | Path) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Slices as the benchmark's systems get them; checks that no test patient leaks into them."""
 
+import hashlib
 from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
@@ -73,8 +74,8 @@ def training_slices(
 
 def refuse_leaks(
     split: Split, data: DataRecipe, folders: Sequence[str], scored: Scored | None = None
-) -> None:
-    """Raise ValueError where a scored patient may have been trained on.
+) -> str:
+    """Return a SHA-256 (hex) of all scans, the same for every split of one data set.
 
     Nobody may be in two parts of the split; no scored image may be a copy, under whatever name, of
     one that systems learn from; every trained model must stem from this very split.
@@ -82,6 +83,9 @@ def refuse_leaks(
     Args:
         folders: of trained models, "" for none.
         scored: None for the split's test patients.
+
+    Raises:
+        ValueError: a scored patient may have been trained on.
     """
     check_disjoint({name: [p.patient_id for p in part] for name, part in split.items()})
     for folder in filter(None, folders):
@@ -93,14 +97,17 @@ def refuse_leaks(
         for patient in [*split["train"], *split["validation"]]
         for fingerprint in _fingerprints(patient, modalities, data.skip_slices)
     }
+    shown = set(learned)
     for patient in scored.patients:
         for fingerprint in _fingerprints(patient, modalities, data.skip_slices):
+            shown.add(fingerprint)
             if (twin := learned.get(fingerprint)) is not None:
                 raise ValueError(
                     f"test patient {patient.patient_id} shows the same image as {twin}, which "
                     "systems learn from; keep copies in one part of the split, and take patients "
                     "of the training data set out of another one."
                 )
+    return hashlib.sha256(repr(sorted(shown)).encode()).hexdigest()
 
 
 def _sequence(

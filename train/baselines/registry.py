@@ -8,6 +8,7 @@ from typing import Any
 from modeling_rasalore.layouts import ALL as ALL_SEQUENCES
 from modeling_rasalore.layouts import MODALITIES
 
+from .ablations import STAGE1_HEATMAPS
 from .ae import Ae
 from .ame_cam import AmeCam
 from .anofpdm import Anofpdm
@@ -17,7 +18,13 @@ from .interface import LearnedSystem, System
 from .la_gan import LaGan
 from .prompted import PromptedByStage1
 from .threshold import Chance, IntensityThreshold
-from .trained import AllSequencesNetwork, SequenceNetworks, Stage1Heatmap, Stage2Network
+from .trained import (
+    AllSequencesNetwork,
+    HeatmapOfKind,
+    SequenceNetworks,
+    Stage1Heatmap,
+    Stage2Network,
+)
 from .ts_cam import TsCam
 from .vqvae import Vqvae
 from .yoo import YooAll, YooT2
@@ -153,12 +160,19 @@ def build(name: str, sources: Sources) -> System:
     if name in BY_SEQUENCE:
         return build_by_sequence(name, sources)
     folder = Path(*sources.folders_of(name))
+    if name in STAGE1_HEATMAPS:
+        return HeatmapOfKind(folder, sources.stage2, STAGE1_HEATMAPS[name])
     builders: dict[str, Callable[[], System]] = {
         "chance": lambda: Chance(sources.seed),
         "threshold": IntensityThreshold,
         "ddpt": lambda: Stage1Heatmap(folder, sources.stage2),
     }
     return builders.get(name, lambda: Stage2Network(folder, sources.flips))()
+
+
+def sees_all_sequences(name: str) -> bool:
+    """Whether a system's slices hold all four sequences."""
+    return name in BY_SEQUENCE or (name in LEARNED and LEARNED[name].ALL_SEQUENCES)
 
 
 def build_by_sequence(name: str, sources: Sources) -> System:
@@ -195,7 +209,8 @@ def describe(name: str, sources: Sources) -> dict[str, Any]:
         facts |= {"size": sources.size, "settings": asdict(settings_of(name, sources))}
     if name in PROMPTED:
         facts["weights"] = getattr(sources, name.split("_")[0])
-    runs = [*sources.folders_of(name), sources.stage2 if name in ("ddpt", *PROMPTED) else ""]
+    by_rule = name in ("ddpt", *STAGE1_HEATMAPS, *PROMPTED)  # of stage 2's pseudo-masks
+    runs = [*sources.folders_of(name), sources.stage2 if by_rule else ""]
     for folder in filter(None, runs):
         summary = Path(folder) / "run.json"
         if not summary.exists():

@@ -1,7 +1,7 @@
 """One system's scores of patients with masks, and its threshold from healthy slices."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,8 @@ from modeling_rasalore.recipes import DataRecipe
 from modeling_rasalore.slices import HEALTHY
 
 from .data import Scored, read_examples
-from .interface import System
+from .interface import Image, System
+from .registry import sees_all_sequences
 
 
 def sequence_of(system: System, data: DataRecipe) -> str:
@@ -24,6 +25,44 @@ def sequence_of(system: System, data: DataRecipe) -> str:
     if not system.ALL_SEQUENCES:
         return data.modality
     return str(getattr(system, "sequence", "all"))
+
+
+def patient_scores(
+    patient: Patient,
+    data: DataRecipe,
+    all_sequences: bool,
+    maps_of: Callable[[str, list[Image]], np.ndarray],
+) -> PatientScores:
+    """A patient's maps, (S, H, W) of an id and its slices, beside the truth."""
+    slices = read_examples(patient, data, all_sequences, with_mask=True)
+    images = [example["image"] for example in slices]
+    return PatientScores(
+        patient_id=patient.patient_id,
+        scores=maps_of(patient.patient_id, images),
+        truth=np.stack([example["mask"] for example in slices]) > 0,
+        brain=np.stack([brain_of(image) for image in images]),
+        spacing=slices[0]["spacing"],
+    )
+
+
+class KeptPatients:
+    """Patients whose maps an earlier run of the benchmark has left in `folder`."""
+
+    def __init__(self, patients: Sequence[Patient], data: DataRecipe, name: str, folder: Path):
+        self.patients, self.data = patients, data
+        self.name, self.folder = name, folder
+
+    def __iter__(self) -> Iterator[PatientScores]:
+        everything = sees_all_sequences(self.name)
+        for patient in tqdm(self.patients, desc=self.name, unit="patient"):
+            yield patient_scores(patient, self.data, everything, self.scores)
+
+    def scores(self, patient_id: str, images: list[Image]) -> np.ndarray:
+        """Scores (S, H, W) of one patient; ValueError where they are gone."""
+        path = self.folder / f"{patient_id}.npy"
+        if not path.is_file():
+            raise ValueError(f"{path} is missing; delete its system's folder and score it again.")
+        return np.asarray(np.load(path))
 
 
 class ScoredPatients:
@@ -38,17 +77,9 @@ class ScoredPatients:
     def __iter__(self) -> Iterator[PatientScores]:
         everything, data = self.system.ALL_SEQUENCES, self.scored.data
         for patient in tqdm(self.scored.patients, desc=self.name, unit="patient"):
-            slices = read_examples(patient, data, everything, with_mask=True)
-            images = [example["image"] for example in slices]
-            yield PatientScores(
-                patient_id=patient.patient_id,
-                scores=self.scores(patient.patient_id, images),
-                truth=np.stack([example["mask"] for example in slices]) > 0,
-                brain=np.stack([brain_of(image) for image in images]),
-                spacing=slices[0]["spacing"],
-            )
+            yield patient_scores(patient, data, everything, self.scores)
 
-    def scores(self, patient_id: str, images: list[np.ndarray]) -> np.ndarray:
+    def scores(self, patient_id: str, images: list[Image]) -> np.ndarray:
         """Scores (S, H, W) of one patient, computed once."""
         path = self.folder / f"{patient_id}.npy"
         if not path.exists():

@@ -5,6 +5,7 @@ Native. Both are folders that train/stage1.py and train/stage2.py wrote.
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -46,6 +47,15 @@ class Stage1Heatmap(GivenSystem):
             heatmaps = self.model.heatmaps(**self.processor(batch, return_tensors="pt"))
             maps += self.processor.post_process_maps(heatmaps, batch)
         return [self.rule.scores(*pair) for pair in zip(maps, slices, strict=True)]
+
+
+class HeatmapOfKind(Stage1Heatmap):
+    """DDPT's heatmap of a kind that is asked for, scaled as this kind is, all else the same."""
+
+    def __init__(self, folder: Path, stage2: str, kind: str):
+        super().__init__(folder, stage2)
+        self.model.config.heatmap = kind
+        self.rule = replace(self.rule, scaling=SCALING[kind])
 
 
 class Stage2Network(GivenSystem):
