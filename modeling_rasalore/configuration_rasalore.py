@@ -26,6 +26,9 @@ class RasaloreConfig(PreTrainedConfig):
     num_channels: int = 1
     # MRI sequence it was trained on, such as "t2"; None: unknown. Scans of another are warned of.
     modality: str | None = None
+    # Divides the logits outside training, so that scores say how sure the network is; no mask at
+    # 0.5 changes. Poster and released: 1. Where lesions are painted, train/stage2.py fits it.
+    temperature: float = 1.0
 
     # --- Size: one dial ---------------------------------------------------------------------
     # Width of the first encoder block. Blocks are 1, 2, 4 and 8 times as wide, and the last
@@ -83,6 +86,8 @@ class RasaloreConfig(PreTrainedConfig):
         for name in ("image_size", "num_channels", "base_channels", "grid_size", "refiner_grid"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if not self.temperature > 0:
+            raise ValueError(f"temperature must be above 0, got {self.temperature}.")
         if self.image_size % 2:
             raise ValueError(
                 f"image_size must be even, as the encoder halves it once, got {self.image_size}."

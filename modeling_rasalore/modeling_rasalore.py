@@ -227,8 +227,11 @@ class RasaloreModel(RasalorePreTrainedModel):
         cells = as_tokens(self.refiner(first))
         point_embeddings = self.spatial_attention(self.location_embeddings(), cells)
         point_logits = self.point_head(point_embeddings)
+        logits = self.mask_decoder(point_embeddings, features)
+        if not self.training and self.config.temperature != 1:
+            logits = logits / self.config.temperature
         output = RasaloreOutput(
-            logits=self.mask_decoder(point_embeddings, features),
+            logits=logits,
             point_activations=point_logits.sigmoid(),
             point_embeddings=point_embeddings,
         )

@@ -259,18 +259,14 @@ class TrainingRun:
     def validate(self, model: nn.Module, loader: SliceLoader, score: Score) -> float:
         """Mean score of all validation slices, the same for any number of processes.
 
-        What a score draws depends on its batch alone, so it is the same at every validation.
-
         Raises:
             ValueError: there are none.
         """
         model.eval()
-        device = self.accelerator.device
-        found = []
-        for place, batch in loader.held_out_batches():
-            torch.manual_seed(place[0] * 1_000_003 + place[1])  # steps seed themselves, see `learn`
-            batch = {name: value.to(device) for name, value in batch.items()}
-            found.append((place, score(model, batch).float().tolist()))
+        found = [
+            (place, score(model, batch).float().tolist())
+            for place, batch in self.held_out_batches(loader)
+        ]
         values = [value for _, scores in sorted(gather_object(found)) for value in scores]
         if not values:
             raise ValueError(
@@ -278,6 +274,17 @@ class TrainingRun:
                 "split.validation, or lower minimum_area."
             )
         return sum(values) / len(values)
+
+    def held_out_batches(
+        self, loader: SliceLoader
+    ) -> Iterator[tuple[tuple[int, int], dict[str, Tensor]]]:
+        """Validation batches with their places, on this process's device.
+
+        What is drawn for a batch depends on its place alone, so every pass draws the same.
+        """
+        for place, batch in loader.held_out_batches():
+            torch.manual_seed(place[0] * 1_000_003 + place[1])  # steps seed themselves, see `learn`
+            yield place, {name: v.to(self.accelerator.device) for name, v in batch.items()}
 
     @property
     def validation_due(self) -> bool:

@@ -74,6 +74,7 @@ TRAIN_RING: dict[str, set[str]] = {
     "recipes": set(),
     "augmentation": {"recipes"},
     "synthetic_lesions": set(),
+    "temperature": set(),
     "mask_table": {"files"},
     "mask_free_criteria": {"loss_rasalore", "metrics", "pseudo_masks"},
     "optimizers": {"recipes"},

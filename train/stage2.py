@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from modeling_rasalore import RasaloreConfig, RasaloreImageProcessor, RasaloreModel
 from modeling_rasalore.augmentation import augment_batch
@@ -32,6 +33,7 @@ from modeling_rasalore.layouts import ALL, MODALITIES, Patient, find_patients
 from modeling_rasalore.loss_rasalore import leave_out, soft_dice
 from modeling_rasalore.mask_table import MaskTable
 from modeling_rasalore.optimizers import build_optimizer
+from modeling_rasalore.pseudo_masks import is_brain
 from modeling_rasalore.recipes import (
     AugmentationRecipe,
     BaseRecipe,
@@ -41,6 +43,7 @@ from modeling_rasalore.recipes import (
     load_recipe,
 )
 from modeling_rasalore.sequence_grid import check_one_grid
+from modeling_rasalore.slice_loader import SliceLoader
 from modeling_rasalore.slices import (
     HEALTHY,
     UNHEALTHY,
@@ -49,6 +52,7 @@ from modeling_rasalore.slices import (
     split_patients,
 )
 from modeling_rasalore.synthetic_lesions import paint_chosen
+from modeling_rasalore.temperature import fit_temperature
 from modeling_rasalore.training import TrainingRun, loss_parts
 from modeling_rasalore.work_list import WorkList
 
@@ -80,6 +84,7 @@ def main(words: list[str]) -> None:
 
     run = TrainingRun(recipe)
     training, held_out = run.list_slices(split)
+    blank = held_out.keep(held_out.label == HEALTHY)
     training = choose_training(recipe, training, table)
     with_mask = np.count_nonzero(training.label == UNHEALTHY)
     run.accelerator.print(f"training slices: {len(training)}, with a pseudo-mask: {with_mask}")
@@ -112,8 +117,12 @@ def main(words: list[str]) -> None:
 
     run.train(model, optimizer, loader, recipe.optimizer, losses, agreement, "validation_agreement")
 
-    # --- Save -------------------------------------------------------------------------------
+    # --- Scores that say how sure they are; save ----------------------------------------------
     if run.accelerator.is_main_process:
+        if recipe.synthetic_lesions.share:
+            model.config.temperature = find_temperature(
+                model, run, replace(loader, held_out=blank, rank=0, ranks=1), processor, recipe
+            )
         model.save_pretrained(run.folder)
         processor.save_pretrained(run.folder)
     run.write_summary(
@@ -122,6 +131,7 @@ def main(words: list[str]) -> None:
         + ("pseudo-masks" if table else "painted lesions")
         + " of validation patients",
         modality=recipe.data.modality,
+        temperature=model.config.temperature,
         training_slices=len(training),
         pseudo_masks=made,
     )
@@ -294,6 +304,28 @@ def soft_dice_of_slices(model: torch.nn.Module, batch: dict[str, torch.Tensor]) 
     """Soft Dice of scores and mask of each slice where pixels count, (B,)."""
     maps = model(batch["pixel_values"]).logits.sigmoid()[:, 0], batch["labels"].float()
     return soft_dice(*(leave_out(one, batch.get("ignored")) for one in maps))
+
+
+def find_temperature(
+    model: RasaloreModel,
+    run: TrainingRun,
+    loader: SliceLoader,
+    processor: RasaloreImageProcessor,
+    recipe: Stage2Recipe,
+) -> float:
+    """The temperature for lesions painted into half of the healthy validation slices."""
+    lesions = replace(recipe.synthetic_lesions, blank_share=0.5)
+    model.eval()
+
+    @torch.inference_mode()
+    def judged(batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        paint_healthy(batch, processor, lesions)
+        logits = model(batch["pixel_values"]).logits
+        brain = is_brain(batch["pixel_values"])[:, None].float()
+        inside = F.interpolate(brain, logits.shape[-2:])[:, 0] > 0
+        return logits[:, 0][inside], batch["labels"][inside]
+
+    return fit_temperature(judged(batch) for _, batch in run.held_out_batches(loader))
 
 
 if __name__ == "__main__":
