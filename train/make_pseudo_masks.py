@@ -197,6 +197,8 @@ class HeatmapMaker(ScoreMaker):
         scaling = SCALING[self.model.config.heatmap]
         self.rule = PseudoMaskRule(scaling, recipe.threshold, recipe.guidance)
         self.appearance = load_model(recipe.appearance) if recipe.appearance else None
+        if self.appearance:  # where it sees a lesion counts here, not how sure it is
+            self.appearance[0].config.temperature = 1.0
         self.facts = {
             "heatmap": self.model.config.heatmap,
             **asdict(self.rule),
