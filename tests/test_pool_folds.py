@@ -162,6 +162,11 @@ def test_what_is_no_finished_benchmark_is_refused(
         pool(tmp_path, study / "1")
     with pytest.raises(ValueError, match=r"holds no results\.json"):
         pool(tmp_path, study / "1", study / "scans")
+    empty = {**results_of(copies[0]), "rows": failure_rows("chance", "t2", "no luck")}
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "results.json").write_text(json.dumps(empty))
+    with pytest.raises(ValueError, match=r"no system of .*empty has scores"):
+        pool(tmp_path, study / "1", tmp_path / "empty")
     rewrite(copies[0], scored_on={"root": "elsewhere"})
     with pytest.raises(ValueError, match="scores another data set"):
         pool(tmp_path, *copies)
@@ -178,12 +183,14 @@ def test_folds_and_seeds_may_differ_in_nothing_else(tmp_path: Path) -> None:
         made = {"out": name, "loop": loop, "split": {"fold": len(name), "folds": 4}, **recipe}
         (folder / "recipe.yaml").write_text(json.dumps(made))
         (folder / "config.json").write_text(json.dumps({"heatmap": name, "dropout": 0.1}))
-        summary = {"stage": "ddpt", "seconds": steps, "split_sha256": name}
+        masks = {"threshold": 0.5, "appearance": name, "split_sha256": name}
+        summary = {"stage": "rasalore", "seconds": steps, "pseudo_masks": masks}
         return {"seed": len(name), "split_sha256": name, "data": {"root": name, "skip_slices": 8},
                 str(folder): json.dumps(summary)}  # fmt: skip
 
     first, second = settings("a", 5), settings("bb", 5)
     assert comparable(first) == comparable(second)
     assert comparable(first)["model 1.config.dropout"] == 0.1
+    assert comparable(first)["model 1.masks.sharpened"] is True
     assert comparable(first) != comparable(settings("ccc", 6))
     assert comparable(first) != comparable({**second, "data": {"root": "bb", "skip_slices": 9}})

@@ -24,7 +24,7 @@ FREE = (
     *(".split.seed", ".split.fold", ".data.shuffle_buffer", ".data.lanes"),
 )
 FREE_FIELDS = ("heatmap", "transformers_version")  # of config.json; a heatmap may be chosen
-MASK_FACTS = ("modality", "threshold", "guidance", "minimum_probability", "segmenter", "prompt")
+MASK_FACTS = ("source", "modality", "threshold", "guidance", "segmenter")  # of pseudo-masks
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,8 @@ class Finished:
     """A folder of train/run_benchmark.py, and what its results.json says.
 
     Raises:
-        ValueError: it is not finished, or its patients are those of another data set.
+        ValueError: it is not finished, nothing in it has scores, or its patients are those of
+            another data set.
     """
 
     folder: Path
@@ -47,6 +48,8 @@ class Finished:
             )
         if self.meta["learned_from"] != self.meta["scored_on"]:
             raise ValueError(f"{self.folder} scores another data set; pool folds of one data set.")
+        if not any(kept(self, system) for system in systems_of([self])):
+            raise ValueError(f"no system of {self.folder} has scores; its results.md says why.")
 
     @cached_property
     def content(self) -> dict[str, Any]:
@@ -73,7 +76,8 @@ class Finished:
     @property
     def data(self) -> DataRecipe:
         """How its slices were read."""
-        return DataRecipe(**self.settings(systems_of([self])[0])["data"])
+        scored = next(system for system in systems_of([self]) if kept(self, system))
+        return DataRecipe(**self.settings(scored)["data"])
 
     def rows(self, system: str) -> list[Row]:
         """Rows of one system, none where it was not asked for."""
@@ -144,8 +148,9 @@ def comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
 def facts_of_model(folder: Path, summary: Mapping[str, Any]) -> dict[str, Any]:
     """How a trained model was made: its recipe, its fields, and those of its pseudo-masks."""
     masks = summary.get("pseudo_masks") or {}
-    facts = {"stage": summary.get("stage"), "modality": summary.get("modality")}
+    facts: dict[str, Any] = {key: summary.get(key) for key in ("stage", "modality")}
     facts["masks"] = {key: masks.get(key) for key in MASK_FACTS}
+    facts["masks"]["sharpened"] = bool(masks.get("appearance"))
     if (folder / "recipe.yaml").is_file():
         facts["recipe"] = OmegaConf.to_container(OmegaConf.load(folder / "recipe.yaml"))
     if (folder / "config.json").is_file():
