@@ -182,7 +182,8 @@ def test_folds_and_seeds_may_differ_in_nothing_else(tmp_path: Path) -> None:
         loop = {"max_steps": steps, "seed": len(name)}
         made = {"out": name, "loop": loop, "split": {"fold": len(name), "folds": 4}, **recipe}
         (folder / "recipe.yaml").write_text(json.dumps(made))
-        (folder / "config.json").write_text(json.dumps({"heatmap": name, "dropout": 0.1}))
+        fields = {"heatmap": name, "temperature": len(name), "dropout": 0.1}
+        (folder / "config.json").write_text(json.dumps(fields))
         masks = {"threshold": 0.5, "appearance": name, "split_sha256": name}
         summary = {"stage": "rasalore", "seconds": steps, "pseudo_masks": masks}
         return {"seed": len(name), "split_sha256": name, "data": {"root": name, "skip_slices": 8},

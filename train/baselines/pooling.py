@@ -23,8 +23,10 @@ FREE = (
     *(".out", ".model", ".pseudo_masks", ".initial_weights", ".data.root", ".loop.seed"),
     *(".split.seed", ".split.fold", ".data.shuffle_buffer", ".data.lanes"),
 )
-FREE_FIELDS = ("heatmap", "transformers_version")  # of config.json; a heatmap may be chosen
+# Of config.json: every fold chooses a heatmap and fits a temperature of its own.
+FREE_FIELDS = ("heatmap", "temperature", "transformers_version")
 MASK_FACTS = ("source", "modality", "threshold", "guidance", "segmenter")  # of pseudo-masks
+MASK_FACTS += ("uncertain_above", "uncertain_up_to")
 
 
 @dataclass(frozen=True)
