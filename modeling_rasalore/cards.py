@@ -8,7 +8,8 @@ from typing import Any
 
 from huggingface_hub import DatasetCard, DatasetCardData, EvalResult, ModelCard, ModelCardData
 
-from .reports import DISCLAIMER, results_table
+from .overlays import DISCLAIMER
+from .reports import results_table
 
 Row = Mapping[str, Any]  # of results.json
 

@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from .brain_slices import BrainSlices, brain_of
 from .files import replace_file, sha256_of, write_json
 from .mask_3d import index_box, part_sizes, remove_small_parts, smooth_scores
-from .reports import DISCLAIMER, overlay_montage
+from .overlays import DISCLAIMER, overlay_montage
 from .slice_frame import corners
 from .volumes import Volume, write_volume
 

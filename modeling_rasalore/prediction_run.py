@@ -14,6 +14,7 @@ from .bids import BIDS_ENDINGS, bids_place, write_description
 from .errors import first_line
 from .files import remove_drafts, sha256_of, write_json
 from .model_loading import computing_in
+from .overlays import DISCLAIMER
 from .prediction import (
     ENDINGS,
     PACKAGES,
@@ -26,7 +27,6 @@ from .prediction import (
     write_prediction,
 )
 from .provenance import provenance
-from .reports import DISCLAIMER
 from .run_report import write_html, write_table
 from .scan_list import output_places
 from .scan_source import read_scan

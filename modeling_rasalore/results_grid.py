@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from .reports import DISCLAIMER, INK, PAPER, TRUTH_COLOUR, overlay_slice
+from .overlays import DISCLAIMER, INK, PAPER, TRUTH_COLOUR, overlay_slice
 
 COLUMNS = 8  # the slice and seven systems; more systems go below, beside the slice again
 CELL, GAP = 194, 5  # px; 8 cells are 1597 wide

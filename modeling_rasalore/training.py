@@ -25,7 +25,7 @@ from .optimizers import set_learning_rates
 from .provenance import provenance
 from .recipes import BaseRecipe, OptimizerRecipe, save_recipe
 from .slice_loader import Batch, Example, SliceLoader, Step
-from .slices import split_hash, write_split
+from .splits import split_hash, write_split
 from .step_statistics import RunningStatistics, WeightAverage
 from .work_list import WorkList
 

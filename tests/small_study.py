@@ -12,7 +12,8 @@ import pytest
 from modeling_rasalore import RasaloreConfig, RasaloreImageProcessor
 from modeling_rasalore.layouts import find_patients
 from modeling_rasalore.mask_table import SliceMasks, write_masks
-from modeling_rasalore.slices import UNHEALTHY, read_slices, split_patients, write_split
+from modeling_rasalore.slices import UNHEALTHY, read_slices
+from modeling_rasalore.splits import split_patients, write_split
 from modeling_rasalore.volumes import write_nifti
 
 SIDE, DEPTH = 32, 14

@@ -32,7 +32,7 @@ from modeling_rasalore.layouts import Patient, find_patients
 from modeling_rasalore.phantoms import write_phantoms
 from modeling_rasalore.recipes import DataRecipe
 from modeling_rasalore.reports import SYSTEM_NAMES, cost_table, results_table, sequence_table
-from modeling_rasalore.slices import write_split
+from modeling_rasalore.splits import write_split
 
 ROOT = Path(__file__).parents[1]
 Split = dict[str, list[Patient]]

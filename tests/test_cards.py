@@ -12,7 +12,7 @@ from loopback_hub import card_problems
 
 from modeling_rasalore.cards import DataFacts, ModelFacts, data_card, eval_results, model_card
 from modeling_rasalore.evaluation import PatientScores, Thresholds, evaluate_system
-from modeling_rasalore.reports import DISCLAIMER
+from modeling_rasalore.overlays import DISCLAIMER
 
 TEMPLATES = Path(__file__).parents[1] / "hub_configs"
 RUN = {"split_sha256": "f00d", "criterion": "agreement", "training_slices": 12, "commit": "abc1234",

@@ -15,7 +15,8 @@ from small_study import MODEL, write_study
 
 from modeling_rasalore import RasaloreImageProcessor
 from modeling_rasalore.layouts import find_patients
-from modeling_rasalore.slices import split_patients, write_slice_labels, write_split
+from modeling_rasalore.slices import write_slice_labels
+from modeling_rasalore.splits import split_patients, write_split
 
 CHOICES = {"slice_auroc", "false_alarms", "deletion", "agreement"}
 

@@ -12,7 +12,7 @@ from small_study import write_scans
 
 from modeling_rasalore.layouts import find_patients
 from modeling_rasalore.recipes import load_recipe
-from modeling_rasalore.slices import split_patients
+from modeling_rasalore.splits import split_patients
 
 FOLDS = ["split.validation=1", "split.seed=3", "split.folds=3"]
 

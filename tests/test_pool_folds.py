@@ -17,7 +17,7 @@ from small_study import in_this_process
 
 from modeling_rasalore.layouts import find_patients
 from modeling_rasalore.phantoms import write_phantoms
-from modeling_rasalore.slices import split_patients, write_split
+from modeling_rasalore.splits import split_patients, write_split
 
 SYSTEMS = "systems=chance,threshold"
 Results = dict[str, Any]

@@ -4,14 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from modeling_rasalore.reports import (
-    MASK_COLOUR,
-    TRUTH_COLOUR,
-    choose_slices,
-    overlay_montage,
-    results_figure,
-    results_table,
-)
+from modeling_rasalore.overlays import MASK_COLOUR, TRUTH_COLOUR, choose_slices, overlay_montage
+from modeling_rasalore.reports import results_figure, results_table
 
 
 def scan(count=20, side=40):

@@ -12,8 +12,8 @@ from baselines.grid import SHOWN, choose_slices, write_grid
 from small_study import write_scans
 
 from modeling_rasalore.layouts import find_patients
+from modeling_rasalore.overlays import TRUTH_COLOUR
 from modeling_rasalore.recipes import DataRecipe
-from modeling_rasalore.reports import TRUTH_COLOUR
 from modeling_rasalore.results_grid import CELL, GAP, HEADER, GridSlice, results_grid
 
 

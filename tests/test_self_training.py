@@ -25,7 +25,8 @@ from modeling_rasalore.layouts import find_patients
 from modeling_rasalore.mask_table import MaskTable, write_masks
 from modeling_rasalore.model_loading import load_model
 from modeling_rasalore.prediction import predict_slices
-from modeling_rasalore.slices import UNHEALTHY, read_slices, split_patients, write_split
+from modeling_rasalore.slices import UNHEALTHY, read_slices
+from modeling_rasalore.splits import split_patients, write_split
 
 FEW = ["loop.max_steps=3", "loop.evaluate_every=1", "loop.tensorboard=false"]
 

@@ -22,7 +22,8 @@ from small_study import write_scans
 from modeling_rasalore import RasaloreImageProcessor
 from modeling_rasalore.layouts import find_patients
 from modeling_rasalore.recipes import SyntheticLesionRecipe, load_recipe
-from modeling_rasalore.slices import HEALTHY, split_patients, write_split
+from modeling_rasalore.slices import HEALTHY
+from modeling_rasalore.splits import split_patients, write_split
 
 ROOT = Path(__file__).parents[1]
 FEW = ["data.skip_slices=1", "split.validation=1", "split.test=1", "loop.max_steps=2",

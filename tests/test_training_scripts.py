@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 from modeling_rasalore.layouts import find_patients
 from modeling_rasalore.mask_table import MaskTable
 from modeling_rasalore.phantoms import write_phantoms
-from modeling_rasalore.slices import split_patients, write_slice_labels, write_split
+from modeling_rasalore.slices import write_slice_labels
+from modeling_rasalore.splits import split_patients, write_split
 from modeling_rasalore.volumes import read_volume
 
 ROOT = Path(__file__).parents[1]

@@ -42,14 +42,8 @@ from modeling_rasalore.model_loading import load_model
 from modeling_rasalore.prediction import predict_slices
 from modeling_rasalore.provenance import provenance
 from modeling_rasalore.recipes import DataRecipe, load_recipe
-from modeling_rasalore.slices import (
-    HEALTHY,
-    UNHEALTHY,
-    check_same_split,
-    read_slices,
-    read_split,
-    split_hash,
-)
+from modeling_rasalore.slices import HEALTHY, UNHEALTHY, read_slices
+from modeling_rasalore.splits import check_same_split, read_split, split_hash
 
 Image = NDArray[np.float32]
 Network = tuple[Any, Any]  # model and image processor

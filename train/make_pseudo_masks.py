@@ -34,14 +34,8 @@ from modeling_rasalore.prediction import predict_slices
 from modeling_rasalore.provenance import provenance
 from modeling_rasalore.pseudo_masks import SCALING, PromptedSegmenter, PseudoMaskRule
 from modeling_rasalore.recipes import DataRecipe, load_recipe
-from modeling_rasalore.slices import (
-    UNHEALTHY,
-    check_same_split,
-    read_slices,
-    read_split,
-    split_hash,
-    write_split,
-)
+from modeling_rasalore.slices import UNHEALTHY, read_slices
+from modeling_rasalore.splits import check_same_split, read_split, split_hash, write_split
 
 Image = NDArray[np.float32]
 

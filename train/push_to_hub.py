@@ -44,7 +44,7 @@ from modeling_rasalore.publishing import (
 )
 from modeling_rasalore.recipes import load_recipe
 from modeling_rasalore.slice_files import SliceChoice, write_split_files
-from modeling_rasalore.slices import read_split, split_hash, write_split
+from modeling_rasalore.splits import read_split, split_hash, write_split
 
 TEMPLATES = Path(__file__).resolve().parents[1] / "hub_configs"
 # Keys of a run's recipe that name folders of this machine; training.yaml leaves them to its user.

@@ -40,7 +40,7 @@ from modeling_rasalore.files import write_json
 from modeling_rasalore.layouts import ALL, Patient, find_patients, some
 from modeling_rasalore.provenance import provenance
 from modeling_rasalore.recipes import DataRecipe, load_recipe
-from modeling_rasalore.slices import read_split, split_hash
+from modeling_rasalore.splits import read_split, split_hash
 
 
 @dataclass

@@ -38,12 +38,8 @@ from modeling_rasalore.recipes import (
     SyntheticLesionRecipe,
     load_recipe,
 )
-from modeling_rasalore.slices import (
-    HEALTHY,
-    UNHEALTHY,
-    check_same_split,
-    split_patients,
-)
+from modeling_rasalore.slices import HEALTHY, UNHEALTHY
+from modeling_rasalore.splits import check_same_split, split_patients
 from modeling_rasalore.synthetic_lesions import paint_chosen
 from modeling_rasalore.training import TrainingRun, loss_parts
 from modeling_rasalore.work_list import WorkList

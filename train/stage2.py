@@ -44,13 +44,8 @@ from modeling_rasalore.recipes import (
 )
 from modeling_rasalore.sequence_grid import check_one_grid
 from modeling_rasalore.slice_loader import SliceLoader
-from modeling_rasalore.slices import (
-    HEALTHY,
-    UNHEALTHY,
-    check_same_split,
-    read_split,
-    split_patients,
-)
+from modeling_rasalore.slices import HEALTHY, UNHEALTHY
+from modeling_rasalore.splits import check_same_split, read_split, split_patients
 from modeling_rasalore.synthetic_lesions import paint_chosen
 from modeling_rasalore.temperature import fit_temperature
 from modeling_rasalore.training import TrainingRun, loss_parts

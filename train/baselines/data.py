@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from modeling_rasalore.evaluation import check_disjoint, image_fingerprint
 from modeling_rasalore.layouts import MODALITIES, Patient
 from modeling_rasalore.recipes import DataRecipe
-from modeling_rasalore.slices import HEALTHY, UNHEALTHY, check_same_split, read_slices
+from modeling_rasalore.slices import HEALTHY, UNHEALTHY, read_slices
+from modeling_rasalore.splits import check_same_split
 
 from .interface import Image
 
