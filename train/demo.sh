@@ -92,4 +92,4 @@ print([p.images["$MODALITY"] for p in find_patients("$DATA") if p.patient_id in 
 END
 )
 "$PYTHON" -m modeling_rasalore.cli predict "$scan" --model "$OUT/stage2" --out "$OUT/prediction"
-echo "Everything is in $OUT: results.md, results.json, results.png, prediction/"
+echo "Everything is in $OUT: results.md, results.json, results.png, results_grid.png, prediction/"
