@@ -27,7 +27,7 @@ from typing import Any
 
 import torch
 from omegaconf import MISSING
-from speed_cases import Case, cut_case, inference_case, loss_case, stage1_case, training_case
+from plain.cases import Case, cut_case, inference_case, loss_case, stage1_case, training_case
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 

@@ -7,9 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from plain.ddpt import plain_heatmaps, plain_step
-from plain.rasalore import plain_forward, plain_loss
-from plain.slices import plain_cut
 from torch import Tensor
 
 from modeling_rasalore import DdptConfig, DdptModel, RasaloreConfig, RasaloreModel
@@ -17,6 +14,10 @@ from modeling_rasalore.layouts import Patient, find_patients
 from modeling_rasalore.modeling_rasalore import RasaloreOutput
 from modeling_rasalore.slices import read_slices
 from modeling_rasalore.volumes import write_nifti
+
+from .ddpt import plain_heatmaps, plain_step
+from .rasalore import plain_forward, plain_loss
+from .slices import plain_cut
 
 SLICES_SKIPPED = 15
 TOY: dict[str, Any] = {
