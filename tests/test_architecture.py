@@ -96,7 +96,7 @@ def check_script(path: str, source: str, scripts: set[str]) -> list[str]:
         words = set(found.name.split("."))
         if found.library in scripts or (found.library == "train" and words & scripts):
             problems.append(f"{path}: imports the script {found.name}")
-        if found.level and "baselines" not in path:
+        if found.level and Path(path).parent.name == "train":
             problems.append(f"{path}: a script has no siblings to import")
         if found.library in FORBIDDEN:
             problems.append(f"{path}: imports {found.library}, but {FORBIDDEN[found.library]}")
