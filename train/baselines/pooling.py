@@ -25,8 +25,10 @@ FREE = (
 )
 # Of config.json: every fold chooses a heatmap and fits a temperature of its own.
 FREE_FIELDS = ("heatmap", "temperature", "transformers_version")
-MASK_FACTS = ("source", "modality", "threshold", "guidance", "segmenter")  # of pseudo-masks
-MASK_FACTS += ("uncertain_above", "uncertain_up_to")
+MASK_FACTS = (  # of pseudo-masks
+    *("source", "modality", "threshold", "guidance", "segmenter"),
+    *("uncertain_above", "uncertain_up_to"),
+)
 
 
 @dataclass(frozen=True)
