@@ -24,7 +24,7 @@ WHITE_VOXELS = 2**22  # what white is, larger scans are asked in some of their r
 # Readable on grey, and with red-green colour blindness.
 INK, PAPER = (235, 235, 235), (16, 16, 16)
 SCORE_RAMP = ((120, 20, 140), (255, 120, 40))  # colours of the scores 0 and 1
-SCORE_OPACITY = 0.45  # of score 1; lower scores are fainter, 0 is not drawn
+SCORE_OPACITY = 0.45  # of score 1; lower scores are much fainter, 0 is not drawn
 MASK_COLOUR, TRUTH_COLOUR = (255, 230, 60), (70, 220, 255)
 
 
@@ -157,7 +157,7 @@ def _tint(
 ) -> NDArray[np.float32]:
     low, high = (np.array(colour, np.float32) for colour in ramp)
     share = scores.clip(0, 1)[..., None]
-    covered = opacity * share
+    covered = opacity * share**2  # a score of 0.2, as healthy brain may have, is hardly seen
     return cell * (1 - covered) + (low + (high - low) * share) * covered
 
 
