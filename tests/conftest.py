@@ -104,3 +104,13 @@ def address(model: Path, cache: Path) -> Iterator[str]:
 
     with serving(model, cache) as address:
         yield address
+
+
+@pytest.fixture
+def own_accelerator(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Training in this process computes on the CPU, and leaves no accelerator to the next test."""
+    from accelerate.state import AcceleratorState  # here: most tests do without
+
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "1")
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)

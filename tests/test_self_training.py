@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,11 +30,7 @@ from modeling_rasalore.splits import split_patients, write_split
 FEW = ["loop.max_steps=3", "loop.evaluate_every=1", "loop.tensorboard=false"]
 
 
-@pytest.fixture(autouse=True)
-def _own_accelerator(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("ACCELERATE_USE_CPU", "1")
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
+pytestmark = pytest.mark.usefixtures("own_accelerator")
 
 
 @pytest.fixture(scope="module")

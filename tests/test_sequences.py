@@ -1,7 +1,6 @@
 """Sequences of one patient help each other: one labels another, all together are one network."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import blobs  # noqa: F401 - puts train/ on the path
@@ -27,11 +26,7 @@ from modeling_rasalore.work_list import WorkList
 FEW = ["loop.max_steps=2", "loop.evaluate_every=2", "loop.tensorboard=false"]
 
 
-@pytest.fixture(autouse=True)
-def _own_accelerator(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("ACCELERATE_USE_CPU", "1")
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
+pytestmark = pytest.mark.usefixtures("own_accelerator")
 
 
 @pytest.fixture(scope="module")

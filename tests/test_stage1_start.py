@@ -1,7 +1,6 @@
 """Stage 1 starts on healthy slices with painted lesions, and goes on from there."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,11 +32,7 @@ PAINTED = ["synthetic_lesions.share=1", "synthetic_lesions.minimum_brain_area=10
 HALF = SyntheticLesionRecipe(share=1, blank_share=0.5)
 
 
-@pytest.fixture(autouse=True)
-def _own_accelerator(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("ACCELERATE_USE_CPU", "1")
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
+pytestmark = pytest.mark.usefixtures("own_accelerator")
 
 
 @pytest.fixture(scope="module")
