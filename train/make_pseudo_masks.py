@@ -134,6 +134,23 @@ def build_maker(recipe: PseudoMaskRecipe) -> "ScoreMaker | TruthMaker":
     return TeacherMaker(recipe) if recipe.teacher else HeatmapMaker(recipe)
 
 
+def load_segmenter(recipe: PseudoMaskRecipe) -> PromptedSegmenter | None:
+    """The segmenter that refines the masks, None where none is asked for."""
+    if not recipe.segmenter:
+        return None
+    return PromptedSegmenter.from_pretrained(
+        recipe.segmenter, recipe.prompt, recipe.seed, recipe.segmenter_revision
+    )
+
+
+def segmenter_facts(
+    recipe: PseudoMaskRecipe, segmenter: PromptedSegmenter | None
+) -> dict[str, Any]:
+    """What run.json says of it, also whether it is the benchmark's stand-in for one."""
+    stand_in = bool(segmenter and getattr(segmenter.model.config, "stand_in", False))
+    return {"segmenter": recipe.segmenter or None, "stand_in": stand_in}
+
+
 class ScoreMaker(ABC):
     """Pseudo-masks cut from scores, and M_SAM where a segmenter is given.
 
@@ -145,11 +162,8 @@ class ScoreMaker(ABC):
 
     def __init__(self, recipe: PseudoMaskRecipe, device: torch.device):
         self.recipe = recipe
-        self.segmenter = None
-        if recipe.segmenter:
-            self.segmenter = PromptedSegmenter.from_pretrained(
-                recipe.segmenter, recipe.prompt, recipe.seed, recipe.segmenter_revision
-            )
+        self.segmenter = load_segmenter(recipe)
+        if self.segmenter:
             self.segmenter.model.to(device)
 
     @abstractmethod
@@ -197,7 +211,7 @@ class HeatmapMaker(ScoreMaker):
             "heatmap": self.model.config.heatmap,
             **asdict(self.rule),
             "appearance": recipe.appearance or None,
-            "segmenter": recipe.segmenter or None,
+            **segmenter_facts(recipe, self.segmenter),
         }
 
     def locate(self, images: list[Image]) -> list[Image | None]:
@@ -237,7 +251,7 @@ class TeacherMaker(ScoreMaker):
             "teacher": recipe.teacher,
             "uncertain_above": recipe.uncertain_above,
             "uncertain_up_to": recipe.uncertain_up_to,
-            "segmenter": recipe.segmenter or None,
+            **segmenter_facts(recipe, self.segmenter),
         }
 
     def locate(self, images: list[Image]) -> list[Image | None]:

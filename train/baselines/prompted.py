@@ -59,7 +59,8 @@ class PromptedByStage1:
             self.weights = "stand-in"
             torch.manual_seed(seed)
             model = tiny_sam2() if second else tiny_sam()
-            processor = SquareProcessor(model)
+            model.config.stand_in = True
+            processor = SquareProcessor(model) if second else tiny_processor()
         self.segmenter = PromptedSegmenter(model, processor, prompt, seed)
 
     def fit(self, slices: Sequence[Image], labels: Sequence[int]) -> None:
@@ -76,11 +77,13 @@ class PromptedByStage1:
         return scores
 
     def save(self, folder: Path) -> None:
-        """Write a stand-in's weights."""
+        """Write a stand-in; that of a SAM can refine pseudo-masks too (`segmenter=<folder>`)."""
         if self.weights == "stand-in":
-            model = self.segmenter.model
+            model, processor = self.segmenter.model, self.segmenter.processor
             assert isinstance(model, SamModel | Sam2Model)
             model.save_pretrained(folder)
+            if isinstance(processor, SamImageProcessorPil):
+                processor.save_pretrained(folder)
 
 
 class SquareProcessor:
@@ -112,6 +115,16 @@ class SquareProcessor:
 def load_processor(repo: str) -> Any:
     """The image processor of a SAM repo."""
     return SamImageProcessorPil.from_pretrained(repo)
+
+
+def tiny_processor() -> SamImageProcessorPil:
+    """SAM's own image processor for the tiny model's 64 x 64 pixels."""
+    return SamImageProcessorPil(
+        size={"longest_edge": STAND_IN_PIXELS},
+        pad_size={"height": STAND_IN_PIXELS, "width": STAND_IN_PIXELS},
+        mask_size={"longest_edge": STAND_IN_PIXELS},
+        mask_pad_size={"height": STAND_IN_PIXELS, "width": STAND_IN_PIXELS},
+    )
 
 
 def tiny_sam() -> SamModel:

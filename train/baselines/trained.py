@@ -70,6 +70,7 @@ class Stage2Network(GivenSystem):
 
     def __init__(self, folder: Path, flips: bool = False):
         self.flips = flips
+        self.weights = weights_of(folder)
         self.model = RasaloreModel.from_pretrained(folder).eval()
         self.processor = RasaloreImageProcessor.from_pretrained(folder)
         self.seconds, self.peak_mib = training_cost(folder)
@@ -139,6 +140,12 @@ def check_sequence(folder: Path, expected: str) -> None:
             f"sequences.{expected} must be a run with data.modality={expected}, got {folder} "
             f"with {found}."
         )
+
+
+def weights_of(folder: Path) -> str:
+    """What results say: stand-in where one took MedSAM's place in the pseudo-masks, or trained."""
+    made = json.loads((folder / "run.json").read_text()).get("pseudo_masks") or {}
+    return "stand-in" if made.get("stand_in") else "trained"
 
 
 def training_cost(folder: Path) -> tuple[float | None, float | None]:

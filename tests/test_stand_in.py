@@ -1,0 +1,66 @@
+"""Where no segmenter can be loaded a trained stand-in takes its place, and its name goes along."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import make_pseudo_masks
+import numpy as np
+import pytest
+from baselines import prompted
+from baselines.prompted import PromptedByStage1
+from baselines.trained import weights_of
+
+from modeling_rasalore.pseudo_masks import PromptedSegmenter
+
+
+@pytest.fixture
+def slices() -> list[np.ndarray]:
+    image = np.random.default_rng(0).random((40, 32), dtype=np.float32)
+    image[10:20, 8:16] += 1
+    return [image, np.flip(image, 0).copy()]
+
+
+@pytest.fixture
+def stand_in(
+    slices: list[np.ndarray], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> PromptedByStage1:
+    monkeypatch.setattr(prompted, "STAND_IN_STEPS", 2)
+    heatmaps: Any = SimpleNamespace(score=lambda images: [(image > 1) * 1.0 for image in images])
+    system = PromptedByStage1(heatmaps, str(tmp_path / "nothing"), second=False, prompt="box")
+    system.fit(slices, [1, 0])
+    return system
+
+
+def test_a_saved_stand_in_segments_as_the_one_that_was_trained(
+    stand_in: PromptedByStage1, slices: list[np.ndarray], tmp_path: Path
+) -> None:
+    stand_in.save(tmp_path / "saved")
+    again = PromptedSegmenter.from_pretrained(str(tmp_path / "saved"), "box")
+    expected = stand_in.segmenter.score(slices[0], (slices[0] > 1).astype(np.uint8))
+    assert expected.any()
+    np.testing.assert_array_equal(
+        again.score(slices[0], (slices[0] > 1).astype(np.uint8)), expected
+    )
+
+
+def test_masks_that_a_stand_in_refined_say_so(stand_in: PromptedByStage1, tmp_path: Path) -> None:
+    stand_in.save(tmp_path / "saved")
+    recipe = make_pseudo_masks.PseudoMaskRecipe(
+        stage1="", out="", segmenter=str(tmp_path / "saved")
+    )
+    facts = make_pseudo_masks.segmenter_facts(recipe, make_pseudo_masks.load_segmenter(recipe))
+    assert facts == {"segmenter": str(tmp_path / "saved"), "stand_in": True}
+
+
+@pytest.mark.parametrize(
+    "made, weights", [({"stand_in": True}, "stand-in"), ({"stand_in": False}, "trained")]
+)
+def test_a_network_of_such_masks_is_named_in_results(
+    made: dict[str, bool], weights: str, tmp_path: Path
+) -> None:
+    (tmp_path / "run.json").write_text(json.dumps({"pseudo_masks": made}))
+    assert weights_of(tmp_path) == weights
+    (tmp_path / "run.json").write_text(json.dumps({"pseudo_masks": None}))
+    assert weights_of(tmp_path) == "trained"
