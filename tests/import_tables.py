@@ -13,7 +13,8 @@ HUB_RING: dict[str, set[str]] = {
         *("configuration_rasalore", "encoder_rasalore", "attention_rasalore", "loss_rasalore"),
     },
     "heatmaps_ddpt": set(),
-    "modeling_ddpt": {"configuration_ddpt", "heatmaps_ddpt"},
+    "prompts_ddpt": {"configuration_ddpt"},
+    "modeling_ddpt": {"configuration_ddpt", "heatmaps_ddpt", "prompts_ddpt"},
     "pipeline_rasalore": {"image_processing_rasalore"},
 }
 # What someone holding scans uses.

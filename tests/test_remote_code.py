@@ -165,6 +165,7 @@ def test_a_saved_folder_holds_the_code_of_its_own_model_only(elsewhere: dict[str
         "configuration_rasalore",
         "heatmaps_ddpt",
         "modeling_ddpt",
+        "prompts_ddpt",
     }
 
 

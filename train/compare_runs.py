@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from omegaconf import MISSING
 from tqdm import tqdm
@@ -174,15 +173,12 @@ def fall(
     """Deletion score of each unhealthy slice's map."""
     model, processor = stage1
     shown = [place for place, sick in enumerate(unhealthy) if sick]
-
-    @torch.inference_mode()
-    def unhealthy_probability(pixel_values: torch.Tensor) -> torch.Tensor:
-        return model(pixel_values.to(model.device)).logits.softmax(1)[:, 1].cpu()
-
     for start in range(0, len(shown), 32):
         places = shown[start : start + 32]
         batch = [maps[place] for place in places], [images[place] for place in places]
-        yield from deletions(*batch, processor, unhealthy_probability)
+        yield from deletions(
+            *batch, processor, lambda views: model.unhealthy_probability(views).cpu()
+        )
 
 
 def agreements(evidence: Evidence) -> dict[str, dict[str, float | None]]:

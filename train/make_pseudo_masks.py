@@ -217,8 +217,7 @@ class HeatmapMaker(ScoreMaker):
     def locate(self, images: list[Image]) -> list[Image | None]:
         """Scores of what stage 1 recognises as unhealthy itself."""
         inputs = self.processor(images, return_tensors="pt").to(self.model.device)
-        with torch.inference_mode():
-            probabilities = self.model(**inputs).logits.softmax(1)[:, 1].tolist()
+        probabilities = self.model.unhealthy_probability(**inputs).tolist()
         heatmaps = self.processor.post_process_maps(self.model.heatmaps(**inputs), images)
         scores = [self.rule.scores(*pair) for pair in zip(heatmaps, images, strict=True)]
         if self.appearance:

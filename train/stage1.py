@@ -222,16 +222,11 @@ def log_likelihood(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> to
 def score_heatmaps(model: DdptModel, loader: Iterable[Any]) -> dict[str, float]:
     """Mean deletion score of each kind of heatmap over unhealthy training slices."""
     totals: dict[str, list[float]] = {kind: [] for kind in HEATMAPS}
-
-    @torch.no_grad()
-    def unhealthy_probability(pixel_values: torch.Tensor) -> torch.Tensor:
-        return model(pixel_values).logits.softmax(1)[:, 1]
-
     for batch in loader:
         pixel_values = batch["pixel_values"].to(model.device)
         for kind, values in totals.items():
             heatmaps = model.heatmaps(pixel_values, kind)
-            values += deletion_scores(heatmaps, pixel_values, unhealthy_probability).tolist()
+            values += deletion_scores(heatmaps, pixel_values, model.unhealthy_probability).tolist()
     return {kind: sum(values) / max(len(values), 1) for kind, values in totals.items()}
 
 
