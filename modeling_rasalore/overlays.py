@@ -58,7 +58,7 @@ def overlay_montage(
         shapes = {name: array.shape for name, array in arrays.items()}
         raise ValueError(f"all arrays must have one shape (slices, rows, columns), got {shapes}.")
     marked = mask if truth is None else (mask > 0) | (truth > 0)
-    rows, columns = _brain_window(images)
+    rows, columns = brain_window(images)
     height = round(CELL * (rows.stop - rows.start) * spacing[0])
     size = (CELL, max(round(height / ((columns.stop - columns.start) * spacing[1])), 1))
     step = max(prod(images.shape) // WHITE_VOXELS, 1)
@@ -120,7 +120,7 @@ def choose_slices(
     return sorted([*found.tolist(), *_evenly(others, count - len(found)).tolist()])
 
 
-def _brain_window(images: NDArray[np.floating] | BrainSlices) -> tuple[slice, slice]:
+def brain_window(images: NDArray[np.floating] | BrainSlices) -> tuple[slice, slice]:
     """Rows and columns that hold the brain in any slice, with a margin of 4 pixels."""
     window = []
     for axis in (1, 2):

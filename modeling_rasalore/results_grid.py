@@ -9,12 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from .overlays import DISCLAIMER, INK, PAPER, TRUTH_COLOUR, overlay_slice
+from .overlays import DISCLAIMER, INK, PAPER, TRUTH_COLOUR, brain_window, overlay_slice
 
 COLUMNS = 8  # the slice and seven systems; more systems go below, beside the slice again
 CELL, GAP = 194, 5  # px; 8 cells are 1597 wide
 HEADER, LEGEND = 40, 44  # px
-MARGIN = 3  # pixels of the slice around the brain
 Map = NDArray[np.floating]
 
 
@@ -73,7 +72,7 @@ def _check(slices: Sequence[GridSlice], maps: Mapping[str, Sequence[Map]]) -> No
 
 def _cell(one: GridSlice, scores: Map | None) -> Image.Image:
     """A square with the slice, or with scores of it; the brain fills it, in its own proportions."""
-    window = _brain_window(one.image)
+    window = brain_window(one.image[None])
     shown = one.image / (np.quantile(one.image, 0.995) or 1) if scores is None else scores
     image = shown[window]
     height, width = (n * mm for n, mm in zip(image.shape, one.spacing, strict=True))
@@ -86,16 +85,6 @@ def _cell(one: GridSlice, scores: Map | None) -> Image.Image:
     if scores is None:
         ImageDraw.Draw(cell).text((3, CELL - 15), one.caption, INK, ImageFont.load_default(11))
     return cell
-
-
-def _brain_window(image: Map) -> tuple[slice, slice]:
-    """Rows and columns that show brain, with a margin."""
-    window = []
-    for axis, length in enumerate(image.shape):
-        filled = np.flatnonzero((image > 0).any(1 - axis))
-        low, high = (filled[0], filled[-1]) if len(filled) else (0, length)
-        window.append(slice(max(low - MARGIN, 0), high + MARGIN + 1))
-    return window[0], window[1]
 
 
 def _write_centred(picture: Image.Image, left: int, top: int, name: str) -> None:
