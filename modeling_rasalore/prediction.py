@@ -4,7 +4,6 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +17,12 @@ from .brain_slices import BrainSlices, brain_of
 from .files import replace_file, sha256_of, write_json
 from .mask_3d import index_box, part_sizes, remove_small_parts, smooth_scores
 from .overlays import DISCLAIMER, overlay_montage
+from .provenance import versions
 from .slice_frame import corners
 from .volumes import Volume, write_volume
 
 FloatImage = NDArray[np.float32]
 
-PACKAGES = ("rasalore", "torch", "transformers", "numpy", "nibabel")
 # Share of the voxels of a scan. Around an extracted brain it is 0.5 to 0.9, with skull and noise
 # near 0.
 SMALLEST_BACKGROUND = 0.2
@@ -358,7 +357,7 @@ def compose_summary(prediction: VolumePrediction, source: dict[str, Any]) -> dic
         "lowest_slice": min(found, default=None),
         "highest_slice": max(found, default=None),
         "largest_slice": prediction.largest_slice,
-        "versions": {package: version(package) for package in PACKAGES},
+        "versions": versions(),
     }
 
 

@@ -6,7 +6,6 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ from .model_loading import computing_in
 from .overlays import DISCLAIMER
 from .prediction import (
     ENDINGS,
-    PACKAGES,
     VolumePrediction,
     describe,
     describe_input,
@@ -134,7 +132,6 @@ def _new_manifest(model: Any, settings: RunSettings) -> dict[str, Any]:
         "settings": asdict(settings),
         "device": str(weight.device),
         **provenance(),
-        "versions": {package: version(package) for package in PACKAGES},
         "scans": {},
     }
 

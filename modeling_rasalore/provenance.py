@@ -9,7 +9,8 @@ from pathlib import Path
 from textwrap import indent
 from typing import Any
 
-PACKAGES = ("rasalore", "torch", "transformers", "datasets", "accelerate", "safetensors", "numpy")
+PACKAGES = ("rasalore", "torch", "transformers", "datasets", "accelerate", "safetensors")
+PACKAGES += ("numpy", "nibabel")
 
 
 def provenance() -> dict[str, Any]:

@@ -72,6 +72,33 @@ def read_split(path: str | Path, patients: Sequence[Patient]) -> dict[str, list[
         ValueError: not such a file, changed since it was written, one person in two splits, or a
             patient that is not among `patients`.
     """
+    ids = _read_ids(path)
+    known = {patient.patient_id: patient for patient in patients}
+    unknown = [patient_id for name in SPLITS for patient_id in ids[name] if patient_id not in known]
+    if unknown:
+        raise ValueError(f"{path}: {some(unknown)} not found among the {len(known)} patients here.")
+    split = {name: [known[patient_id] for patient_id in ids[name]] for name in SPLITS}
+    _refuse_overlap(split, path)
+    return split
+
+
+def refuse_other_split(folder: str | Path, split: Mapping[str, Sequence[Patient]]) -> None:
+    """Raise ValueError where the model in `folder` may know patients that this split holds out.
+
+    It may come from this very split, or from a data set with none of these patients, such as
+    phantoms.
+    """
+    ids, here = _read_ids(Path(folder) / "split.json"), _ids(split)
+    everyone, known = ({p for part in x.values() for p in part} for x in (here, ids))
+    if everyone & known and _hash_of(ids) != _hash_of(here):
+        raise ValueError(
+            f"{folder} was trained on another split of the same patients, so it may know those who "
+            "are held out here; train it on this split, or on none of these patients."
+        )
+
+
+def _read_ids(path: str | Path) -> dict[str, list[str]]:
+    """Patient ids by split name as a file states them; ValueError where it is none, or edited."""
     try:
         content = json.loads(Path(path).read_text())
         ids = {name: [str(patient_id) for patient_id in content[name]] for name in SPLITS}
@@ -83,23 +110,7 @@ def read_split(path: str | Path, patients: Sequence[Patient]) -> dict[str, list[
         raise ValueError(
             f"{path}: the patients do not match the file's sha256, so it was edited; split anew."
         )
-    known = {patient.patient_id: patient for patient in patients}
-    unknown = [patient_id for name in SPLITS for patient_id in ids[name] if patient_id not in known]
-    if unknown:
-        raise ValueError(f"{path}: {some(unknown)} not found among the {len(known)} patients here.")
-    split = {name: [known[patient_id] for patient_id in ids[name]] for name in SPLITS}
-    _refuse_overlap(split, path)
-    return split
-
-
-def check_same_split(folder: str | Path, split: Mapping[str, Sequence[Patient]]) -> None:
-    """Raise ValueError where the model in `folder` was trained on another split than this one."""
-    everyone = [patient for part in split.values() for patient in part]
-    if split_hash(read_split(Path(folder) / "split.json", everyone)) != split_hash(split):
-        raise ValueError(
-            f"{folder} was trained on another split than stage 1, so it may know the test "
-            "patients; train it on stage 1's pseudo-masks."
-        )
+    return ids
 
 
 def _share(asked: int | float, total: int, name: str) -> int:

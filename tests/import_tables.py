@@ -40,7 +40,10 @@ USER_RING: dict[str, set[str]] = {
     "slices": {"volumes", "layouts", "sequence_grid", "slice_shards"},
     "splits": {"layouts"},
     "mask_3d": set(),
-    "prediction": {"files", "slice_frame", "brain_slices", "volumes", "mask_3d", "overlays"},
+    "provenance": set(),
+    "prediction": {
+        *("files", "slice_frame", "brain_slices", "volumes", "mask_3d", "overlays", "provenance"),
+    },
     "uncertainty": {"volumes", "brain_slices", "prediction"},
     "dicom_series": {"errors", "header_guard"},
     "bids": {"files"},
@@ -51,7 +54,6 @@ USER_RING: dict[str, set[str]] = {
         *("files", "remote_files", "volumes", "brain_slices", "metrics", "prediction"),
     },
     "run_report": {"files", "overlays"},
-    "provenance": set(),
     "registration": set(HUB_RING),
     "model_loading": {"modeling_rasalore", "registration", "remote_files"},
     "prediction_run": {

@@ -7,7 +7,13 @@ from pathlib import Path
 import pytest
 
 from modeling_rasalore.layouts import Patient
-from modeling_rasalore.splits import read_split, split_hash, split_patients, write_split
+from modeling_rasalore.splits import (
+    read_split,
+    refuse_other_split,
+    split_hash,
+    split_patients,
+    write_split,
+)
 
 
 def people(*names: str) -> list[Patient]:
@@ -135,3 +141,15 @@ def test_a_file_that_is_no_split_is_refused(tmp_path, text):
     (tmp_path / "split.json").write_text(text)
     with pytest.raises(ValueError, match="a split file is JSON with the keys train"):
         read_split(tmp_path / "split.json", [])
+
+
+def test_a_model_may_come_from_this_split_or_from_strangers_only(tmp_path):
+    patients = people(*"abcdef")
+    split = split_patients(patients, seed=1)
+    write_split(split, tmp_path / "split.json")
+    refuse_other_split(tmp_path, split)
+    refuse_other_split(tmp_path, split_patients(people(*"uvwxyz"), seed=1))
+    turned = {"train": split["test"], "validation": [], "test": split["train"]}
+    for others in (turned, split_patients(people(*"fuvwxyz"), seed=1)):
+        with pytest.raises(ValueError, match="another split of the same patients"):
+            refuse_other_split(tmp_path, others)

@@ -42,7 +42,7 @@ from modeling_rasalore.prediction import predict_slices
 from modeling_rasalore.provenance import provenance
 from modeling_rasalore.recipes import DataRecipe, load_recipe
 from modeling_rasalore.slices import HEALTHY, UNHEALTHY, read_slices
-from modeling_rasalore.splits import check_same_split, read_split, split_hash
+from modeling_rasalore.splits import read_split, refuse_other_split, split_hash
 
 Image = NDArray[np.float32]
 Network = tuple[Any, Any]  # model and image processor
@@ -92,7 +92,7 @@ def check_runs(recipe: ComparisonRecipe, split: Mapping[str, list[Patient]]) -> 
     for folder in recipe.runs:
         if not (Path(folder) / "run.json").is_file():
             raise ValueError(f"{folder} holds no finished run of train/stage2.py: no run.json.")
-        check_same_split(folder, split)
+        refuse_other_split(folder, split)
     if not split["validation"]:
         raise ValueError("runs are compared on validation patients, and the split has none.")
     bare = [patient.patient_id for patient in split["validation"] if patient.mask is None]

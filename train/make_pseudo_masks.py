@@ -35,7 +35,7 @@ from modeling_rasalore.provenance import provenance
 from modeling_rasalore.pseudo_masks import SCALING, PromptedSegmenter, PseudoMaskRule
 from modeling_rasalore.recipes import DataRecipe, load_recipe
 from modeling_rasalore.slices import UNHEALTHY, read_slices
-from modeling_rasalore.splits import check_same_split, read_split, split_hash, write_split
+from modeling_rasalore.splits import read_split, refuse_other_split, split_hash, write_split
 
 Image = NDArray[np.float32]
 
@@ -77,7 +77,7 @@ def main(words: list[str]) -> None:
     out = Path(recipe.out)
     split = read_split(Path(recipe.stage1) / "split.json", find_patients(recipe.data.root))
     for folder in filter(None, (recipe.appearance, recipe.teacher)):
-        check_same_split(folder, split)
+        refuse_other_split(folder, split)
     make = build_maker(recipe)
     claim_folder(out, settings_of(recipe), "masks")
     write_split(split, out / "split.json")

@@ -39,7 +39,7 @@ from modeling_rasalore.recipes import (
     load_recipe,
 )
 from modeling_rasalore.slices import HEALTHY, UNHEALTHY
-from modeling_rasalore.splits import check_same_split, split_patients
+from modeling_rasalore.splits import refuse_other_split, split_patients
 from modeling_rasalore.synthetic_lesions import paint_chosen
 from modeling_rasalore.training import TrainingRun, loss_parts
 from modeling_rasalore.work_list import WorkList
@@ -74,7 +74,7 @@ def main(words: list[str]) -> None:
     patients = find_patients(recipe.data.root)
     split = split_patients(patients, recipe.split.seed, **recipe.split.amounts())
     if recipe.initial_weights:
-        check_same_split(recipe.initial_weights, split)
+        refuse_other_split(recipe.initial_weights, split)
     processor = RasaloreImageProcessor.from_pretrained(recipe.model)
 
     run = TrainingRun(recipe)

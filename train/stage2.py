@@ -45,7 +45,7 @@ from modeling_rasalore.recipes import (
 from modeling_rasalore.sequence_grid import check_one_grid
 from modeling_rasalore.slice_loader import SliceLoader
 from modeling_rasalore.slices import HEALTHY, UNHEALTHY
-from modeling_rasalore.splits import check_same_split, read_split, split_patients
+from modeling_rasalore.splits import read_split, refuse_other_split, split_patients
 from modeling_rasalore.synthetic_lesions import paint_chosen
 from modeling_rasalore.temperature import fit_temperature
 from modeling_rasalore.training import TrainingRun, loss_parts
@@ -73,7 +73,7 @@ def main(words: list[str]) -> None:
     check_shares(recipe)
     split = open_split(recipe)
     if recipe.initial_weights:
-        check_same_split(recipe.initial_weights, split)
+        refuse_other_split(recipe.initial_weights, split)
     processor, config = open_configurations(recipe.model, recipe.data.modality)
     table, made = open_masks(recipe, [*split["train"], *split["validation"]])
 

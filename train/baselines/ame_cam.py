@@ -6,8 +6,9 @@ Follows: ResNet-18 with instance normalisation, one 1x1 exit per stage with loss
 1, a fusion network trained by contrasting foreground and background, mean of the exits and the
 fusion.
 Leaves out: SimCLR pretraining of the encoder, 8-bit images, the list of discarded test slices.
-Departs: the authors invert their final map; which polarity holds is decided here without masks, by
-which map's hottest pixels, once removed, lower the unhealthy probability more.
+Departs: views of a slice are turned by any angle. The authors invert their final map; which
+polarity holds is decided here without masks, by which map's hottest pixels, once removed, lower the
+unhealthy probability more.
 """
 
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from transformers import ResNetBackbone
 
 from modeling_rasalore.pseudo_masks import deletion_scores
 
-from .frames import stretch
+from .frames import random_views, stretch
 from .interface import LearnedSystem, step
 from .networks import resnet_config
 
@@ -58,7 +59,8 @@ class AmeCam(LearnedSystem):
         optimizer = self.optimizer("exits", rate=settings.rate, weight_decay=1e-5)
         for chosen in self.batches(labels, settings.steps, settings.batch_size):
             target = labels[chosen].float()
-            logits = [exit_map.mean((1, 2)) for exit_map in self.networks["exits"](images[chosen])]
+            views = random_views(images[chosen])
+            logits = [exit_map.mean((1, 2)) for exit_map in self.networks["exits"](views)]
             losses = [F.binary_cross_entropy_with_logits(logit, target) for logit in logits]
             loss = sum(w * x for w, x in zip(EXIT_WEIGHTS, losses, strict=True))
             assert isinstance(loss, Tensor)  # there are four exits, so not the 0 of an empty sum

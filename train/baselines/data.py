@@ -12,7 +12,7 @@ from modeling_rasalore.evaluation import check_disjoint, image_fingerprint
 from modeling_rasalore.layouts import MODALITIES, Patient
 from modeling_rasalore.recipes import DataRecipe
 from modeling_rasalore.slices import HEALTHY, UNHEALTHY, read_slices
-from modeling_rasalore.splits import check_same_split
+from modeling_rasalore.splits import refuse_other_split
 
 from .interface import Image
 
@@ -79,7 +79,8 @@ def refuse_leaks(
     """Return a SHA-256 (hex) of all scans, the same for every split of one data set.
 
     Nobody may be in two parts of the split; no scored image may be a copy, under whatever name, of
-    one that systems learn from; every trained model must stem from this very split.
+    one that systems learn from; every trained model must stem from this very split, or from a data
+    set with none of its patients.
 
     Args:
         folders: of trained models, "" for none.
@@ -90,7 +91,7 @@ def refuse_leaks(
     """
     check_disjoint({name: [p.patient_id for p in part] for name, part in split.items()})
     for folder in filter(None, folders):
-        check_same_split(folder, split)
+        refuse_other_split(folder, split)
     scored = scored or Scored(split["test"], data)
     modalities = {data.modality, scored.data.modality}  # copies may differ in what is read of them
     learned = {

@@ -9,9 +9,21 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
+from modeling_rasalore.augmentation import random_transforms, resample
+from modeling_rasalore.recipes import AugmentationRecipe
+
 # A pixel of a resized slice belongs to the brain above this share of the brain's 99th percentile.
 BRAIN = 0.01
 TOP = 1.5  # where networks of a bounded range cut intensities: lesions are brighter than 1
+# Any turn and both flips, as stage 1 gets them: what learns labels of few patients from scratch
+# would otherwise learn the patients by heart.
+VIEWS = AugmentationRecipe(
+    rotation_degrees=180,
+    rotation_probability=1.0,
+    smallest_scale=0.7,
+    horizontal_flip=0.5,
+    vertical_flip=0.5,
+)
 
 
 def to_grid(slices: Sequence[NDArray[np.float32]], pixels: int) -> Tensor:
@@ -28,6 +40,11 @@ def from_grid(raw: Tensor, shape: tuple[int, ...]) -> Tensor:
     square = F.interpolate(raw[None, None], (side, side), mode="bilinear")[0, 0]
     top, left = (side - height) // 2, (side - width) // 2
     return square[top : top + height, left : left + width]
+
+
+def random_views(images: Tensor) -> Tensor:
+    """Slices (N, C, p, p), each turned, flipped and enlarged at random."""
+    return resample(images, random_transforms(len(images), VIEWS, images.device), "bilinear")
 
 
 def eroded_brain(images: Tensor) -> Tensor:

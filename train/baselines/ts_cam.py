@@ -6,7 +6,8 @@ Follows: DeiT backbone, 3x3 convolution over the patch tokens, pooled logits, cr
 CLS-to-patch attention (mean over heads, sum over layers) x the unhealthy channel, each slice
 min-max.
 Leaves out: boxes and their threshold (0.1 of the maximum is far too loose here; 0.5 is used), drop
-path, ImageNet crops. `small` is a shallow transformer from scratch at 64 px.
+path. Views of a slice are turned by any angle, where those of photographs are cropped and flipped.
+`small` is a shallow transformer from scratch at 64 px.
 """
 
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import ViTConfig, ViTModel
 
-from .frames import stretch
+from .frames import random_views, stretch
 from .interface import LearnedSystem, step
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -74,7 +75,7 @@ class TsCam(LearnedSystem):
             classifier.parameters(), self.settings.rate, weight_decay=0.05
         )
         for chosen in self.batches(labels, self.settings.steps, self.settings.batch_size):
-            semantic, _ = classifier(images[chosen])
+            semantic, _ = classifier(random_views(images[chosen]))
             step(optimizer, F.cross_entropy(semantic.mean((2, 3)), labels[chosen]))
 
     def maps(self, images: Tensor) -> Tensor:
