@@ -28,7 +28,7 @@ SYSTEM_NAMES = {
     "medsam_points": "MedSAM + DDPT (points)",
     "medsam2_box": "MedSAM2 + DDPT (box)",
     "medsam2_points": "MedSAM2 + DDPT (points)",
-    "synthetic_only": "Painted lesions only",
+    "synthetic_only": "Synthetic lesions only",
     "rasalore_without_sam": "RASALoRE without SAM",
     "rasalore": "RASALoRE",
     "rasalore_warm": "RASALoRE, warm start",

@@ -14,25 +14,19 @@ OUT=${OUT:-runs/demo}
 mkdir -p "$OUT"
 
 # One process, so without `accelerate launch`, which would load everything once more.
-train() {
-  script=$1 recipe=$2
-  shift 2
+train() { # SCRIPT RECIPE SCANS WORD...
+  script=$1 recipe=$2 scans=$3
+  shift 3
   ACCELERATE_USE_CPU=1 "$PYTHON" "train/$script.py" "hub_configs/$recipe/training.yaml" \
-    "data.root=$DATA" "data.modality=$MODALITY" "loop.seed=$SEED" "$@"
+    "data.root=$scans" "data.modality=$MODALITY" "loop.seed=$SEED" "$@"
 }
 
-make_masks() {
-  "$PYTHON" train/make_pseudo_masks.py "stage1=$OUT/stage1" "data.root=$DATA" \
+make_masks() { # STAGE1 SCANS WORD...
+  stage1=$1 scans=$2
+  shift 2
+  "$PYTHON" train/make_pseudo_masks.py "stage1=$stage1" "data.root=$scans" \
     "data.modality=$MODALITY" "$@"
 }
-
-if [ -n "${DATA:-}" ]; then
-  validation=1 test=0.25
-else
-  DATA=$OUT/phantoms validation=6 test=20  # 20: of 10 the intervals span twenty points
-  "$PYTHON" -m modeling_rasalore.cli phantom "$DATA" --patients 72 --healthy 14 --seed "$SEED"
-fi
-split="split.validation=$validation split.test=$test split.seed=$SEED"
 
 # What runs side by side has half of the cores each, and its output in a log.
 cores=$("$PYTHON" -c "import os; print(len(os.sched_getaffinity(0)))")
@@ -58,29 +52,54 @@ finish() { # wait for it; where it failed, show the end of its log
   unset OMP_NUM_THREADS
 }
 
-# Stage 1, and stage 2 on lesions painted into healthy slices: brighter than tissue in T2 and FLAIR,
-# darker in T1, either in T1 with contrast agent. What is learned there sharpens the pseudo-masks.
+# Lesions are brighter than tissue in T2 and FLAIR, darker in T1, either in T1 with contrast agent.
 case $MODALITY in t1) darker=1 ;; t1ce) darker=0.5 ;; *) darker=0 ;; esac
-start "$OUT/stage1.log" train stage1 ddpt-tiny "out=$OUT/stage1" $split
-train stage2 rasalore-tiny "out=$OUT/warm_up" $split synthetic_lesions.share=1 \
-  synthetic_lesions.darker_share=$darker optimizer.learning_rate=5.0e-3 loop.max_steps=400
-finish
 
-start "$OUT/true_masks.log" make_masks source=truth "out=$OUT/true_masks" # of the ceiling
-make_masks threshold=0.3 guidance=0.06 minimum_probability=0.5 "appearance=$OUT/warm_up" \
-  "out=$OUT/pseudo_masks"
+# Synthetic patients: stage 1, and beside it stage 2 on lesions painted into healthy slices.
+learn_phantoms() { # FOLDER
+  "$PYTHON" -m modeling_rasalore.cli phantom "$1/phantoms" --patients 72 --healthy 14 --seed "$SEED"
+  # 20 to test: of 10 the intervals span twenty points
+  split="split.validation=6 split.test=20 split.seed=$SEED"
+  start "$1/stage1.log" train stage1 ddpt-tiny "$1/phantoms" "out=$1/stage1" $split
+  train stage2 rasalore-tiny "$1/phantoms" "out=$1/warm_up" $split synthetic_lesions.share=1 \
+    synthetic_lesions.darker_share=$darker optimizer.learning_rate=5.0e-3 loop.max_steps=400
+  finish
+}
+
+segment() { # SCANS MASKS OUT START
+  train stage2 rasalore-tiny "$1" "pseudo_masks=$2" "out=$3" "initial_weights=$4" \
+    synthetic_lesions.darker_share=$darker
+}
+
+if [ -n "${DATA:-}" ]; then
+  # Of few real patients the small networks learn next to nothing, so both start on synthetic ones,
+  # whose masks are known; no real patient and no pixel label has a part in it.
+  learn_phantoms "$OUT/start"
+  make_masks "$OUT/start/stage1" "$OUT/start/phantoms" source=truth "out=$OUT/start/true_masks"
+  start "$OUT/stage1.log" train stage1 ddpt-tiny "$DATA" "out=$OUT/stage1" \
+    "initial_weights=$OUT/start/stage1" optimizer.learning_rate=3.0e-4 \
+    context_learning_rate=3.0e-4 loop.max_steps=300 \
+    split.validation=1 split.test=0.25 "split.seed=$SEED"
+  segment "$OUT/start/phantoms" "$OUT/start/true_masks" "$OUT/start/stage2" "$OUT/start/warm_up"
+  finish
+  known=$OUT/start/stage2
+else
+  learn_phantoms "$OUT"
+  DATA=$OUT/phantoms known=$OUT/warm_up
+fi
+
+# What is known of lesions sharpens the pseudo-masks, and stage 2 starts from it.
+start "$OUT/true_masks.log" make_masks "$OUT/stage1" "$DATA" source=truth "out=$OUT/true_masks"
+make_masks "$OUT/stage1" "$DATA" threshold=0.3 guidance=0.06 minimum_probability=0.5 \
+  "appearance=$known" "out=$OUT/pseudo_masks"
 finish
 
 # RASALoRE, and its ceiling: the same network on the true masks of the same slices.
-segment() {
-  train stage2 rasalore-tiny "pseudo_masks=$OUT/$1" "out=$OUT/$2" \
-    "initial_weights=$OUT/warm_up" synthetic_lesions.darker_share=$darker
-}
-start "$OUT/ceiling.log" segment true_masks ceiling
-segment pseudo_masks stage2
+start "$OUT/ceiling.log" segment "$DATA" "$OUT/true_masks" "$OUT/ceiling" "$known"
+segment "$DATA" "$OUT/pseudo_masks" "$OUT/stage2" "$known"
 finish
 
-"$PYTHON" train/run_benchmark.py "stage1=$OUT/stage1" "synthetic_only=$OUT/warm_up" \
+"$PYTHON" train/run_benchmark.py "stage1=$OUT/stage1" "synthetic_only=$known" \
   "stage2=$OUT/stage2" "ceiling=$OUT/ceiling" "data.root=$DATA" "data.modality=$MODALITY" \
   "out=$OUT" "seed=$SEED" "workers=$cores"
 

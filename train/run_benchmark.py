@@ -57,7 +57,7 @@ class BenchmarkRecipe:
 
     out: str = MISSING
     stage1: str = MISSING  # folder of train/stage1.py; its split.json says who is held out
-    synthetic_only: str = ""  # folder of train/stage2.py on painted lesions alone
+    synthetic_only: str = ""  # folder of train/stage2.py on painted lesions, or on phantoms, alone
     stage2: str = ""  # the same on stage 1's pseudo-masks
     stage2_with_sam: str = ""  # the same with masks of a segmenter
     stage2_warm: str = ""  # the same after a start on painted lesions
