@@ -6,8 +6,6 @@ thresholds, never mixed: 0.5, a label-free one, and an oracle that no claim may 
 several folds and seeds give one table: folds add patients, seeds are averaged patient by patient.
 """
 
-import hashlib
-import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from .files import write_json
+from .leaks import check_disjoint
 from .metrics import (
     BINS,
     best_threshold,
@@ -49,6 +48,8 @@ POOLED_SOURCES = {
     "label_free": f"of each run, for its own patients: {THRESHOLD_SOURCES['label_free']}",
     "oracle": "one for all slices of all runs, best on their true masks; never a result",
 }
+# Keys of a row that name patients: what is published leaves them out.
+BY_PATIENT = ("dice_by_patient", "average_precision_by_patient")
 Row = dict[str, Any]
 
 
@@ -144,69 +145,34 @@ def evaluate_runs(
 
 
 def compare_rows(row: Row, reference: Row, seed: int = 0) -> Row:
-    """Paired difference of Dice, `row` minus `reference`, with its 95 % interval over patients.
+    """Paired differences, `row` minus `reference`, each with its 95 % interval over patients.
+
+    Of Dice, and in the paper view of average precision, None where one row has none.
 
     Raises ValueError unless both rows show one view of the same patients and slices.
     """
-    scored, against = row["dice_by_patient"], reference["dice_by_patient"]
-    counts = [{name: n for name, (_, n) in dices.items()} for dices in (scored, against)]
-    if row["view"] != reference["view"] or counts[0] != counts[1] or not scored:
+    counts = [{name: n for name, (_, n) in r["dice_by_patient"].items()} for r in (row, reference)]
+    if row["view"] != reference["view"] or counts[0] != counts[1] or not counts[0]:
         raise ValueError(
             f"rows of {row['system']} and {reference['system']} must show one view of the same "
             "patients and slices; evaluate both systems on one test set."
         )
-    values = [np.full(n, mean) for mean, n in scored.values()]
-    others = [np.full(n, against[name][0]) for name, (_, n) in scored.items()]
-    difference, low, high = paired_bootstrap(values, others, seed)
     kept = {key: row[key] for key in ("system", "modality", "view", "threshold", "patients")}
-    interval = {"dice_difference_low": low, "dice_difference_high": high}
-    return kept | {"reference": reference["system"], "dice_difference": difference} | interval
+    kept["reference"] = reference["system"]
+    for measure in ("dice", "average_precision"):
+        kept |= _paired_difference(row, reference, measure, seed)
+    return kept
 
 
-def check_disjoint(split: Mapping[str, Iterable[str]]) -> None:
-    """Raises ValueError when a patient id is in two parts ("train", "test") or twice in one."""
-    places = defaultdict(list)
-    for part, patient_ids in split.items():
-        for patient_id in patient_ids:
-            places[patient_id].append(part)
-    for patient_id, parts in sorted(places.items()):
-        if len(parts) > 1:
-            raise ValueError(
-                f"a patient belongs to one split once, got {patient_id} in {' and '.join(parts)}; "
-                "split again by patient."
-            )
-
-
-def image_fingerprint(slices: np.ndarray) -> str:
-    """Hexadecimal hash of what a scan shows, slices (S, H, W): the same for copies of one image.
-
-    Data type, a factor on the intensities and margins without signal (0 or below) change nothing.
-    """
-    shown = np.asarray(slices, np.float64).clip(min=0)
-    sides = [np.flatnonzero(shown.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
-    shown = shown[np.ix_(*sides)]
-    # Not rounded at one half: ratios of whole numbers lie on it, where a copy's last bit decides.
-    levels = np.floor(shown / shown.max(initial=1e-30) * 255 + 0.382).astype(np.uint8)
-    return hashlib.sha256(repr(levels.shape).encode() + levels.tobytes()).hexdigest()
-
-
-def duplicated_images(fingerprints: Mapping[str, Mapping[str, str]]) -> list[list[str]]:
-    """Groups of "data set/patient" that show one image; a UserWarning goes with them.
-
-    Fingerprints are given by data set, then by patient id, all of one modality.
-    """
-    holders = defaultdict(list)
-    for source, patients in sorted(fingerprints.items()):
-        for patient_id, fingerprint in sorted(patients.items()):
-            holders[fingerprint].append(f"{source}/{patient_id}")
-    groups = [group for group in holders.values() if len(group) > 1]
-    if groups:
-        warnings.warn(
-            f"{len(groups)} image(s) occur more than once, the first as {', '.join(groups[0])}; "
-            "keep the copies in one split.",
-            stacklevel=2,
-        )
-    return groups
+def _paired_difference(row: Row, reference: Row, measure: str, seed: int) -> Row:
+    scored, against = (r.get(f"{measure}_by_patient") for r in (row, reference))
+    found: tuple[float | None, ...] = (None, None, None)
+    if scored and against:
+        values = [np.full(n, mean) for mean, n in scored.values()]
+        others = [np.full(n, against[name][0]) for name, (_, n) in scored.items()]
+        found = paired_bootstrap(values, others, seed)
+    name = f"{measure}_difference"
+    return dict(zip((name, f"{name}_low", f"{name}_high"), found, strict=True))
 
 
 def write_results(path: str | Path, meta: Mapping[str, Any], rows: list[Row]) -> Path:
@@ -289,8 +255,13 @@ def _scores(tallies: list[Tally], view: str, threshold: str, seed: int) -> Row:
     else:
         row["healthy_slices"] = sum(o["ml_per_healthy_slice"].size for o in outcomes)
         row["healthy_scans"] = sum(o["ml_per_healthy_scan"].size for o in outcomes)
-    row["dice_by_patient"] = {n: [float(d.mean()), d.size] for n, d in dices.items() if d.size}
+    row["dice_by_patient"] = _patient_means(dices)
     return row
+
+
+def _patient_means(values: Mapping[str, np.ndarray]) -> Row:
+    """Mean and number of each patient's values, of those who have any."""
+    return {name: [float(found.mean()), found.size] for name, found in values.items() if found.size}
 
 
 def _by_lesion_size(tallies: list[Tally], dices: list[np.ndarray], seed: int) -> Row:
@@ -308,6 +279,9 @@ def _by_lesion_size(tallies: list[Tally], dices: list[np.ndarray], seed: int) ->
 def _threshold_free(tallies: list[Tally], seed: int) -> dict[str, Row]:
     """Rankings by view, and the calibration of the pooled voxels."""
     paper = _means([tally.rankings for tally in tallies], seed)
+    paper["average_precision_by_patient"] = _patient_means(
+        {tally.patient_id: tally.rankings["average_precision"] for tally in tallies}
+    )
     histograms = np.stack([tally.histograms for tally in tallies])
     occupied = np.flatnonzero(histograms.any(axis=(0, 1, 2, 3)))
     histograms = histograms[..., occupied]  # empty bins would only cost time

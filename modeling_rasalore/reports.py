@@ -80,6 +80,28 @@ def results_table(rows: Sequence[Row]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
+def overview_table(rows: Sequence[Row]) -> str:
+    """Return a Markdown table of all systems at a glance, one line each; failed ones left out.
+
+    Dice at every threshold and average precision of the paper view, then Dice of whole volumes and
+    false alarms at the label-free threshold.
+    """
+    header = ("System", "Dice at 0.5", "Dice, label-free", "Dice, oracle (no claim)")
+    header += ("Average precision", "Volumes: Dice, label-free", "False alarms per healthy slice")
+    lines: list[tuple[str, ...]] = [header, ("---", *["---:"] * 6)]
+    found: dict[str, dict[tuple[str, str], Row]] = {}
+    for row in rows:
+        if "failure" not in row:
+            found.setdefault(system_name(row), {})[row["view"], row["threshold"]] = row
+    for name, by in found.items():
+        dices = (_percent(by.get(("paper", t), {}), "dice") for t in THRESHOLD_NAMES)
+        volume = by.get(("volume", "label_free"), {})
+        alarms = _number(volume.get("false_alarms_per_healthy_slice"), 1, 2)
+        precision = _percent(by.get(("paper", "0.5"), {}), "average_precision")
+        lines.append((name, *dices, precision, _percent(volume, "dice"), alarms))
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
 def system_name(row: Row) -> str:
     """Return what people read of a row's system."""
     name = SYSTEM_NAMES.get(row["system"], str(row["system"]))
@@ -102,13 +124,15 @@ def sequence_table(rows: Sequence[Row]) -> str:
 
 
 def difference_table(compared: Sequence[Row]) -> str:
-    """Return a Markdown table of paired Dice differences, one line each; "" without."""
-    header = ("System", "View", "Threshold", "Compared with", "Difference of Dice", "Patients")
-    lines: list[tuple[str, ...]] = [header, (*["---"] * 4, "---:", "---:")]
+    """Return a Markdown table of paired differences, one line each; "" without."""
+    header = ("System", "View", "Threshold", "Compared with", "Difference of Dice")
+    header += ("Difference of average precision", "Patients")
+    lines: list[tuple[str, ...]] = [header, (*["---"] * 4, *["---:"] * 3)]
     for row in compared:
         reference = system_name({"system": row["reference"]})
         shown = (system_name(row), row["view"], _threshold(row), reference)
-        lines.append((*shown, _percent(row, "dice_difference"), str(row["patients"])))
+        differences = (_percent(row, f"{m}_difference") for m in ("dice", "average_precision"))
+        lines.append((*shown, *differences, str(row["patients"])))
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n" if compared else ""
 
 

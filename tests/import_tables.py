@@ -99,7 +99,8 @@ TRAIN_RING: dict[str, set[str]] = {
         "work_list",
     },
     "patient_scores": {"metrics"},
-    "evaluation": {"files", "metrics", "patient_scores"},
+    "leaks": set(),
+    "evaluation": {"files", "leaks", "metrics", "patient_scores"},
     "slice_files": {
         *("errors", "files", "layouts", "sequence_grid", "slice_images", "slice_shards", "slices"),
     },

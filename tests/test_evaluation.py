@@ -1,7 +1,6 @@
 """Rows of results against hand-computed cases, limit cases and slow, obvious versions."""
 
 import json
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +12,8 @@ from modeling_rasalore.evaluation import (
     PatientScores,
     Row,
     Thresholds,
-    check_disjoint,
     compare_rows,
-    duplicated_images,
     evaluate_system,
-    image_fingerprint,
     write_results,
 )
 from modeling_rasalore.metrics import average_precision, dice, dice_curve, score_histograms
@@ -342,6 +338,20 @@ def test_a_paired_difference_is_the_difference_of_the_means(rows: list[Row]) -> 
     assert found["dice_difference"] == pytest.approx(row["dice"] - reference["dice"])
     assert found["dice_difference_low"] <= found["dice_difference"] <= found["dice_difference_high"]
     assert found["reference"] == "ae"
+    # One and the same map: its ranking does not depend on the threshold.
+    assert [found[f"average_precision_difference{end}"] for end in ("", "_low", "_high")] == [0] * 3
+
+
+def test_average_precision_is_compared_where_both_rows_have_it(rows: list[Row]) -> None:
+    patients = [make_patient("a"), make_patient("b")]
+    faint = [make_patient(p.patient_id, scores=p.scores * (p.scores < 0.5)) for p in patients]
+    clean, noisy = (find(evaluate(*group), "paper") for group in (patients, faint))
+    found = compare_rows(clean, noisy)
+    expected = clean["average_precision"] - noisy["average_precision"]
+    assert found["average_precision_difference"] == pytest.approx(expected)
+    assert found["average_precision_difference_low"] <= expected
+    volume = compare_rows(find(rows, "volume"), find(rows, "volume"))
+    assert volume["average_precision_difference"] is None
 
 
 def test_rows_of_other_patients_or_views_are_not_compared() -> None:
@@ -352,45 +362,6 @@ def test_rows_of_other_patients_or_views_are_not_compared() -> None:
     for reference in (find(other, "paper"), find(found, "volume")):
         with pytest.raises(ValueError, match="same patients"):
             compare_rows(find(found, "paper"), reference)
-
-
-# Splits and copies
-
-
-def test_a_patient_in_two_splits_is_refused() -> None:
-    with pytest.raises(ValueError, match="got b in train and test"):
-        check_disjoint({"train": ["a", "b"], "validation": ["c"], "test": ["b"]})
-
-
-def test_a_clean_split_passes() -> None:
-    check_disjoint({"train": ["a", "b"], "validation": [], "test": ["c"]})
-
-
-def test_a_copy_of_an_image_has_its_fingerprint() -> None:
-    image = np.random.default_rng(0).integers(0, 1021, (5, 9, 9)).astype(np.int16)
-    image[2, 4, 4] = 1020  # an even maximum: many intensities fall on half levels
-    padded = np.pad(image, ((0, 1), (3, 2), (0, 4)))
-    negative = np.where(padded == 0, -3, padded)  # resampled scans dip below an empty background
-    copies = [image.astype(np.float32), image * 0.1, image / np.float32(7), padded, negative]
-    assert {image_fingerprint(copy) for copy in copies} == {image_fingerprint(image)}
-
-
-def test_another_image_has_another_fingerprint() -> None:
-    image = np.random.default_rng(0).random((5, 9, 9))
-    others = [image[::-1], image[:, :8], image**2, np.zeros((5, 9, 9))]
-    assert len({image_fingerprint(other) for other in [image, *others]}) == 5
-
-
-def test_copies_across_data_sets_are_named_in_a_warning() -> None:
-    fingerprints = {"brats21": {"p1": "x", "p2": "y"}, "msd": {"q1": "z", "q2": "x"}}
-    with pytest.warns(UserWarning, match="brats21/p1, msd/q2"):
-        assert duplicated_images(fingerprints) == [["brats21/p1", "msd/q2"]]
-
-
-def test_different_images_raise_no_warning() -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert duplicated_images({"brats21": {"p1": "x"}, "msd": {"q1": "y"}}) == []
 
 
 # results.json

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from modeling_rasalore.overlays import MASK_COLOUR, TRUTH_COLOUR, choose_slices, overlay_montage
-from modeling_rasalore.reports import results_figure, results_table
+from modeling_rasalore.reports import overview_table, results_figure, results_table
 
 
 def scan(count=20, side=40):
@@ -145,3 +145,15 @@ def test_a_figure_is_written_even_with_missing_values(tmp_path):
     rows = [row(), row(system="chance", dice=None), row(view="volume", dice_low=None)]
     path = results_figure([*rows, row(system="unheard_of", threshold="0.7")], tmp_path / "f.png")
     assert Image.open(path).size[0] == 1650
+
+
+def test_the_overview_has_a_line_per_system_with_every_threshold() -> None:
+    rows = [
+        row(threshold=threshold, dice=dice, view=view, false_alarms_per_healthy_slice=alarms)
+        for view, alarms in (("paper", None), ("volume", 0.5))
+        for threshold, dice in (("0.5", 0.1), ("label_free", 0.2), ("oracle", 0.3))
+    ]
+    *_, line = overview_table([*rows, row(system="ae") | {"failure": "killed"}]).splitlines()
+    cells = [cell.strip().split(" ")[0] for cell in line.strip("|").split("|")]
+    assert cells[1:4] == ["10.0", "20.0", "30.0"] and cells[5:] == ["20.0", "0.50"]
+    assert "AE" not in line

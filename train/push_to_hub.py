@@ -31,6 +31,7 @@ from transformers import AutoImageProcessor, AutoModel
 import modeling_rasalore  # noqa: F401 - registers the models
 from modeling_rasalore.calibration import CALIBRATION_FILE, find_calibration
 from modeling_rasalore.cards import DataFacts, ModelFacts, data_card, model_card
+from modeling_rasalore.evaluation import BY_PATIENT
 from modeling_rasalore.files import write_json
 from modeling_rasalore.layouts import find_patients
 from modeling_rasalore.pipeline_rasalore import BrainAnomalyPipeline
@@ -194,7 +195,7 @@ def public_results(path: Path, run: dict[str, Any]) -> dict[str, Any]:
             "a benchmark without cross.root."
         )
     meta.pop("test_patients", None)
-    return {"meta": meta, "rows": [{**row, "dice_by_patient": None} for row in rows]}
+    return {"meta": meta, "rows": [{**row, **dict.fromkeys(BY_PATIENT)} for row in rows]}
 
 
 def commands(kind: str, modality: str) -> dict[str, str]:

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from modeling_rasalore.evaluation import check_disjoint, image_fingerprint
 from modeling_rasalore.layouts import MODALITIES, Patient
+from modeling_rasalore.leaks import check_disjoint, image_fingerprint
 from modeling_rasalore.recipes import DataRecipe
 from modeling_rasalore.slices import HEALTHY, UNHEALTHY, read_slices
 from modeling_rasalore.splits import refuse_other_split

@@ -5,7 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from modeling_rasalore.evaluation import VIEWS, Row, compare_rows, write_results
-from modeling_rasalore.reports import cost_table, results_figure, results_table, sequence_table
+from modeling_rasalore.reports import (
+    cost_table,
+    overview_table,
+    results_figure,
+    results_table,
+    sequence_table,
+)
 
 
 def failure_rows(name: str, modality: str, reason: str) -> list[Row]:
@@ -32,10 +38,11 @@ def write_tables(
     """Write results.json, results.md and results.png, and print the tables.
 
     Args:
-        more: further tables, after that of the results; "" is left out.
+        more: further tables, after the overview; "" is left out.
     """
     write_results(out / "results.json", meta, rows)
-    tables = [headline, results_table(rows), *more, sequence_table(rows), cost_table(rows)]
+    tables = [headline, overview_table(rows), *more, sequence_table(rows)]
+    tables += [results_table(rows), cost_table(rows)]
     text = "\n".join(filter(None, tables))
     (out / "results.md").write_text(text)
     results_figure(rows, out / "results.png")
