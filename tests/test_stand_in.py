@@ -45,6 +45,20 @@ def test_a_saved_stand_in_segments_as_the_one_that_was_trained(
     )
 
 
+@pytest.mark.parametrize("prompt", ["box", "points"])
+def test_a_stand_in_for_medsam2_learns_and_scores_in_the_slices_frame(
+    prompt: str, slices: list[np.ndarray], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(prompted, "STAND_IN_STEPS", 2)
+    heatmaps: Any = SimpleNamespace(score=lambda images: [(image > 1) * 1.0 for image in images])
+    system = PromptedByStage1(heatmaps, str(tmp_path / "nothing"), second=True, prompt=prompt)
+    before = {name: weight.clone() for name, weight in system.segmenter.model.state_dict().items()}
+    system.fit(slices, [1, 0])
+    assert any(not w.equal(before[n]) for n, w in system.segmenter.model.state_dict().items())
+    for image, scores in zip(slices, system.score(slices), strict=True):
+        assert scores.shape == image.shape and 0 < scores.max() <= 1
+
+
 def test_masks_that_a_stand_in_refined_say_so(stand_in: PromptedByStage1, tmp_path: Path) -> None:
     stand_in.save(tmp_path / "saved")
     recipe = make_pseudo_masks.PseudoMaskRecipe(

@@ -154,11 +154,11 @@ def tiny_sam2() -> Sam2Model:
         "model_type": "sam2_hiera_det_model",
         "hidden_size": widths[0],
         "image_size": [STAND_IN_PIXELS] * 2,
-        "blocks_per_stage": [1, 1, 1, 1],
+        "blocks_per_stage": [1, 1, 2, 1],
         "embed_dim_per_stage": widths,
         "num_attention_heads_per_stage": [1, 1, 2, 2],
         "window_size_per_stage": [4, 4, 4, 2],
-        "global_attention_blocks": [2],
+        "global_attention_blocks": [3],  # no first block of a stage: those pool within windows
         "window_positional_embedding_background_size": [4, 4],
     }
     sides = [[STAND_IN_PIXELS // scale] * 2 for scale in (4, 8, 16)]
