@@ -9,8 +9,10 @@ from pathlib import Path
 from textwrap import indent
 from typing import Any
 
-PACKAGES = ("rasalore", "torch", "transformers", "datasets", "accelerate", "safetensors")
-PACKAGES += ("numpy", "nibabel")
+PACKAGES = (
+    *("rasalore", "torch", "transformers", "datasets", "accelerate", "safetensors"),
+    *("numpy", "nibabel"),
+)
 
 
 def provenance() -> dict[str, Any]:

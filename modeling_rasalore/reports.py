@@ -86,8 +86,10 @@ def overview_table(rows: Sequence[Row]) -> str:
     Dice at every threshold and average precision of the paper view, then Dice of whole volumes and
     false alarms at the label-free threshold.
     """
-    header = ("System", "Dice at 0.5", "Dice, label-free", "Dice, oracle (no claim)")
-    header += ("Average precision", "Volumes: Dice, label-free", "False alarms per healthy slice")
+    header = (
+        *("System", "Dice at 0.5", "Dice, label-free", "Dice, oracle (no claim)"),
+        *("Average precision", "Volumes: Dice, label-free", "False alarms per healthy slice"),
+    )
     lines: list[tuple[str, ...]] = [header, ("---", *["---:"] * 6)]
     found: dict[str, dict[tuple[str, str], Row]] = {}
     for row in rows:
@@ -125,8 +127,10 @@ def sequence_table(rows: Sequence[Row]) -> str:
 
 def difference_table(compared: Sequence[Row]) -> str:
     """Return a Markdown table of paired differences, one line each; "" without."""
-    header = ("System", "View", "Threshold", "Compared with", "Difference of Dice")
-    header += ("Difference of average precision", "Patients")
+    header = (
+        *("System", "View", "Threshold", "Compared with"),
+        *("Difference of Dice", "Difference of average precision", "Patients"),
+    )
     lines: list[tuple[str, ...]] = [header, (*["---"] * 4, *["---:"] * 3)]
     for row in compared:
         reference = system_name({"system": row["reference"]})
