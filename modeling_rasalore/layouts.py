@@ -118,7 +118,7 @@ CONTRAST_WORDS = {"ce", "gd", "gadolinium", "post", "contrast"}
 ROLE_WORDS = {
     "brain_mask": {"brainmask"},
     "mask": MASK_WORDS,
-    "flair": {"flair", "t2f"},
+    "flair": {"flair", "t2f", "tirm"},  # scanners call a FLAIR t2_tirm_dark-fluid, too
     "t1ce": {"t1ce", "t1c", "t1gd", "t1post"},
     "t2": {"t2", "t2w"},
     "t1": {"t1", "t1n", "t1w"},

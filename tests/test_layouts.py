@@ -60,6 +60,7 @@ def test_the_brats20_patient_with_another_mask_name_has_a_mask(tmp_path):
     [
         ("sub-01_T2w", "t2"),
         ("T2_FLAIR", "flair"),
+        ("t2_tirm_tra_dark-fluid", "flair"),
         ("scan-t2f", "flair"),
         ("T1c_subtrMeanDivStd", "t1ce"),
         ("sub-01_ce-gadolinium_T1w", "t1ce"),
