@@ -9,10 +9,11 @@ import make_pseudo_masks
 import numpy as np
 import pytest
 from baselines import prompted
-from baselines.prompted import PromptedByStage1
+from baselines.prompted import PromptedByStage1, tiny_processor
+from baselines.stand_in import in_model_frame
 from baselines.trained import weights_of
 
-from modeling_rasalore.pseudo_masks import PromptedSegmenter
+from modeling_rasalore.pseudo_masks import PromptedSegmenter, to_rgb
 
 
 @pytest.fixture
@@ -31,6 +32,18 @@ def stand_in(
     system = PromptedByStage1(heatmaps, str(tmp_path / "nothing"), second=False, prompt="box")
     system.fit(slices, [1, 0])
     return system
+
+
+def test_a_region_lies_where_the_padded_slice_shows_it() -> None:
+    region = np.zeros((40, 80), np.uint8)
+    region[20:, 60:] = 1  # the lower right corner
+    inputs = tiny_processor()(to_rgb(region.astype(np.float32)), return_tensors="pt")
+    seen = in_model_frame(region, inputs)[0, 0]
+    expected = np.zeros((64, 64))
+    expected[16:32, 48:] = 1  # 40 x 80 becomes 32 x 64, and what is below is padding
+    assert seen.shape == (64, 64) and np.abs(seen.numpy() - expected).mean() < 0.01
+    shown = inputs["pixel_values"][0, 0].numpy()
+    assert shown[18:30, 50:62].min() > shown[18:30, :44].max()
 
 
 def test_a_saved_stand_in_segments_as_the_one_that_was_trained(

@@ -5,6 +5,7 @@ label and no mask is used, and nothing tells lesions from tissue.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,11 +48,20 @@ def region_loss(segmenter: PromptedSegmenter, image: Image, region: Mask) -> Ten
     pixel_values = inputs["pixel_values"].to(device)
     output = segmenter.model(pixel_values=pixel_values, **prompts, multimask_output=False)
     logits = output.pred_masks[0, 0]
-    truth = torch.from_numpy(region.astype(np.float32))[None, None].to(device)
+    truth = in_model_frame(region, inputs).to(device)
     truth = F.interpolate(truth, logits.shape[-2:], mode="bilinear", antialias=True)[0]
     chance = logits.sigmoid()
     overlap = 2 * (chance * truth).sum() / (chance.sum() + truth.sum()).clamp(min=1e-6)
     return F.binary_cross_entropy_with_logits(logits, truth) + 1 - overlap
+
+
+def in_model_frame(region: Mask, inputs: Any) -> Tensor:
+    """A region (H, W) where the model sees it, (1, 1, p, p): resized and padded as its slice."""
+    height, width = (int(side) for side in inputs["reshaped_input_sizes"][0])
+    rows, columns = inputs["pixel_values"].shape[-2:]
+    plane = torch.from_numpy(region.astype(np.float32))[None, None]
+    resized = F.interpolate(plane, (height, width), mode="bilinear", antialias=True)
+    return F.pad(resized, (0, columns - width, 0, rows - height))
 
 
 def random_region(image: Image, generator: np.random.Generator) -> Mask | None:
