@@ -1,10 +1,11 @@
-"""train/demo.sh, the whole story, on toy scans and in a few steps."""
+"""train/demo.sh and train/folds.sh, the whole story, on toy scans and in a few steps."""
 
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,21 +45,40 @@ def strangers(tmp_path: Path) -> Path:
     return folder
 
 
+def tell(script: str, strangers: Path, out: Path, **told: str) -> None:
+    """Run a story to its end, in a hurry."""
+    out.mkdir()
+    hasty = out / "python"
+    hasty.write_text(HASTY)
+    hasty.chmod(0o755)
+    told |= {"DATA": str(strangers), "OUT": str(out), "PYTHON": str(hasty)}
+    done = subprocess.run(
+        ["sh", f"train/{script}"], cwd=ROOT, env=os.environ | told, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+
+
+def scored(results: dict[str, Any]) -> set[str]:
+    return {row["system"] for row in results["rows"] if row["dice"] is not None}
+
+
 @pytest.mark.slow
 def test_real_scans_start_on_synthetic_patients_and_end_in_a_table(
     strangers: Path, tmp_path: Path
 ) -> None:
-    hasty, out = tmp_path / "python", tmp_path / "out"
-    hasty.write_text(HASTY)
-    hasty.chmod(0o755)
-    told = {"DATA": str(strangers), "OUT": str(out), "PYTHON": str(hasty)}
-    done = subprocess.run(
-        ["sh", "train/demo.sh"], cwd=ROOT, env=os.environ | told, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    out = tmp_path / "out"
+    tell("demo.sh", strangers, out)
     results = json.loads((out / "results.json").read_text())
-    scored = {row["system"] for row in results["rows"] if row["dice"] is not None}
-    assert {"ddpt", "synthetic_only", "rasalore_without_sam", "ceiling"} <= scored
+    assert {"ddpt", "synthetic_only", "rasalore_without_sam", "ceiling"} <= scored(results)
     assert "BraTS2021_phantom" in (out / "start/stage1/split.json").read_text()
     assert all(name.startswith("BraTS2021_0") for name in results["meta"]["test_patients"])
     assert list((out / "prediction").rglob("*_mask.nii.gz"))
+
+
+@pytest.mark.slow
+def test_folds_test_every_patient_once(strangers: Path, tmp_path: Path) -> None:
+    own = "threshold,ddpt,synthetic_only,rasalore_without_sam,rasalore_warm,ceiling"
+    tell("folds.sh", strangers, tmp_path / "out", FOLDS="2", SYSTEMS=own)
+    results = json.loads((tmp_path / "out/pooled/results.json").read_text())
+    assert scored(results) == set(own.split(","))
+    assert results["meta"]["test_patients"] == sorted(p.name for p in strangers.iterdir())

@@ -14,7 +14,7 @@ from modeling_rasalore.recipes import load_recipe
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 LINE = re.compile(r"^(?:accelerate launch|python) (.+)$", re.MULTILINE)
-COMMANDS = LINE.findall(README)
+COMMANDS = LINE.findall(README.replace("\\\n", ""))
 COMMANDS = [c.replace("measure_speed.py scale", "measure_scale.py") for c in COMMANDS]
 SCHEMAS = {"stage1": "Stage1Recipe", "stage2": "Stage2Recipe"}
 SCHEMAS |= {"make_pseudo_masks": "PseudoMaskRecipe", "run_benchmark": "BenchmarkRecipe"}
