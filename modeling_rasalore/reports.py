@@ -77,7 +77,7 @@ def results_table(rows: Sequence[Row]) -> str:
                 *(_number(row.get("false_alarms_per_healthy_slice"), 1, 2), patients, slices),
             )
         )
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+    return _markdown(lines)
 
 
 def overview_table(rows: Sequence[Row]) -> str:
@@ -101,7 +101,7 @@ def overview_table(rows: Sequence[Row]) -> str:
         alarms = _number(volume.get("false_alarms_per_healthy_slice"), 1, 2)
         precision = _percent(by.get(("paper", "0.5"), {}), "average_precision")
         lines.append((name, *dices, precision, _percent(volume, "dice"), alarms))
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+    return _markdown(lines)
 
 
 def system_name(row: Row) -> str:
@@ -122,7 +122,7 @@ def sequence_table(rows: Sequence[Row]) -> str:
         fixed, free = by_threshold["0.5"], by_threshold.get("label_free", {})
         scores = _percent(fixed, "dice"), _percent(free, "dice")
         lines.append((sequence, view, *scores, _percent(fixed, "average_precision")))
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n" if chosen else ""
+    return _markdown(lines) if chosen else ""
 
 
 def difference_table(compared: Sequence[Row]) -> str:
@@ -137,7 +137,7 @@ def difference_table(compared: Sequence[Row]) -> str:
         shown = (system_name(row), row["view"], _threshold(row), reference)
         differences = (_percent(row, f"{m}_difference") for m in ("dice", "average_precision"))
         lines.append((*shown, *differences, str(row["patients"])))
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n" if compared else ""
+    return _markdown(lines) if compared else ""
 
 
 def cost_table(rows: Sequence[Row]) -> str:
@@ -148,7 +148,7 @@ def cost_table(rows: Sequence[Row]) -> str:
     for row in {row["system"]: row for row in rows}.values():
         numbers = (_number(row.get(name), 1, 0) for name in names)
         lines.append((system_name(row), str(row["weights"]), *numbers))
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+    return _markdown(lines)
 
 
 def results_figure(rows: Sequence[Row], path: str | Path) -> Path:
@@ -176,6 +176,10 @@ def results_figure(rows: Sequence[Row], path: str | Path) -> Path:
     path = Path(path)
     figure.savefig(path, dpi=150)
     return path
+
+
+def _markdown(lines: Sequence[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
 def _threshold(row: Row) -> str:

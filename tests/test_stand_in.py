@@ -23,13 +23,18 @@ def slices() -> list[np.ndarray]:
     return [image, np.flip(image, 0).copy()]
 
 
+def without_weights(folder: Path, second: bool, prompt: str) -> PromptedByStage1:
+    """A system whose repo does not exist, prompted where slices are bright."""
+    heatmaps: Any = SimpleNamespace(score=lambda images: [(image > 1) * 1.0 for image in images])
+    return PromptedByStage1(heatmaps, str(folder / "nothing"), second, prompt)
+
+
 @pytest.fixture
 def stand_in(
     slices: list[np.ndarray], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> PromptedByStage1:
     monkeypatch.setattr(prompted, "STAND_IN_STEPS", 2)
-    heatmaps: Any = SimpleNamespace(score=lambda images: [(image > 1) * 1.0 for image in images])
-    system = PromptedByStage1(heatmaps, str(tmp_path / "nothing"), second=False, prompt="box")
+    system = without_weights(tmp_path, second=False, prompt="box")
     system.fit(slices, [1, 0])
     return system
 
@@ -63,8 +68,7 @@ def test_a_stand_in_for_medsam2_learns_and_scores_in_the_slices_frame(
     prompt: str, slices: list[np.ndarray], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(prompted, "STAND_IN_STEPS", 2)
-    heatmaps: Any = SimpleNamespace(score=lambda images: [(image > 1) * 1.0 for image in images])
-    system = PromptedByStage1(heatmaps, str(tmp_path / "nothing"), second=True, prompt=prompt)
+    system = without_weights(tmp_path, second=True, prompt=prompt)
     before = {name: weight.clone() for name, weight in system.segmenter.model.state_dict().items()}
     system.fit(slices, [1, 0])
     assert any(not w.equal(before[n]) for n, w in system.segmenter.model.state_dict().items())

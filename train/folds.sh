@@ -24,8 +24,7 @@ for SEED in ${SEEDS:-0}; do
     learn_labels "$folder" "$known" "split.folds=${FOLDS:-4}" "split.fold=$fold" split.validation=1
     learn_to_segment "$folder" "$known/stage2"
     # And as the poster has it: from random weights, of heatmaps alone.
-    make_masks "$folder/stage1" "$DATA" threshold=0.3 guidance=0.06 minimum_probability=0.5 \
-      "out=$folder/heatmap_masks"
+    cut_heatmaps "$folder" "out=$folder/heatmap_masks"
     train stage2 rasalore-tiny "$DATA" "pseudo_masks=$folder/heatmap_masks" "out=$folder/poster" \
       synthetic_lesions.share=0 optimizer.learning_rate=5.0e-3
     "$PYTHON" train/run_benchmark.py "data.root=$DATA" "data.modality=$MODALITY" "seed=$SEED" \

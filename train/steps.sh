@@ -67,18 +67,23 @@ learn_start() { # FOLDER
 }
 
 learn_labels() { # FOLDER START SPLIT...: stage 1 on real slice labels
-  folder=$1 known=$2
+  to=$1 from=$2 # not the callers' names: variables are global
   shift 2
-  train stage1 ddpt-tiny "$DATA" "out=$folder/stage1" "initial_weights=$known/stage1" \
+  train stage1 ddpt-tiny "$DATA" "out=$to/stage1" "initial_weights=$from/stage1" \
     optimizer.learning_rate=3.0e-4 context_learning_rate=3.0e-4 loop.max_steps=300 "$@"
+}
+
+cut_heatmaps() { # FOLDER WORD...: pseudo-masks of its stage 1
+  stage1=$1/stage1
+  shift
+  make_masks "$stage1" "$DATA" threshold=0.3 guidance=0.06 minimum_probability=0.5 "$@"
 }
 
 # What is known of lesions sharpens the pseudo-masks, and stage 2 starts from it: RASALoRE, and its
 # ceiling, the same network on the true masks of the same slices.
 learn_to_segment() { # FOLDER KNOWN
   start "$1/true_masks.log" make_masks "$1/stage1" "$DATA" source=truth "out=$1/true_masks"
-  make_masks "$1/stage1" "$DATA" threshold=0.3 guidance=0.06 minimum_probability=0.5 \
-    "appearance=$2" "out=$1/pseudo_masks"
+  cut_heatmaps "$1" "appearance=$2" "out=$1/pseudo_masks"
   finish
   start "$1/ceiling.log" segment "$DATA" "$1/true_masks" "$1/ceiling" "$2"
   segment "$DATA" "$1/pseudo_masks" "$1/stage2" "$2"

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -34,7 +34,7 @@ class Stage1Heatmap(GivenSystem):
         self.model = DdptModel.from_pretrained(folder).eval()
         self.rule = PseudoMaskRule(SCALING[self.model.config.heatmap])
         if stage2:
-            made = json.loads((Path(stage2) / "run.json").read_text())["pseudo_masks"] or {}
+            made = summary_of(Path(stage2))["pseudo_masks"] or {}
             if "scaling" in made:
                 self.rule = PseudoMaskRule(made["scaling"], made["threshold"], made["guidance"])
         self.processor = RasaloreImageProcessor.from_pretrained(folder)
@@ -132,9 +132,15 @@ class AllSequencesNetwork(Stage2Network):
         return super().score(slices)
 
 
+def summary_of(folder: Path) -> dict[str, Any]:
+    """What the run that wrote a folder says of itself."""
+    found: dict[str, Any] = json.loads((folder / "run.json").read_text())
+    return found
+
+
 def check_sequence(folder: Path, expected: str) -> None:
     """Raise ValueError where a stage-2 network learned from another sequence."""
-    found = json.loads((folder / "run.json").read_text()).get("modality")
+    found = summary_of(folder).get("modality")
     if found != expected:
         raise ValueError(
             f"sequences.{expected} must be a run with data.modality={expected}, got {folder} "
@@ -144,11 +150,11 @@ def check_sequence(folder: Path, expected: str) -> None:
 
 def weights_of(folder: Path) -> str:
     """What results say: stand-in where one took MedSAM's place in the pseudo-masks, or trained."""
-    made = json.loads((folder / "run.json").read_text()).get("pseudo_masks") or {}
+    made = summary_of(folder).get("pseudo_masks") or {}
     return "stand-in" if made.get("stand_in") else "trained"
 
 
 def training_cost(folder: Path) -> tuple[float | None, float | None]:
     """Seconds and peak MiB of the run that wrote a folder, as its run.json states them."""
-    summary = json.loads((folder / "run.json").read_text())
+    summary = summary_of(folder)
     return summary.get("seconds"), summary.get("peak_mib")
