@@ -8,6 +8,7 @@ from typing import Any
 import make_pseudo_masks
 import numpy as np
 import pytest
+import torch
 from baselines import prompted
 from baselines.prompted import PromptedByStage1, tiny_processor
 from baselines.stand_in import in_model_frame
@@ -74,6 +75,22 @@ def test_a_stand_in_for_medsam2_learns_and_scores_in_the_slices_frame(
     assert any(not w.equal(before[n]) for n, w in system.segmenter.model.state_dict().items())
     for image, scores in zip(slices, system.score(slices), strict=True):
         assert scores.shape == image.shape and 0 < scores.max() <= 1
+
+
+@pytest.mark.parametrize("second", [False, True])
+def test_a_stand_in_answers_with_the_mask_that_it_was_trained_on(
+    second: bool, slices: list[np.ndarray], tmp_path: Path
+) -> None:
+    segmenter = without_weights(tmp_path, second, "box").segmenter
+    inputs = segmenter.processor(to_rgb(slices[0]), return_tensors="pt")
+    region = (slices[0] > 1).astype(np.uint8)
+    given = {"pixel_values": inputs["pixel_values"]}
+    given |= segmenter.prompts(region, inputs, given["pixel_values"].device)
+    trained, asked = (
+        segmenter.model.train(mode)(**given, multimask_output=False).pred_masks
+        for mode in (True, False)
+    )
+    torch.testing.assert_close(asked, trained)
 
 
 def test_masks_that_a_stand_in_refined_say_so(stand_in: PromptedByStage1, tmp_path: Path) -> None:

@@ -164,11 +164,12 @@ def tiny_sam2() -> Sam2Model:
     sides = [[STAND_IN_PIXELS // scale] * 2 for scale in (4, 8, 16)]
     vision: dict[str, Any] = {"backbone_config": backbone, "backbone_channel_list": widths[::-1]}
     vision |= {"backbone_feature_sizes": sides, "fpn_hidden_size": 32}
-    small = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    decoder: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    decoder |= {"mlp_dim": 64, "iou_head_hidden_dim": 32}
+    # Else evaluation swaps a mask without sharp borders for one of three that nothing has trained.
+    decoder["dynamic_multimask_via_stability"] = False
     prompts = {"hidden_size": 32, "image_size": STAND_IN_PIXELS, "mask_input_channels": 4}
     config = Sam2Config(
-        vision_config=vision,
-        prompt_encoder_config=prompts,
-        mask_decoder_config={**small, "mlp_dim": 64, "iou_head_hidden_dim": 32},
+        vision_config=vision, prompt_encoder_config=prompts, mask_decoder_config=decoder
     )
     return Sam2Model(config)
