@@ -18,11 +18,13 @@ import numpy as np
 
 from .errors import first_line
 from .files import remove_drafts, replace_file, sha256_of
-from .prediction import ENDINGS, VolumePrediction, describe_model, find_warnings, measures
+from .prediction import VolumePrediction, describe_model
+from .prediction_files import ENDINGS, find_warnings, measures
 from .prediction_run import SCAN_ERRORS, RunSettings, predict_with
 from .scan_list import output_places
 from .scan_source import read_scan
-from .volumes import Volume, write_volume
+from .volume_writing import write_volume
+from .volumes import Volume
 
 RESULTS = "results.parquet"
 JOURNALS = "shards"

@@ -32,7 +32,7 @@ from .phantom_tumours import (
     push_away,
     smooth_field,
 )
-from .volumes import write_nifti
+from .volume_writing import write_nifti
 
 RECIPE = 2  # raised whenever a seed gives other voxels than before: written patients are remade
 SEQUENCES = ("t1", "t1ce", "t2", "flair")

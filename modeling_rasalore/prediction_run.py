@@ -14,16 +14,8 @@ from .errors import first_line
 from .files import remove_drafts, sha256_of, write_json
 from .model_loading import computing_in
 from .overlays import DISCLAIMER
-from .prediction import (
-    ENDINGS,
-    VolumePrediction,
-    describe,
-    describe_input,
-    describe_model,
-    measures,
-    predict_volume,
-    write_prediction,
-)
+from .prediction import VolumePrediction, describe_model, predict_volume
+from .prediction_files import ENDINGS, describe, describe_input, measures, write_prediction
 from .provenance import provenance
 from .run_report import write_html, write_table
 from .scan_list import output_places

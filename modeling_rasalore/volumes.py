@@ -1,7 +1,7 @@
-"""Scans in and out of the slice frame, as NIfTI or from voxels with an affine.
+"""Scans in the slice frame, from NIfTI or from voxels with an affine.
 
-Whatever voxel order a file uses, reading brings it into the slice frame (see `slice_frame`) and
-writing puts it back on the file's own grid. A volume is held once: reading fills it piece by piece.
+Whatever voxel order a file uses, reading brings it into the slice frame (see `slice_frame`). A
+volume is held once: reading fills it piece by piece.
 """
 
 import zlib
@@ -16,11 +16,9 @@ import numpy as np
 from nibabel.affines import voxel_sizes
 from nibabel.arrayproxy import ArrayProxy
 from nibabel.spatialimages import HeaderDataError
-from numpy.typing import DTypeLike
 
 from .brain_slices import BrainSlices
 from .errors import first_line
-from .files import replace_file
 from .header_guard import UNITS, VOXEL_SIZES_MM, VolumeError, check_header
 from .slice_frame import axis_codes, corners, has_three_axes, in_own_order, own_axes, slice_affine
 
@@ -34,14 +32,6 @@ READ_ERRORS = (
     ValueError,
     OverflowError,
     MemoryError,
-)
-
-# All that an output takes over from the scan's header: where the voxels lie, in which unit. Copied
-# field by field, so the affine is never recomputed, and no free-text field can carry a name out.
-GEOMETRY_FIELDS = (
-    *("pixdim", "dim_info", "xyzt_units", "qform_code", "sform_code"),
-    *("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
-    *("srow_x", "srow_y", "srow_z"),
 )
 
 
@@ -219,50 +209,6 @@ def zero_background(slices: np.ndarray, brain: np.ndarray | None = None) -> np.n
     return BrainSlices(slices, brain).whole()
 
 
-def write_volume(path: str | Path, slices: np.ndarray, like: Volume, dtype: DTypeLike) -> Path:
-    """Return `path` after writing `slices` on the voxel grid of the scan `like`.
-
-    Shape, affine, qform, sform, their codes and units are the scan's, bit for bit; text fields
-    (descrip, aux_file, intent_name, ...) and header extensions are left out.
-
-    Args:
-        path: where to write, .nii or .nii.gz; replaced only once the new file is complete.
-        slices: (S, H, W) array in the slice frame, shaped like `like.slices`.
-        like: the scan that the array belongs to.
-        dtype: voxel type of the file; an integer type must hold every value exactly.
-    """
-    if slices.shape != like.slices.shape:
-        raise ValueError(
-            f"slices must have the shape of the scan, {like.slices.shape}, got {slices.shape}."
-        )
-    with np.errstate(invalid="ignore"):  # a NaN that does not fit is reported below
-        voxels = slices.astype(dtype, copy=False)
-    converted = voxels is not slices and np.issubdtype(voxels.dtype, np.integer)
-    if converted and not np.array_equal(voxels, slices):
-        raise ValueError(
-            f"slices from {slices.min():g} to {slices.max():g} do not fit {voxels.dtype} exactly; "
-            "round them first or write a float type."
-        )
-    kind = nib.Nifti2Image if isinstance(like.header, nib.Nifti2Header) else nib.Nifti1Image
-    image = kind(in_own_order(voxels, like.affine), affine=None)  # None: no form is set
-    for field in GEOMETRY_FIELDS:
-        image.header[field] = like.header[field]
-    return _write(Path(path), image)
-
-
-def write_nifti(path: str | Path, data: np.ndarray, affine: np.ndarray) -> Path:
-    """Return `path` after writing `data` (I, J, K), in voxel order, as NIfTI in mm.
-
-    Args:
-        path: where to write, .nii or .nii.gz; replaced only once the new file is complete.
-        data: array of a type NIfTI can hold (not bool, not int64), kept as it is.
-        affine: (4, 4), voxel indices -> mm in RAS+ world coordinates.
-    """
-    image = nib.Nifti1Image(data, affine)
-    image.header.set_xyzt_units("mm")
-    return _write(Path(path), image)
-
-
 def _open(path: Path) -> ScanFile:
     """Return the file behind the header guard: every file comes in here.
 
@@ -376,11 +322,3 @@ def _one_sentence(path: Path) -> Iterator[None]:
     except READ_ERRORS as error:
         reason = first_line(error).rstrip(".")
         raise VolumeError(f"{path}: cannot be read as NIfTI: {reason}.") from error
-
-
-def _write(path: Path, image: nib.Nifti1Image) -> Path:
-    if not path.name.endswith((".nii", ".nii.gz")):
-        raise ValueError(
-            f"a NIfTI file is written to a name ending in .nii or .nii.gz, got {path}."
-        )
-    return replace_file(path, image.to_filename)  # gzip level 1, without a time stamp

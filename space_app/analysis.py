@@ -10,16 +10,12 @@ import numpy as np
 from scipy import ndimage
 
 from modeling_rasalore import scan_source
-from modeling_rasalore.prediction import (
-    FloatImage,
-    VolumePrediction,
-    compose_summary,
-    describe_input,
-    predict_volume,
-)
+from modeling_rasalore.prediction import FloatImage, VolumePrediction, predict_volume
+from modeling_rasalore.prediction_files import compose_summary, describe_input
 from modeling_rasalore.scan_list import scan_stem
 from modeling_rasalore.uncertainty import has_value_noise, predict_uncertainty
-from modeling_rasalore.volumes import Volume, write_volume, zero_background
+from modeling_rasalore.volume_writing import write_volume
+from modeling_rasalore.volumes import Volume, zero_background
 
 MAX_VOXELS = 30_000_000  # a BraTS scan has 9 million; each takes 8 bytes in a session
 NOISE_SAMPLES = 8

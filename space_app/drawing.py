@@ -10,7 +10,8 @@ from analysis import Analysis, Report
 from PIL import Image
 
 from modeling_rasalore.overlays import MASK_COLOUR, SCORE_RAMP, overlay_slice
-from modeling_rasalore.prediction import FloatImage, VolumePrediction, describe
+from modeling_rasalore.prediction import FloatImage, VolumePrediction
+from modeling_rasalore.prediction_files import describe
 
 WIDTH = 512  # of a picture in pixels
 DOUBT_RAMP = ((20, 60, 160), (80, 240, 255))  # no or full doubt; far from the colours of scores

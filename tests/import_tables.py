@@ -24,7 +24,8 @@ USER_RING: dict[str, set[str]] = {
     "header_guard": set(),
     "slice_frame": set(),
     "brain_slices": set(),
-    "volumes": {"errors", "files", "header_guard", "slice_frame", "brain_slices"},
+    "volumes": {"errors", "header_guard", "slice_frame", "brain_slices"},
+    "volume_writing": {"files", "slice_frame", "volumes"},
     "metrics": set(),
     "remote_files": set(),
     "layouts": {"remote_files", "volumes"},
@@ -33,7 +34,7 @@ USER_RING: dict[str, set[str]] = {
     "overlays": {"brain_slices"},
     "results_grid": {"overlays"},
     "phantom_tumours": set(),
-    "phantoms": {"volumes", "phantom_tumours"},
+    "phantoms": {"volume_writing", "phantom_tumours"},
     "sequence_grid": {"volumes", "layouts"},
     "slice_images": set(),
     "slice_shards": {"layouts", "remote_files", "slice_images"},
@@ -41,8 +42,10 @@ USER_RING: dict[str, set[str]] = {
     "splits": {"layouts"},
     "mask_3d": set(),
     "provenance": set(),
-    "prediction": {
-        *("files", "slice_frame", "brain_slices", "volumes", "mask_3d", "overlays", "provenance"),
+    "prediction": {"slice_frame", "brain_slices", "volumes", "mask_3d"},
+    "prediction_files": {
+        *("files", "brain_slices", "overlays", "prediction", "provenance"),
+        *("volumes", "volume_writing"),
     },
     "uncertainty": {"volumes", "brain_slices", "prediction"},
     "dicom_series": {"errors", "header_guard"},
@@ -57,12 +60,20 @@ USER_RING: dict[str, set[str]] = {
     "registration": set(HUB_RING),
     "model_loading": {"modeling_rasalore", "registration", "remote_files"},
     "prediction_run": {
-        *("files", "volumes", "bids", "scan_list", "scan_source", "overlays", "prediction"),
-        *("errors", "provenance", "uncertainty", "run_report", "model_loading"),
+        *("files", "volumes", "bids", "scan_list", "scan_source", "overlays"),
+        *(
+            "prediction",
+            "prediction_files",
+            "errors",
+            "provenance",
+            "uncertainty",
+            "run_report",
+            "model_loading",
+        ),
     },
     "archive": {
-        *("errors", "files", "volumes", "scan_list", "scan_source"),
-        *("prediction", "prediction_run"),
+        *("errors", "files", "volumes", "volume_writing", "scan_list", "scan_source"),
+        *("prediction", "prediction_files", "prediction_run"),
     },
     "archive_ray": {"archive", "prediction_run"},
     "onnx_export": {"files", "image_processing_rasalore"},
@@ -129,7 +140,7 @@ NEEDS_TRAIN_EXTRA = {"slice_shards", "slices", *TRAIN_RING}
 HUB_LIBRARIES = {"torch", "transformers", "numpy"}
 USER_LIBRARIES = {*HUB_LIBRARIES, "huggingface_hub", "safetensors", "scipy", "PIL", "tqdm", "typer"}
 OWNERS = {
-    "nibabel": {"volumes", "slice_frame"},  # the only files that know voxel order
+    "nibabel": {"volumes", "volume_writing", "slice_frame"},  # the only files that know voxel order
     "pydicom": {"dicom_series"},
 }
 FORBIDDEN = {

@@ -14,7 +14,7 @@ from modeling_rasalore.layouts import find_patients
 from modeling_rasalore.mask_table import SliceMasks, write_masks
 from modeling_rasalore.slices import UNHEALTHY, read_slices
 from modeling_rasalore.splits import split_patients, write_split
-from modeling_rasalore.volumes import write_nifti
+from modeling_rasalore.volume_writing import write_nifti
 
 SIDE, DEPTH = 32, 14
 # Dropout, noise and BatchNorm are all there: a step must not depend on who computes which part.

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from modeling_rasalore import RasaloreConfig, RasaloreImageProcessor, RasaloreModel
-from modeling_rasalore.volumes import write_nifti
+from modeling_rasalore.volume_writing import write_nifti
 
 SPACE = Path(__file__).parents[1] / "space_app"
 sys.path.insert(0, str(SPACE))  # as in the Space, where app.py lies in the root

@@ -241,7 +241,7 @@ def test_versions_agree() -> None:
         ("modeling_ddpt", "from .parts.blocks import Block", "flat copy"),
         ("modeling_ddpt", "import modeling_rasalore.heatmaps_ddpt", "flat copy"),
         ("modeling_ddpt", "def f():\n    import scipy", "everyone who loads"),
-        ("prediction", "import nibabel", "only slice_frame and volumes"),
+        ("prediction", "import nibabel", "only slice_frame and volume_writing"),
         ("reports", "import matplotlib", "inference dependency"),
         ("cli", "from .slices import read_slices", "train extra"),
         ("reports", "def f():\n    from .cli import main", "must not import"),

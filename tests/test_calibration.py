@@ -17,7 +17,8 @@ from modeling_rasalore.calibration import (
 )
 from modeling_rasalore.phantoms import write_phantoms
 from modeling_rasalore.prediction import predict_volume
-from modeling_rasalore.volumes import read_volume, write_nifti
+from modeling_rasalore.volume_writing import write_nifti
+from modeling_rasalore.volumes import read_volume
 
 PROCESSOR = RasaloreImageProcessor(size=32, gamma=1.0, crop_to_brain=False)
 

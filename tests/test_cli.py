@@ -20,7 +20,8 @@ from modeling_rasalore import (
 )
 from modeling_rasalore.cli import main
 from modeling_rasalore.scan_list import output_places
-from modeling_rasalore.volumes import read_volume, write_nifti
+from modeling_rasalore.volume_writing import write_nifti
+from modeling_rasalore.volumes import read_volume
 
 
 @pytest.fixture(scope="module")

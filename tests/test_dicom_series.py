@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from modeling_rasalore.dicom_series import is_dicom
 from modeling_rasalore.scan_list import find_scans
 from modeling_rasalore.scan_source import read_scan, read_scan_facts
-from modeling_rasalore.volumes import VolumeError, read_volume, write_nifti, write_volume
+from modeling_rasalore.volume_writing import write_nifti, write_volume
+from modeling_rasalore.volumes import VolumeError, read_volume
 
 pydicom = pytest.importorskip("pydicom")
 from dicom_files import write_series, zip_bomb, zip_files  # noqa: E402

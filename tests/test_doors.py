@@ -16,7 +16,8 @@ from modeling_rasalore.cli import main
 from modeling_rasalore.prediction_run import RunSettings, predict_scans
 from modeling_rasalore.scan_list import find_scans
 from modeling_rasalore.scan_source import read_scan
-from modeling_rasalore.volumes import read_volume, write_nifti
+from modeling_rasalore.volume_writing import write_nifti
+from modeling_rasalore.volumes import read_volume
 
 pydicom = pytest.importorskip("pydicom")
 import nibabel as nib  # noqa: E402

@@ -18,7 +18,8 @@ from torch import nn
 
 from modeling_rasalore import RasaloreImageProcessor
 from modeling_rasalore.prediction import predict_volume
-from modeling_rasalore.volumes import GEOMETRY_FIELDS, read_volume, write_volume
+from modeling_rasalore.volume_writing import GEOMETRY_FIELDS, write_volume
+from modeling_rasalore.volumes import read_volume
 
 ORIENTATIONS = [
     np.column_stack([order, flips])

@@ -20,7 +20,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modeling_rasalore.header_guard import FIELDS_1, FIELDS_2, VolumeError, check_header
-from modeling_rasalore.volumes import read_facts, read_volume, write_volume
+from modeling_rasalore.volume_writing import write_volume
+from modeling_rasalore.volumes import read_facts, read_volume
 
 SECONDS, MEBIBYTES = 1.0, 200
 AFFINE = np.array([[-2.0, 0, 0, 9], [0, -1.5, 0, 8], [0, 0, 3, -7], [0, 0, 0, 1]])

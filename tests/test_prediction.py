@@ -12,14 +12,13 @@ from torch import nn
 from modeling_rasalore import RasaloreConfig, RasaloreImageProcessor, RasaloreModel
 from modeling_rasalore.prediction import (
     VolumePrediction,
-    describe,
     describe_model,
-    find_warnings,
     predict_slices,
     predict_volume,
-    write_prediction,
 )
-from modeling_rasalore.volumes import read_mask, read_volume, write_nifti
+from modeling_rasalore.prediction_files import describe, find_warnings, write_prediction
+from modeling_rasalore.volume_writing import write_nifti
+from modeling_rasalore.volumes import read_mask, read_volume
 
 TISSUE, LESION, VESSEL = 100, 300, 400
 

@@ -28,12 +28,15 @@ from modeling_rasalore import (
     RasaloreImageProcessor,
     RasaloreModel,
     prediction,
+    prediction_files,
     prediction_run,
 )
 from modeling_rasalore.cli import main
-from modeling_rasalore.prediction import predict_volume, write_prediction
+from modeling_rasalore.prediction import predict_volume
+from modeling_rasalore.prediction_files import write_prediction
 from modeling_rasalore.prediction_run import RunSettings, predict_scans
-from modeling_rasalore.volumes import read_volume, write_nifti
+from modeling_rasalore.volume_writing import write_nifti
+from modeling_rasalore.volumes import read_volume
 
 BYTES_PER_VOXEL = 15.3  # 1.5 GiB for 512 x 512 x 400 voxels
 VOLUMES = int(os.environ.get("MEMORY_VOLUMES", "25"))
@@ -90,13 +93,13 @@ def test_file_weights_and_warnings_are_looked_at_once_however_much_is_written(
     calls: Counter[str] = Counter()
 
     def count(name: str) -> None:
-        real = getattr(prediction, name)
+        real = getattr(prediction_run, name, None) or getattr(prediction_files, name)
 
         def counted(*args: Any) -> Any:
             calls[name] += 1
             return real(*args)
 
-        for module in (prediction, prediction_run):
+        for module in (prediction, prediction_files, prediction_run):
             monkeypatch.setattr(module, name, counted, raising=False)
 
     for name in ("sha256_of", "find_warnings", "describe_model"):

@@ -23,7 +23,7 @@ from modeling_rasalore.prediction import describe_model, predict_slices
 from modeling_rasalore.publishing import local_files, outputs_without_package
 from modeling_rasalore.slices import read_slices
 from modeling_rasalore.splits import split_patients, write_split
-from modeling_rasalore.volumes import write_nifti
+from modeling_rasalore.volume_writing import write_nifti
 
 pytestmark = pytest.mark.slow  # every step starts a process of its own
 ROOT = Path(__file__).parents[1]

@@ -20,7 +20,8 @@ from modeling_rasalore.prediction import predict_slices, predict_volume
 from modeling_rasalore.sequence_grid import check_one_grid
 from modeling_rasalore.slice_files import SliceChoice, read_rows, write_manifest, write_part
 from modeling_rasalore.slices import read_slices
-from modeling_rasalore.volumes import read_volume, write_nifti
+from modeling_rasalore.volume_writing import write_nifti
+from modeling_rasalore.volumes import read_volume
 from modeling_rasalore.work_list import WorkList
 
 FEW = ["loop.max_steps=2", "loop.evaluate_every=2", "loop.tensorboard=false"]

@@ -19,7 +19,7 @@ from modeling_rasalore.layouts import Patient, find_patients
 from modeling_rasalore.slice_files import SliceChoice, write_manifest, write_part, write_split_files
 from modeling_rasalore.slice_images import decode_mask, decode_slice, encode_mask, encode_slice
 from modeling_rasalore.slices import label_slices, read_slices, write_slice_labels
-from modeling_rasalore.volumes import write_nifti
+from modeling_rasalore.volume_writing import write_nifti
 from modeling_rasalore.work_list import WorkList
 
 T2 = SliceChoice(("t2",), skip=1, with_masks=True)

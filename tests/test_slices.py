@@ -10,7 +10,8 @@ import pytest
 from modeling_rasalore import slices as slices_module
 from modeling_rasalore.layouts import Patient, find_patients
 from modeling_rasalore.slices import label_slices, read_slices, slice_dataset, write_slice_labels
-from modeling_rasalore.volumes import VolumeError, write_nifti, zero_background
+from modeling_rasalore.volume_writing import write_nifti
+from modeling_rasalore.volumes import VolumeError, zero_background
 
 REAL = Path(__file__).parents[2] / "shared" / "data"
 TWO_MM = np.diag([-2.0, -2, 2, 1])  # LPS

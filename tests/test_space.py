@@ -13,7 +13,8 @@ from space import SPACE, make_handlers, write_scan
 
 from modeling_rasalore import __version__
 from modeling_rasalore.prediction import VolumePrediction, predict_volume
-from modeling_rasalore.volumes import read_mask, read_volume, write_nifti
+from modeling_rasalore.volume_writing import write_nifti
+from modeling_rasalore.volumes import read_mask, read_volume
 
 pytest.importorskip("gradio")
 from analysis import Analysis, measure_findings, read_scan

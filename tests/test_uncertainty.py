@@ -14,7 +14,8 @@ from modeling_rasalore.uncertainty import (
     has_value_noise,
     predict_uncertainty,
 )
-from modeling_rasalore.volumes import Volume, read_volume, write_nifti
+from modeling_rasalore.volume_writing import write_nifti
+from modeling_rasalore.volumes import Volume, read_volume
 
 PROCESSOR = RasaloreImageProcessor(RasaloreConfig.preset("tiny").image_size)
 

@@ -9,15 +9,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from modeling_rasalore.volumes import (
-    Volume,
-    VolumeError,
-    read_facts,
-    read_mask,
-    read_volume,
-    write_nifti,
-    write_volume,
-)
+from modeling_rasalore.volume_writing import write_nifti, write_volume
+from modeling_rasalore.volumes import Volume, VolumeError, read_facts, read_mask, read_volume
 
 LPS = np.array([[-2.0, 0, 0, 90], [0, -1.5, 0, 80], [0, 0, 3, -70], [0, 0, 0, 1]])  # mm
 OBLIQUE = np.array(

@@ -34,7 +34,8 @@ from modeling_rasalore.provenance import provenance
 from modeling_rasalore.recipes import load_recipe
 from modeling_rasalore.slice_files import SliceChoice, write_manifest, write_part
 from modeling_rasalore.slices import read_slices
-from modeling_rasalore.volumes import read_volume, write_nifti, write_volume, zero_background
+from modeling_rasalore.volume_writing import write_nifti, write_volume
+from modeling_rasalore.volumes import read_volume, zero_background
 
 MILLION = 1_000_000
 INFERENCE = ("decode", "prepare", "stage 2", "write")  # what one scan of an archive needs

@@ -13,7 +13,7 @@ from modeling_rasalore import DdptConfig, DdptModel, RasaloreConfig, RasaloreMod
 from modeling_rasalore.layouts import Patient, find_patients
 from modeling_rasalore.modeling_rasalore import RasaloreOutput
 from modeling_rasalore.slices import read_slices
-from modeling_rasalore.volumes import write_nifti
+from modeling_rasalore.volume_writing import write_nifti
 
 from .ddpt import plain_heatmaps, plain_step
 from .rasalore import plain_forward, plain_loss
