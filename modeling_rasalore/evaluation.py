@@ -28,6 +28,7 @@ from .metrics import (
     pooled_interval,
 )
 from .patient_scores import (
+    HEALTHY_BRAIN,
     VIEWS,
     PatientScores,
     Tally,
@@ -247,7 +248,7 @@ def _scores(tallies: list[Tally], view: str, threshold: str, seed: int) -> Row:
     row: Row = {
         "patients": sum(tally.slices[view] > 0 for tally in tallies),
         "slices": sum(tally.slices[view] for tally in tallies),
-        **_means(outcomes, seed),
+        **_means([{n: v for n, v in o.items() if n != HEALTHY_BRAIN} for o in outcomes], seed),
     }
     if view == "paper":
         row |= _by_lesion_size(tallies, list(dices.values()), seed)
@@ -255,6 +256,9 @@ def _scores(tallies: list[Tally], view: str, threshold: str, seed: int) -> Row:
     else:
         row["healthy_slices"] = sum(o["ml_per_healthy_slice"].size for o in outcomes)
         row["healthy_scans"] = sum(o["ml_per_healthy_scan"].size for o in outcomes)
+        # What a label-free threshold was asked for, observed.
+        counts = np.stack([o[HEALTHY_BRAIN] for o in outcomes])[:, None]  # (patients, 1, 2)
+        row |= _pooled("healthy_brain_marked", counts, _share, seed)
     row["dice_by_patient"] = _patient_means(dices)
     return row
 
@@ -321,6 +325,12 @@ def _pooled(
 
     low, high = pooled_interval(tables, over_seeds, seed)
     return {name: _plain(over_seeds(tables.sum(0))), f"{name}_low": low, f"{name}_high": high}
+
+
+def _share(counts: np.ndarray) -> np.ndarray:
+    """First of two counts (..., 2) as a share of the second; NaN of nothing."""
+    with np.errstate(invalid="ignore"):
+        return np.asarray(counts[..., 0] / counts[..., 1])
 
 
 def _plain(value: Any) -> Any:

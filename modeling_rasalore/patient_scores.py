@@ -19,6 +19,7 @@ from .metrics import (
 
 SMALLEST_PAPER_LESION = 200.0  # mm2 in a slice; the paper counts pixels of 1 mm2
 VIEWS = ("paper", "volume")
+HEALTHY_BRAIN = "healthy_brain_voxels"  # of healthy slices: marked, and all; counts, not values
 Values = dict[str, np.ndarray]  # by name of a score: its values for one patient
 
 
@@ -132,14 +133,17 @@ def tally_patient(patient: PatientScores, thresholds: Mapping[str, float]) -> Ta
 
 
 def outcome_of(patient: PatientScores, view: str, threshold: float) -> Values:
-    """Values of one patient at one threshold: per slice (P,), per healthy slice (K,) or one."""
+    """Values of one patient at one threshold: per slice (P,), per healthy slice (K,) or one.
+
+    `HEALTHY_BRAIN` alone are two counts.
+    """
     if view == "paper":
         shown = np.flatnonzero(patient.in_paper_view)
         dices = [dice(patient.scores[s] > threshold, patient.truth[s]) for s in shown]
         return {"dice": np.array(dices)}
     prediction = patient.scores > threshold
     lesions = lesion_scores(prediction, patient.truth, patient.spacing)
-    false = prediction[patient.healthy]
+    false, brain = prediction[patient.healthy], patient.brain[patient.healthy]
     false_ml = np.count_nonzero(false, axis=(1, 2)) * np.prod(patient.spacing) / 1000
     # A healthy scan has no Dice (1 if nothing is found, else 0: with enough of them, finding
     # nothing anywhere would be the oracle); what is found in it counts as false alarms instead.
@@ -156,6 +160,7 @@ def outcome_of(patient: PatientScores, view: str, threshold: float) -> Values:
         ),
         "ml_per_healthy_slice": false_ml,
         "ml_per_healthy_scan": np.array([] if patient.truth.any() else [false_ml.sum()]),
+        HEALTHY_BRAIN: np.array([np.count_nonzero(part) for part in (false & brain, brain)]),
     }
 
 

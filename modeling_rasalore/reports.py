@@ -83,14 +83,15 @@ def results_table(rows: Sequence[Row]) -> str:
 def overview_table(rows: Sequence[Row]) -> str:
     """Return a Markdown table of all systems at a glance, one line each; failed ones left out.
 
-    Dice at every threshold and average precision of the paper view, then Dice of whole volumes and
-    false alarms at the label-free threshold.
+    Dice at every threshold and average precision of the paper view, then what the label-free
+    threshold gives in whole volumes: Dice, false alarms, and the share of healthy brain above it.
     """
     header = (
         *("System", "Dice at 0.5", "Dice, label-free", "Dice, oracle (no claim)"),
         *("Average precision", "Volumes: Dice, label-free", "False alarms per healthy slice"),
+        "Healthy brain marked, %",
     )
-    lines: list[tuple[str, ...]] = [header, ("---", *["---:"] * 6)]
+    lines: list[tuple[str, ...]] = [header, ("---", *["---:"] * 7)]
     found: dict[str, dict[tuple[str, str], Row]] = {}
     for row in rows:
         if "failure" not in row:
@@ -100,7 +101,8 @@ def overview_table(rows: Sequence[Row]) -> str:
         volume = by.get(("volume", "label_free"), {})
         alarms = _number(volume.get("false_alarms_per_healthy_slice"), 1, 2)
         precision = _percent(by.get(("paper", "0.5"), {}), "average_precision")
-        lines.append((name, *dices, precision, _percent(volume, "dice"), alarms))
+        marked = _percent(volume, "healthy_brain_marked")
+        lines.append((name, *dices, precision, _percent(volume, "dice"), alarms, marked))
     return _markdown(lines)
 
 

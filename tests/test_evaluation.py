@@ -192,6 +192,22 @@ def test_false_alarms_are_components_of_healthy_slices() -> None:
     assert row["ml_per_healthy_scan"] is None
 
 
+def test_the_share_of_healthy_brain_that_is_marked_is_of_all_its_voxels() -> None:
+    brain = np.zeros(SHAPE, bool)
+    brain[:2, :10, :10] = brain[2, :5, :10] = True  # 250 voxels in three slices
+    scores = np.zeros(SHAPE)
+    scores[0, 0, :5] = scores[0, 20, 20] = 0.4  # five of them, and one outside the brain
+    healthy = make_patient("a", scores=scores, truth=np.zeros(SHAPE, bool), brain=brain)
+    clear = make_patient("b", scores=0 * scores, truth=np.zeros(SHAPE, bool), brain=brain)
+    found = evaluate(healthy, clear)  # the label-free threshold is 0.37
+    row = find(found, "volume", "label_free")
+    assert row["healthy_brain_marked"] == pytest.approx(5 / 500)
+    assert row["healthy_brain_marked_low"] <= 5 / 500 <= row["healthy_brain_marked_high"]
+    assert find(found, "volume")["healthy_brain_marked"] == 0
+    ill = make_patient(truth=np.ones(SHAPE, bool))  # no healthy slice
+    assert find(evaluate(ill), "volume")["healthy_brain_marked"] is None
+
+
 def test_a_healthy_scan_states_its_predicted_millilitres() -> None:
     scores = np.zeros(SHAPE)
     scores[:, 10:20, 10:20] = 0.9
