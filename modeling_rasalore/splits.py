@@ -3,12 +3,13 @@
 import hashlib
 import json
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from .layouts import Patient, some
 
 SPLITS = ("train", "validation", "test")
+Ids = dict[str, list[str]]  # of patients, by split
 
 
 def split_patients(
@@ -58,9 +59,19 @@ def split_hash(split: Mapping[str, Sequence[Patient]]) -> str:
     return _hash_of(_ids(split))
 
 
-def write_split(split: Mapping[str, Sequence[Patient]], path: str | Path) -> Path:
-    """Return `path` after writing the split as JSON: the patient_ids by name, and their hash."""
-    content = {**_ids(split), "sha256": split_hash(split)}
+def write_split(
+    split: Mapping[str, Sequence[Patient]], path: str | Path, sources: Iterable[str | Path] = ()
+) -> Path:
+    """Return `path` after writing the split as JSON: the patient_ids by name, and their hash.
+
+    Args:
+        sources: folders of what goes into the model or the masks beside the file, such as the run
+            that a network starts from; the file also names the splits that they have seen.
+    """
+    seen = [ids for source in sources for ids in _read_all(Path(source) / "split.json")]
+    earlier = {_hash_of(ids): ids for ids in seen if _hash_of(ids) != split_hash(split)}
+    named = [{**ids, "sha256": found} for found, ids in earlier.items()]
+    content = {**_ids(split), "sha256": split_hash(split), "earlier": named}
     Path(path).write_text(json.dumps(content, indent=1) + "\n")
     return Path(path)
 
@@ -72,7 +83,7 @@ def read_split(path: str | Path, patients: Sequence[Patient]) -> dict[str, list[
         ValueError: not such a file, changed since it was written, one person in two splits, or a
             patient that is not among `patients`.
     """
-    ids = _read_ids(path)
+    ids = _read_all(path)[0]
     known = {patient.patient_id: patient for patient in patients}
     unknown = [patient_id for name in SPLITS for patient_id in ids[name] if patient_id not in known]
     if unknown:
@@ -85,32 +96,36 @@ def read_split(path: str | Path, patients: Sequence[Patient]) -> dict[str, list[
 def refuse_other_split(folder: str | Path, split: Mapping[str, Sequence[Patient]]) -> None:
     """Raise ValueError where the model in `folder` may know patients that this split holds out.
 
-    It may come from this very split, or from a data set with none of these patients, such as
-    phantoms.
+    It, and whatever it started from, may come from this very split, or from a data set with none
+    of these patients, such as phantoms.
     """
-    ids, here = _read_ids(Path(folder) / "split.json"), _ids(split)
-    everyone, known = ({p for part in x.values() for p in part} for x in (here, ids))
-    if everyone & known and _hash_of(ids) != _hash_of(here):
-        raise ValueError(
-            f"{folder} was trained on another split of the same patients, so it may know those who "
-            "are held out here; train it on this split, or on none of these patients."
-        )
+    here = _ids(split)
+    everyone = {patient_id for part in here.values() for patient_id in part}
+    for ids in _read_all(Path(folder) / "split.json"):
+        known = {patient_id for part in ids.values() for patient_id in part}
+        if everyone & known and _hash_of(ids) != _hash_of(here):
+            raise ValueError(
+                f"{folder}, or what it started from, was trained on another split of the same "
+                "patients, so it may know those who are held out here; train it on this split, or "
+                "on none of these patients."
+            )
 
 
-def _read_ids(path: str | Path) -> dict[str, list[str]]:
-    """Patient ids by split name as a file states them; ValueError where it is none, or edited."""
+def _read_all(path: str | Path) -> list[Ids]:
+    """The split of a file, then the earlier ones that it names; raises as `read_split`."""
     try:
         content = json.loads(Path(path).read_text())
-        ids = {name: [str(patient_id) for patient_id in content[name]] for name in SPLITS}
-        stored_hash = content["sha256"]
-    except (ValueError, KeyError, TypeError) as error:
+        found = [content, *content.get("earlier", [])]
+        named = [{name: [str(one) for one in split[name]] for name in SPLITS} for split in found]
+        hashes = [split["sha256"] for split in found]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         keys = ", ".join((*SPLITS, "sha256"))
         raise ValueError(f"{path}: a split file is JSON with the keys {keys}.") from error
-    if stored_hash != _hash_of(ids):
+    if hashes != [_hash_of(ids) for ids in named]:
         raise ValueError(
             f"{path}: the patients do not match the file's sha256, so it was edited; split anew."
         )
-    return ids
+    return named
 
 
 def _share(asked: int | float, total: int, name: str) -> int:
@@ -137,7 +152,7 @@ def _check_fold(folds: int, fold: int, persons: int) -> None:
         raise ValueError(f"split.fold must be 1 to {folds}, the number of folds, got {fold}.")
 
 
-def _ids(split: Mapping[str, Sequence[Patient]]) -> dict[str, list[str]]:
+def _ids(split: Mapping[str, Sequence[Patient]]) -> Ids:
     return {name: [patient.patient_id for patient in split[name]] for name in SPLITS}
 
 

@@ -100,13 +100,18 @@ class TrainingRun:
             os.replace(draft, path)
         self.accelerator.wait_for_everyone()
 
-    def list_slices(self, split: Mapping[str, Sequence[Patient]]) -> tuple[WorkList, WorkList]:
+    def list_slices(
+        self, split: Mapping[str, Sequence[Patient]], *sources: str
+    ) -> tuple[WorkList, WorkList]:
         """Slices of training and of validation patients, listed once per run by its first process.
 
         The split is written into the folder, and its hash and the slices' into `facts`.
+
+        Args:
+            sources: folders of what the run learns from or starts from, "" for none.
         """
         if self.accelerator.is_main_process:
-            write_split(split, self.folder / "split.json")
+            write_split(split, self.folder / "split.json", filter(None, sources))
         path, data = self.folder / "work_list.parquet", self.recipe.data
         patients = [*split["train"], *split["validation"]]
         with self.accelerator.main_process_first():

@@ -112,6 +112,19 @@ def test_the_benchmark_refuses_every_row_of_another_split(
         run_benchmark.main([*words, f"out={tmp_path}/out", f"{row}={folder}"])
 
 
+def test_a_start_that_has_seen_who_is_scored_is_refused(
+    split: Split, data: DataRecipe, stage: Callable[..., str], tmp_path: Path
+) -> None:
+    folder = Path(stage("stage2"))
+    refuse_leaks(split, data, [str(folder)])
+    (tmp_path / "start").mkdir()
+    seen = {"train": split["test"], "validation": [], "test": []}
+    write_split(seen, tmp_path / "start" / "split.json")
+    write_split(split, folder / "split.json", sources=[tmp_path / "start"])
+    with pytest.raises(ValueError, match="or what it started from, was trained on another split"):
+        refuse_leaks(split, data, [str(folder)])
+
+
 def test_a_copy_in_another_data_set_is_refused_whatever_sequence_is_scored(
     split: Split, data: DataRecipe
 ) -> None:

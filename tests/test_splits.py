@@ -153,3 +153,29 @@ def test_a_model_may_come_from_this_split_or_from_strangers_only(tmp_path):
     for others in (turned, split_patients(people(*"fuvwxyz"), seed=1)):
         with pytest.raises(ValueError, match="another split of the same patients"):
             refuse_other_split(tmp_path, others)
+
+
+def test_what_a_model_started_from_is_remembered_however_long_ago(tmp_path):
+    first, strangers = (split_patients(people(*names), seed=1) for names in ("abcdef", "uvwxyz"))
+    folders = [tmp_path / name for name in ("first", "second", "third")]
+    for folder in folders:
+        folder.mkdir()
+    write_split(first, folders[0] / "split.json")
+    write_split(strangers, folders[1] / "split.json", sources=[folders[0]])
+    write_split(strangers, folders[2] / "split.json", sources=[folders[1], folders[1]])
+    assert len(json.loads((folders[2] / "split.json").read_text())["earlier"]) == 1
+    refuse_other_split(folders[2], strangers)
+    refuse_other_split(folders[2], first)
+    others = {"train": first["test"], "validation": [], "test": first["train"]}
+    with pytest.raises(ValueError, match="or what it started from, was trained on another split"):
+        refuse_other_split(folders[2], others)
+
+
+def test_a_split_file_without_earlier_splits_is_read(tmp_path):
+    patients = people(*"abcdef")
+    split = split_patients(patients, seed=1)
+    path = write_split(split, tmp_path / "split.json")
+    content = json.loads(path.read_text())
+    del content["earlier"]
+    path.write_text(json.dumps(content))
+    assert read_split(path, patients) == split

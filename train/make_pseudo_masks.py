@@ -76,11 +76,12 @@ def main(words: list[str]) -> None:
     check_sources(recipe)
     out = Path(recipe.out)
     split = read_split(Path(recipe.stage1) / "split.json", find_patients(recipe.data.root))
-    for folder in filter(None, (recipe.appearance, recipe.teacher)):
+    sources = list(filter(None, (recipe.stage1, recipe.appearance, recipe.teacher)))
+    for folder in sources:
         refuse_other_split(folder, split)
     make = build_maker(recipe)
     claim_folder(out, settings_of(recipe), "masks")
-    write_split(split, out / "split.json")
+    write_split(split, out / "split.json", sources)
 
     patients = [*split["train"], *split["validation"]]
     count = 0

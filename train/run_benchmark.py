@@ -118,7 +118,7 @@ def main(words: list[str]) -> None:
     scored = load_scored(recipe, split)
     trained = [recipe.synthetic_only, recipe.stage2, recipe.stage2_with_sam, recipe.ceiling]
     trained += [recipe.stage2_warm, recipe.stage2_warm_selftrained]
-    folders = [*trained, *asdict(recipe.sequences).values()]
+    folders = [recipe.stage1, *trained, *asdict(recipe.sequences).values()]
     data_sha256 = refuse_leaks(split, recipe.data, folders, scored)
     check_workers(recipe.workers)
     with ThreadPoolExecutor(recipe.workers) as pool:  # each waits for a process of its own

@@ -78,7 +78,7 @@ def main(words: list[str]) -> None:
     processor = RasaloreImageProcessor.from_pretrained(recipe.model)
 
     run = TrainingRun(recipe)
-    training, held_out = run.list_slices(split)
+    training, held_out = run.list_slices(split, recipe.initial_weights)
     counts = training.check_labels().count_labels()
     run.accelerator.print(f"training slices by label: {counts}")
     used, judged = (choose_slices(lesions, work) for work in (training, held_out))

@@ -78,7 +78,7 @@ def main(words: list[str]) -> None:
     table, made = open_masks(recipe, [*split["train"], *split["validation"]])
 
     run = TrainingRun(recipe)
-    training, held_out = run.list_slices(split)
+    training, held_out = run.list_slices(split, recipe.initial_weights, recipe.pseudo_masks)
     blank = held_out.keep(held_out.label == HEALTHY)
     training = choose_training(recipe, training, table)
     with_mask = np.count_nonzero(training.label == UNHEALTHY)

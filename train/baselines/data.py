@@ -80,7 +80,7 @@ def refuse_leaks(
 
     Nobody may be in two parts of the split; no scored image may be a copy, under whatever name, of
     one that systems learn from; every trained model must stem from this very split, or from a data
-    set with none of its patients.
+    set with none of its patients, and so must whatever it started from.
 
     Args:
         folders: of trained models, "" for none.
