@@ -78,7 +78,15 @@ def resample(images: Tensor, transform: Tensor, mode: str) -> Tensor:
 
 
 def change_intensity(pixel_values: Tensor, recipe: AugmentationRecipe) -> Tensor:
-    """Random brightness (a factor) and contrast (a factor around the slice's mean)."""
+    """Random gamma (an exponent), brightness (a factor) and contrast (one around the mean).
+
+    Of slices whose black is 0; gamma leaves that and a slice's brightest pixel alone.
+    """
+    if recipe.gamma:
+        drawn = 2 * torch.rand(len(pixel_values), 1, 1, 1, device=pixel_values.device) - 1
+        drawn = drawn * happens(recipe.intensity_probability, pixel_values)
+        white = pixel_values.amax((1, 2, 3), keepdim=True).clamp(min=1e-6)
+        pixel_values = white * (pixel_values.clamp(min=0) / white) ** ((1 + recipe.gamma) ** drawn)
     if recipe.brightness:
         pixel_values = pixel_values * random_factor(recipe.brightness, recipe, pixel_values)
     if recipe.contrast:

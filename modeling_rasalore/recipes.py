@@ -58,7 +58,10 @@ class AugmentationRecipe:
     vertical_flip: float = 0.0
     brightness: float = 0.0  # factor drawn from 1 - value to 1 + value
     contrast: float = 0.0
-    intensity_probability: float = 0.5  # of brightness and contrast, each
+    # Exponent drawn from 1 / (1 + value) to 1 + value: how bright tissue is between black and white
+    # differs more from scanner to scanner than a factor can say. Poster and released: none.
+    gamma: float = 0.0
+    intensity_probability: float = 0.5  # of brightness, contrast and gamma, each
     noise_std: float = 0.0  # share of the intensity range
     noise_probability: float = 0.7
     # Of each sequence of data.modality=all, to be missing; one, another for each slice, never is.

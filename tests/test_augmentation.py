@@ -194,3 +194,29 @@ def test_what_a_rotation_uncovers_is_black_also_after_normalisation() -> None:
     normalised, _ = augment((blobs() - 0.3) / 0.2, recipe)
     torch.testing.assert_close(normalised, (plain - 0.3) / 0.2, atol=1e-4, rtol=0)
     assert plain[:, :, 0, 0].abs().max() < 1e-6
+
+
+def test_gamma_moves_tissue_between_black_and_white_which_stay() -> None:
+    recipe = replace(NOTHING, gamma=1.0, intensity_probability=1.0)
+    images = blobs() + 0.5  # black is not 0
+    changed, mask = augment(images, recipe)
+    black, white = images.amin((2, 3)), images.amax((2, 3))
+    torch.testing.assert_close(changed.amin((2, 3)), black)
+    torch.testing.assert_close(changed.amax((2, 3)), white)
+    unit, before = ((x - x.amin((2, 3), keepdim=True)) / (white - black)[..., None, None]
+                    for x in (changed, images))  # fmt: skip
+    inside = (before > 0.1) & (before < 0.9)
+    for one, was, used in zip(unit, before, inside, strict=True):
+        exponents = one[used].log() / was[used].log()
+        assert exponents.std() < 1e-3 and 0.5 <= exponents.mean() <= 2
+    assert torch.equal(mask, (images[:, 0] > 0.5).to(torch.uint8))
+    spread = [
+        (u[i].log() / b[i].log()).mean() for u, b, i in zip(unit, before, inside, strict=True)
+    ]
+    assert torch.stack(spread).std() > 0.1  # another exponent for each slice
+
+
+def test_gamma_leaves_a_blank_slice_blank() -> None:
+    recipe = replace(NOTHING, gamma=1.0, intensity_probability=1.0)
+    changed, _ = augment(torch.full((2, 1, 8, 8), 3.0), recipe)
+    assert torch.equal(changed, torch.full((2, 1, 8, 8), 3.0))

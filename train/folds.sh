@@ -26,7 +26,7 @@ for SEED in ${SEEDS:-0}; do
     # And as the poster has it: from random weights, of heatmaps alone.
     cut_heatmaps "$folder" "out=$folder/heatmap_masks"
     train stage2 rasalore-tiny "$DATA" "pseudo_masks=$folder/heatmap_masks" "out=$folder/poster" \
-      synthetic_lesions.share=0 optimizer.learning_rate=5.0e-3
+      synthetic_lesions.share=0 augmentation.gamma=0 optimizer.learning_rate=5.0e-3
     "$PYTHON" train/run_benchmark.py "data.root=$DATA" "data.modality=$MODALITY" "seed=$SEED" \
       "stage1=$folder/stage1" "synthetic_only=$known/stage2" "stage2=$folder/poster" \
       "stage2_warm=$folder/stage2" "ceiling=$folder/ceiling" "out=$folder/benchmark" \
