@@ -191,5 +191,6 @@ def test_the_mean_of_maps_leaves_out_missing_sequences(study: Path, tmp_path: Pa
     )
     assert (mean.sequence, mean.seconds, t2.sequence) == ("t2 + flair", 4, "t2")
     maps = [system.score(images[:2]) for system in (mean, t2, flair)]
+    assert {one.dtype for found in maps for one in found} == {np.dtype(np.float32)}
     assert np.allclose(maps[0][0], (maps[1][0] + maps[2][0]) / 2, atol=1e-6)
     assert np.allclose(maps[0][1], maps[1][1], atol=1e-6) and not maps[2][1].any()

@@ -109,7 +109,8 @@ class SequenceNetworks(GivenSystem):
             for total, scores in zip(totals, network.score(planes), strict=True):
                 total += scores
         return [
-            (total / max(count, 1)).clip(0, 1) for total, count in zip(totals, voters, strict=True)
+            (total / max(count, 1)).clip(0, 1)
+            for total, count in zip(totals, voters.tolist(), strict=True)  # a NumPy count: float64
         ]
 
 
