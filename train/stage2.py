@@ -12,7 +12,7 @@ that are kept agree best with the pseudo-masks of validation patients; where all
 (synthetic_lesions.share=1, which needs no stage 1), with lesions painted into their healthy slices.
 Masks made on one sequence supervise every other of the same grid: data.modality=flair with
 pseudo-masks of T2; data.modality=all gives one network all sequences as channels, which survives
-missing ones after augmentation.sequence_dropout=0.3.
+missing ones after augmentation.sequence_dropout=0.5.
 """
 
 import json
