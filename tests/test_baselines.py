@@ -180,7 +180,7 @@ def test_ts_cam_attention_is_of_the_class_token_summed_over_layers() -> None:
 
 
 def test_the_counterfactual_of_an_unhealthy_slice_is_classified_healthy() -> None:
-    built, slices, _ = fitted(Cae, count=32, steps=100, batch_size=8, rate=1e-3)
+    built, slices, _ = fitted(Cae, count=32, steps=200, batch_size=8, rate=2e-3)
     grid = to_grid(slices, PIXELS)
     with torch.no_grad():
         before = built.unhealthy_probability(2 * grid.clamp(0, 1.5) / 1.5 - 1)
