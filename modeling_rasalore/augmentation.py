@@ -83,10 +83,9 @@ def change_intensity(pixel_values: Tensor, recipe: AugmentationRecipe) -> Tensor
     Of slices whose black is 0; gamma leaves that and a slice's brightest pixel alone.
     """
     if recipe.gamma:
-        drawn = 2 * torch.rand(len(pixel_values), 1, 1, 1, device=pixel_values.device) - 1
-        drawn = drawn * happens(recipe.intensity_probability, pixel_values)
+        exponent = (1 + recipe.gamma) ** random_change(1.0, recipe, pixel_values)
         white = pixel_values.amax((1, 2, 3), keepdim=True).clamp(min=1e-6)
-        pixel_values = white * (pixel_values.clamp(min=0) / white) ** ((1 + recipe.gamma) ** drawn)
+        pixel_values = white * (pixel_values.clamp(min=0) / white) ** exponent
     if recipe.brightness:
         pixel_values = pixel_values * random_factor(recipe.brightness, recipe, pixel_values)
     if recipe.contrast:
@@ -98,8 +97,13 @@ def change_intensity(pixel_values: Tensor, recipe: AugmentationRecipe) -> Tensor
 
 def random_factor(spread: float, recipe: AugmentationRecipe, like: Tensor) -> Tensor:
     """Factors in [1 - spread, 1 + spread], 1 where the change does not happen, (B, 1, 1, 1)."""
+    return 1 + random_change(spread, recipe, like)
+
+
+def random_change(spread: float, recipe: AugmentationRecipe, like: Tensor) -> Tensor:
+    """Numbers in [-spread, spread], 0 where the change does not happen, (B, 1, 1, 1)."""
     change = spread * (2 * torch.rand(len(like), 1, 1, 1, device=like.device) - 1)
-    return 1 + change * happens(recipe.intensity_probability, like)
+    return change * happens(recipe.intensity_probability, like)
 
 
 def happens(probability: float, like: Tensor) -> Tensor:

@@ -69,9 +69,9 @@ def write_split(
             that a network starts from; the file also names the splits that they have seen.
     """
     seen = [ids for source in sources for ids in _read_all(Path(source) / "split.json")]
-    earlier = {_hash_of(ids): ids for ids in seen if _hash_of(ids) != split_hash(split)}
-    named = [{**ids, "sha256": found} for found, ids in earlier.items()]
-    content = {**_ids(split), "sha256": split_hash(split), "earlier": named}
+    own, earlier = split_hash(split), {_hash_of(ids): ids for ids in seen}
+    named = [{**ids, "sha256": found} for found, ids in earlier.items() if found != own]
+    content = {**_ids(split), "sha256": own, "earlier": named}
     Path(path).write_text(json.dumps(content, indent=1) + "\n")
     return Path(path)
 

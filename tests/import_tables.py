@@ -60,16 +60,9 @@ USER_RING: dict[str, set[str]] = {
     "registration": set(HUB_RING),
     "model_loading": {"modeling_rasalore", "registration", "remote_files"},
     "prediction_run": {
-        *("files", "volumes", "bids", "scan_list", "scan_source", "overlays"),
-        *(
-            "prediction",
-            "prediction_files",
-            "errors",
-            "provenance",
-            "uncertainty",
-            "run_report",
-            "model_loading",
-        ),
+        *("files", "volumes", "bids", "scan_list", "scan_source", "overlays", "prediction"),
+        *("prediction_files", "errors", "provenance", "uncertainty", "run_report"),
+        "model_loading",
     },
     "archive": {
         *("errors", "files", "volumes", "volume_writing", "scan_list", "scan_source"),
