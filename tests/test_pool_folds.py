@@ -124,6 +124,33 @@ def test_seeds_are_averaged_and_counted(
         pool(tmp_path / "out", study / "1", study / "2", others[0])
 
 
+def test_runs_on_another_data_set_are_averaged_patient_by_patient(
+    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_this_process(monkeypatch, run_benchmark)
+    write_phantoms(tmp_path / "other", 2, seed=8, shape=(44, 54, 44), voxel_size=4.0, processes=1)
+    words = (f"cross.root={tmp_path / 'other'}", "cross.modality=flair")
+    outs = [benchmark(study, fold, tmp_path / str(fold), f"seed={fold}", *words) for fold in (1, 2)]
+    folders = [out / "cross" / "other" for out in outs]
+    pooled = pool(tmp_path / "out", *folders)
+    assert pooled["meta"]["averaged"] == 2
+    assert len(pooled["meta"]["test_patients"]) == 2
+    for system in ("chance", "threshold"):
+        apart = [find(results_of(f), system, "volume", "label_free") for f in folders]
+        dices = [found["dice_by_patient"] for found in apart]
+        assert find(pooled, system, "volume", "label_free")["dice_by_patient"] == {
+            patient: [pytest.approx((first + dices[1][patient][0]) / 2), 1]
+            for patient, (first, _) in dices[0].items()
+        }
+        assert apart[0]["threshold_value"] != apart[1]["threshold_value"]
+    text = (tmp_path / "out" / "results.md").read_text()
+    assert "2 patients of `other` (flair) in each of 2 runs that learned from `scans` (t2)" in text
+    with pytest.raises(ValueError, match=r"is a test patient of .* at the seed 1; pool different"):
+        pool(tmp_path / "out", folders[0], folders[0])
+    with pytest.raises(ValueError, match="read other scans"):
+        pool(tmp_path / "out", study / "1", folders[1])
+
+
 def test_a_system_that_failed_in_one_fold_is_a_row_that_says_why(
     copies: list[Path], tmp_path: Path
 ) -> None:
@@ -167,9 +194,6 @@ def test_what_is_no_finished_benchmark_is_refused(
     (tmp_path / "empty" / "results.json").write_text(json.dumps(empty))
     with pytest.raises(ValueError, match=r"no system of .*empty has scores"):
         pool(tmp_path, study / "1", tmp_path / "empty")
-    rewrite(copies[0], scored_on={"root": "elsewhere"})
-    with pytest.raises(ValueError, match="scores another data set"):
-        pool(tmp_path, *copies)
     shutil.rmtree(copies[1] / "systems" / "chance" / "scores")
     with pytest.raises(ValueError, match="is missing; delete its system's folder"):
         pool(tmp_path, study / "1", copies[1])

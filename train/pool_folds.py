@@ -3,10 +3,11 @@
     python train/pool_folds.py folders=[runs/fold1/benchmark,runs/fold2/benchmark] out=runs/pooled
 
 Each folder is one of a finished train/run_benchmark.py, whose kept maps are scored again, together.
-Folds add patients. Seeds of a fold are averaged patient by patient before anything else. Each run's
-label-free thresholds are applied to its own test patients; the oracle is one threshold for all
-slices of all runs. Refused are runs that tested a patient twice at one seed, that read other scans,
-or that made a system in different ways.
+Folds add patients. Seeds of a fold are averaged patient by patient before anything else, and so are
+all runs on another data set (<fold's benchmark>/cross/<name>), each of which scores all of its
+patients. Each run's label-free thresholds are applied to its own test patients; the oracle is one
+threshold for all slices of all runs. Refused are runs that tested a patient twice at one seed, that
+read other scans, or that made a system in different ways.
 """
 
 import sys
@@ -16,7 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from baselines.grid import write_grid
-from baselines.pooling import Finished, label_free_of, pool_system, refuse_mixture, systems_of
+from baselines.pooling import (
+    Finished,
+    label_free_of,
+    pool_system,
+    refuse_mixture,
+    repetitions,
+    systems_of,
+)
 from baselines.tables import compare, write_tables
 from omegaconf import MISSING
 
@@ -69,6 +77,7 @@ def describe(runs: Sequence[Finished]) -> dict[str, Any]:
         "data_sha256": first["data_sha256"],
         "test_patients": sorted({patient for run in runs for patient in run.patients}),
         "seeds": len({run.seed for run in runs}),
+        "averaged": len(set(repetitions(runs))),
         "thresholds": POOLED_SOURCES,
         "label_free_thresholds": {
             name: [label_free_of(run.rows(name)).label_free for run in runs]
@@ -86,12 +95,17 @@ def headline(runs: Sequence[Finished], patients: dict[str, Patient]) -> str:
     """Whose scores these are, over the tables."""
     tested = {patient for run in runs for patient in run.patients}
     seeds = len({run.seed for run in runs})
-    scored = runs[0].meta["scored_on"]
+    learned, scored = (
+        f"`{Path(data['root']).name}` ({data['modality']})"
+        for data in (runs[0].meta["learned_from"], runs[0].meta["scored_on"])
+    )
+    how = f", each as a test patient, in {len(runs)} runs; seeds: {seeds}"
+    if runs[0].crossed:
+        how = f" in each of {len(runs)} runs that learned from {learned}; seeds: {seeds}"
     return (
-        f"Scored: {len(tested)} of {len(patients)} patients of `{Path(scored['root']).name}` "
-        f"({scored['modality']}), each as a test patient, in {len(runs)} runs; seeds: {seeds}, "
-        "averaged patient by patient. Label-free thresholds are each run's own; the oracle is one "
-        "threshold for all slices.\n"
+        f"Scored: {len(tested)} of {len(patients)} patients of {scored}{how}, averaged patient by "
+        "patient. Label-free thresholds are each run's own; the oracle is one threshold for all "
+        "slices.\n"
     )
 
 

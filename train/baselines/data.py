@@ -76,7 +76,7 @@ def training_slices(
 def refuse_leaks(
     split: Split, data: DataRecipe, folders: Sequence[str], scored: Scored | None = None
 ) -> str:
-    """Return a SHA-256 (hex) of all scans, the same for every split of one data set.
+    """Return a SHA-256 (hex) of all scans, the same for every split of one data set, or of two.
 
     Nobody may be in two parts of the split; no scored image may be a copy, under whatever name, of
     one that systems learn from; every trained model must stem from this very split, or from a data
@@ -100,7 +100,8 @@ def refuse_leaks(
         for fingerprint in _fingerprints(patient, modalities, data.skip_slices)
     }
     shown = set(learned)
-    for patient in scored.patients:
+    unscored = [patient for patient in split["test"] if patient not in scored.patients]
+    for patient in [*scored.patients, *unscored]:
         for fingerprint in _fingerprints(patient, modalities, data.skip_slices):
             shown.add(fingerprint)
             if (twin := learned.get(fingerprint)) is not None:

@@ -36,8 +36,7 @@ class Finished:
     """A folder of train/run_benchmark.py, and what its results.json says.
 
     Raises:
-        ValueError: it is not finished, nothing in it has scores, or its patients are those of
-            another data set.
+        ValueError: it is not finished, or nothing in it has scores.
     """
 
     folder: Path
@@ -50,8 +49,6 @@ class Finished:
                 f"{self.folder}/results.json does not say {' and '.join(sorted(missing))}; start "
                 "its benchmark again, which keeps what is finished."
             )
-        if self.meta["learned_from"] != self.meta["scored_on"]:
-            raise ValueError(f"{self.folder} scores another data set; pool folds of one data set.")
         if not any(kept(self, system) for system in systems_of([self])):
             raise ValueError(f"no system of {self.folder} has scores; its results.md says why.")
 
@@ -73,15 +70,20 @@ class Finished:
         return int(self.meta["seed"])
 
     @property
+    def crossed(self) -> bool:
+        """Whether it scores all patients of another data set than it learned from."""
+        return bool(self.meta["learned_from"] != self.meta["scored_on"])
+
+    @property
     def patients(self) -> list[str]:
         """Ids of its test patients."""
         return list(self.meta["test_patients"])
 
     @property
     def data(self) -> DataRecipe:
-        """How its slices were read."""
+        """How the slices of its patients were read."""
         scored = next(system for system in systems_of([self]) if kept(self, system))
-        return DataRecipe(**self.settings(scored)["data"])
+        return DataRecipe(**(self.settings(scored)["data"] | self.meta["scored_on"]))
 
     def rows(self, system: str) -> list[Row]:
         """Rows of one system, none where it was not asked for."""
@@ -105,15 +107,24 @@ def refuse_mixture(runs: Sequence[Finished]) -> None:
         for system in systems_of([run]):
             if kept(first, system) and kept(run, system):
                 refuse_other_settings(first, run, system)
-    tested: dict[tuple[int, str], Path] = {}
+    tested: dict[tuple[int, str, str], Path] = {}
     for run in runs:
+        fold = run.meta["split_sha256"] if run.crossed else ""  # all folds score everybody then
         for patient in run.patients:
-            if other := tested.get((run.seed, patient)):
+            if other := tested.get((run.seed, fold, patient)):
                 raise ValueError(
                     f"{patient} is a test patient of {other} and of {run.folder} at the seed "
                     f"{run.seed}; pool different folds, or the same ones at different seeds."
                 )
-            tested[run.seed, patient] = run.folder
+            tested[run.seed, fold, patient] = run.folder
+
+
+def repetitions(runs: Sequence[Finished]) -> list[int]:
+    """A number for each run; runs of one number add patients, numbers are averaged.
+
+    A seed's folds share the seed. On another data set every run scores everybody again.
+    """
+    return [number if run.crossed else run.seed for number, run in enumerate(runs)]
 
 
 def systems_of(runs: Sequence[Finished]) -> list[str]:
@@ -141,7 +152,7 @@ def comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
     """What must be the same in all folds and seeds of a system, by dotted name."""
     facts: dict[str, Any] = {key: settings[key] for key in BENCHMARK_FACTS if key in settings}
     facts["data"] = settings["data"]
-    others = {"seed", "data", "split_sha256", *BENCHMARK_FACTS}
+    others = {"seed", "data", "split_sha256", "cross", "cross_patients", *BENCHMARK_FACTS}
     models = [key for key in settings if key not in others]
     for number, folder in enumerate(models):
         facts[f"model {number + 1}"] = facts_of_model(Path(folder), json.loads(settings[folder]))
@@ -196,9 +207,9 @@ def pool_system(
                 run.folder / "systems" / system / "scores",
             ),
             label_free_of(rows),
-            run.seed,
+            repetition,
         )
-        for run, rows in zip(runs, found, strict=True)
+        for run, rows, repetition in zip(runs, found, repetitions(runs), strict=True)
     ]
     rows = evaluate_runs(system, scored, found[0][0]["modality"], seed)
     return [row | cost_of([rows[0] for rows in found]) for row in rows]
