@@ -13,7 +13,7 @@ from .overlays import DISCLAIMER, INK, PAPER, TRUTH_COLOUR, brain_window, overla
 
 COLUMNS = 8  # the slice and seven systems; more systems go below, beside the slice again
 CELL, GAP = 194, 5  # px; 8 cells are 1597 wide
-HEADER, LEGEND = 40, 44  # px
+HEADER, LEGEND = 46, 44  # px; a title of two lines fits
 Map = NDArray[np.floating]
 
 
