@@ -194,6 +194,9 @@ def test_what_is_no_finished_benchmark_is_refused(
     (tmp_path / "empty" / "results.json").write_text(json.dumps(empty))
     with pytest.raises(ValueError, match=r"no system of .*empty has scores"):
         pool(tmp_path, study / "1", tmp_path / "empty")
+    rewrite(copies[0], scored_on={"root": "elsewhere"})
+    with pytest.raises(ValueError, match="scores another data set"):
+        pool(tmp_path, *copies)
     shutil.rmtree(copies[1] / "systems" / "chance" / "scores")
     with pytest.raises(ValueError, match="is missing; delete its system's folder"):
         pool(tmp_path, study / "1", copies[1])

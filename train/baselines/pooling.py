@@ -104,6 +104,12 @@ def refuse_mixture(runs: Sequence[Finished]) -> None:
             raise ValueError(
                 f"{run.folder} and {first.folder} read other scans; pool folds of one data set."
             )
+        if run.crossed != first.crossed:
+            crossed, folds = (run, first) if run.crossed else (first, run)
+            raise ValueError(
+                f"{crossed.folder} scores another data set than it learned from, {folds.folder} "
+                "does not; pool folds of one data set, or runs on one other."
+            )
         for system in systems_of([run]):
             if kept(first, system) and kept(run, system):
                 refuse_other_settings(first, run, system)
