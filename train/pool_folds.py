@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from baselines.data import data_name
 from baselines.grid import write_grid
 from baselines.pooling import (
     Finished,
@@ -95,10 +96,7 @@ def headline(runs: Sequence[Finished], patients: dict[str, Patient]) -> str:
     """Whose scores these are, over the tables."""
     tested = {patient for run in runs for patient in run.patients}
     seeds = len({run.seed for run in runs})
-    learned, scored = (
-        f"`{Path(data['root']).name}` ({data['modality']})"
-        for data in (runs[0].meta["learned_from"], runs[0].meta["scored_on"])
-    )
+    learned, scored = (data_name(**runs[0].meta[key]) for key in ("learned_from", "scored_on"))
     how = f", each as a test patient, in {len(runs)} runs; seeds: {seeds}"
     if runs[0].crossed:
         how = f" in each of {len(runs)} runs that learned from {learned}; seeds: {seeds}"

@@ -26,7 +26,7 @@ from typing import Any
 
 import torch
 from baselines.ablations import CHANGES, STAGE1_HEATMAPS, choose_ablations, train_ablation
-from baselines.data import Scored, Split, refuse_leaks, training_slices
+from baselines.data import Scored, Split, data_name, refuse_leaks, training_slices
 from baselines.grid import write_grid
 from baselines.interface import System
 from baselines.registry import LEARNED, SequenceRuns, Sources, build, choose, describe, restore
@@ -314,10 +314,10 @@ def write_out(
 
 def headline(recipe: BenchmarkRecipe, patients: int) -> str:
     """Which data set was scored, over the tables."""
-    learned = f"`{Path(recipe.data.root).name}` ({recipe.data.modality})"
+    learned = data_name(recipe.data.root, recipe.data.modality)
     if not recipe.cross.root:
         return f"Scored: {patients} test patients of {learned}.\n"
-    scored = f"`{Path(recipe.cross.root).name}` ({recipe.scored_data.modality})"
+    scored = data_name(recipe.cross.root, recipe.scored_data.modality)
     return (
         f"Scored: all {patients} patients of {scored}. Learned from, and label-free thresholds "
         f"from healthy validation slices of: {learned}.\n"

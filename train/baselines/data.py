@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,11 @@ class Scored:
 
     patients: Sequence[Patient]
     data: DataRecipe
+
+
+def data_name(root: str, modality: str) -> str:
+    """A data set and its sequence, as tables name them."""
+    return f"`{Path(root).name}` ({modality})"
 
 
 def read_examples(
