@@ -16,8 +16,9 @@ STAMP := .venv/.installed
 demo: $(STAMP)
 	PYTHON=$(PYTHON) sh train/demo.sh
 
+# Files go to the workers in the order of tests/conftest.py, those with slow tests first.
 test: $(STAMP) browser
-	$(PYTHON) -m pytest -q -n auto --maxprocesses 8 --dist loadfile
+	$(PYTHON) -m pytest -q -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 # The browser tests of the Space skip themselves where there is no chromium.
 browser:
