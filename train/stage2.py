@@ -8,8 +8,9 @@ The poster's setting, on a GPU:
         data.root=scans pseudo_masks=runs/pseudo_masks out=runs/stage2
 
 Supervision is the table of pseudo-masks, lesions painted into healthy slices, or both. The weights
-that are kept agree best with the pseudo-masks of validation patients; where all lesions are painted
-(synthetic_lesions.share=1, which needs no stage 1), with lesions painted into their healthy slices.
+that are kept agree best with the pseudo-masks of validation patients; where these have none, or all
+lesions are painted (synthetic_lesions.share=1, which needs no stage 1), with lesions painted into
+their healthy slices.
 Masks made on one sequence supervise every other of the same grid: data.modality=flair with
 pseudo-masks of T2; data.modality=all gives one network all sequences as channels, which survives
 missing ones after augmentation.sequence_dropout=0.5.
@@ -82,13 +83,14 @@ def main(words: list[str]) -> None:
     blank = held_out.keep(held_out.label == HEALTHY)
     training = choose_training(recipe, training, table)
     with_mask = np.count_nonzero(training.label == UNHEALTHY)
-    run.accelerator.print(f"training slices: {len(training)}, with a pseudo-mask: {with_mask}")
-    loader = run.load(
-        training,
-        choose_validation(recipe, held_out, table),
-        partial(prepare, processor, table, config.output_size),
-        collate,
+    judged = choose_validation(recipe, held_out, table)
+    judge = "pseudo-masks" if np.any(judged.label == UNHEALTHY) else "painted lesions"
+    run.accelerator.print(
+        f"training slices: {len(training)}, with a pseudo-mask: {with_mask}; "
+        f"the weights are chosen by {judge} of validation patients"
     )
+    example = partial(prepare, processor, table, config.output_size)
+    loader = run.load(training, judged, example, collate)
 
     # --- Model and optimizer ----------------------------------------------------------------
     model = RasaloreModel(config)
@@ -122,9 +124,7 @@ def main(words: list[str]) -> None:
         processor.save_pretrained(run.folder)
     run.write_summary(
         stage="rasalore",
-        criterion="mean soft Dice with "
-        + ("pseudo-masks" if table else "painted lesions")
-        + " of validation patients",
+        criterion=f"mean soft Dice with {judge} of validation patients",
         modality=recipe.data.modality,
         temperature=model.config.temperature,
         training_slices=len(training),
@@ -194,24 +194,33 @@ def open_table(folder: Path, patients: list[Patient], minimum_area: float) -> Ma
 
 
 def rows_with_mask(work: WorkList, table: MaskTable) -> list[int]:
-    """Unhealthy slices that the table has; ValueError where there are none."""
-    rows = [
+    """Unhealthy slices that the table has."""
+    return [
         row
         for row in range(len(work))
         if work.label[row] == UNHEALTHY and work.key(row) in table.rows
     ]
-    if not rows:
-        raise ValueError(
-            f"no pseudo-mask of {len(set(work.owner))} patients is large enough to learn from or "
-            "to validate on; lower minimum_area or the threshold of the masks."
-        )
-    return rows
+
+
+def no_mask(work: WorkList, purpose: str) -> ValueError:
+    """What to raise where no slice of a list has a pseudo-mask."""
+    return ValueError(
+        f"no pseudo-mask of {len(set(work.owner))} patients is large enough to {purpose}; lower "
+        "minimum_area or the threshold of the masks."
+    )
 
 
 def choose_validation(recipe: Stage2Recipe, work: WorkList, table: MaskTable | None) -> WorkList:
-    """Slices with a pseudo-mask; where all lesions are painted, healthy ones to paint them on."""
-    if table:
-        return work.keep_rows(rows_with_mask(work, table))
+    """Slices with a pseudo-mask; where there are none, healthy ones to paint lesions on.
+
+    Raises:
+        ValueError: no pseudo-mask where none is painted, or no slice to paint on.
+    """
+    if table is not None:
+        if rows := rows_with_mask(work, table):
+            return work.keep_rows(rows)
+        if recipe.synthetic_lesions.share == 0:
+            raise no_mask(work, "validate on")
     return work.keep_rows(work.rows_to_paint(recipe.synthetic_lesions.minimum_brain_area))
 
 
@@ -224,12 +233,14 @@ def choose_training(recipe: Stage2Recipe, work: WorkList, table: MaskTable | Non
     slices.
 
     Raises:
-        ValueError: no slice to paint on.
+        ValueError: no pseudo-mask, or no slice to paint on.
     """
     share, least = recipe.synthetic_lesions.share, recipe.synthetic_lesions.minimum_brain_area
     if table is None:
         return work.keep_rows(work.rows_to_paint(least))
     masked = rows_with_mask(work, table)
+    if not masked:
+        raise no_mask(work, "learn from")
     if share == 0:
         return work.keep_rows(masked)
     healthy = work.rows_to_paint(least)
