@@ -75,13 +75,13 @@ def test_where_all_lesions_are_painted_only_healthy_slices_are_read() -> None:
 def test_without_a_validation_mask_lesions_are_painted_into_healthy_slices_there() -> None:
     work = slices(4, 6, too_small=2)
     assert counts(stage2.choose_validation(recipe(0.5), work, masks_of())) == (0, 6)
-    with pytest.raises(ValueError, match="no pseudo-mask of 1 patients .* to validate on"):
+    with pytest.raises(ValueError, match=r"no pseudo-mask of 1 patients .* to validate on"):
         stage2.choose_validation(recipe(0), work, masks_of())
 
 
 def test_without_a_training_mask_nothing_is_learned_of_slice_labels() -> None:
     for share in (0, 0.5):
-        with pytest.raises(ValueError, match="no pseudo-mask of 1 patients .* to learn from"):
+        with pytest.raises(ValueError, match=r"no pseudo-mask of 1 patients .* to learn from"):
             stage2.choose_training(recipe(share), slices(4, 6), masks_of())
 
 
