@@ -119,6 +119,18 @@ class TrainingRun:
         self.facts = {"split_sha256": split_hash(split), "data_sha256": work.fingerprint()}
         return work.of_patients(split["train"]), work.of_patients(split["validation"])
 
+    def ended_before(self) -> bool:
+        """Whether this run ended here before, on the split and slices just listed; says so."""
+        summary = self.folder / "run.json"
+        if not summary.is_file():
+            return False
+        before = json.loads(summary.read_text())
+        if any(before.get(name) != fact for name, fact in self.facts.items()):
+            return False
+        self.accelerator.end_training()
+        self.accelerator.print(f"done before: {self.folder}")
+        return True
+
     def load(
         self,
         training: WorkList,

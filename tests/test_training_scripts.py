@@ -248,6 +248,9 @@ def test_a_killed_run_ends_with_the_weights_of_an_uninterrupted_one(
     whole, resumed = (load_file(tmp_path / n / "model.safetensors") for n in ("whole", "killed"))
     assert whole.keys() == resumed.keys()
     assert all((whole[name] == resumed[name]).all() for name in whole)
+    before = (killed / "run.json").stat().st_mtime_ns
+    assert "done before" in run("stage2", *words, f"out={killed}")
+    assert before == (killed / "run.json").stat().st_mtime_ns
 
 
 @pytest.mark.slow

@@ -79,6 +79,8 @@ def main(words: list[str]) -> None:
 
     run = TrainingRun(recipe)
     training, held_out = run.list_slices(split, recipe.initial_weights)
+    if run.ended_before():
+        return
     counts = training.check_labels().count_labels()
     run.accelerator.print(f"training slices by label: {counts}")
     used, judged = (choose_slices(lesions, work) for work in (training, held_out))

@@ -80,6 +80,8 @@ def main(words: list[str]) -> None:
 
     run = TrainingRun(recipe)
     training, held_out = run.list_slices(split, recipe.initial_weights, recipe.pseudo_masks)
+    if run.ended_before():
+        return
     blank = held_out.keep(held_out.label == HEALTHY)
     training = choose_training(recipe, training, table)
     with_mask = np.count_nonzero(training.label == UNHEALTHY)
