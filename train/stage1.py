@@ -16,7 +16,6 @@ painted lesion, which count as unhealthy; then on the real ones:
 """
 
 import sys
-from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, cast
@@ -38,6 +37,7 @@ from modeling_rasalore.recipes import (
     SyntheticLesionRecipe,
     load_recipe,
 )
+from modeling_rasalore.slice_loader import SliceLoader
 from modeling_rasalore.slices import HEALTHY, UNHEALTHY
 from modeling_rasalore.splits import refuse_other_split, split_patients
 from modeling_rasalore.synthetic_lesions import paint_chosen
@@ -113,11 +113,8 @@ def main(words: list[str]) -> None:
     # --- Choose the heatmap, save -----------------------------------------------------------
     model.eval()
     shown = used if lesions.share else training.keep_labels({UNHEALTHY})
-    batches = replace(loader, training=shown, ranks=1, rank=0).first_batches(recipe.heatmap_slices)
-    torch.manual_seed(recipe.loop.seed)
-    every = replace(lesions, blank_share=0.0)
-    unhealthy = (paint_some(batch, processor, every) for batch in batches)
-    scores = score_heatmaps(model, unhealthy)
+    every = replace(loader, training=shown, ranks=1, rank=0)
+    scores = score_heatmaps(model, every, processor, recipe)
     model.config.heatmap = choose_heatmap(scores) if recipe.heatmap == "auto" else recipe.heatmap
     if run.accelerator.is_main_process:
         model.save_pretrained(run.folder)
@@ -221,11 +218,18 @@ def log_likelihood(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> to
     return -F.cross_entropy(logits, batch["labels"], reduction="none")
 
 
-def score_heatmaps(model: DdptModel, loader: Iterable[Any]) -> dict[str, float]:
-    """Mean deletion score of each kind of heatmap over unhealthy training slices."""
+def score_heatmaps(
+    model: DdptModel, loader: SliceLoader, processor: RasaloreImageProcessor, recipe: Stage1Recipe
+) -> dict[str, float]:
+    """Mean deletion score of each kind of heatmap over the loader's first slices.
+
+    They are unhealthy, or healthy with a lesion painted into each where that is asked for.
+    """
+    torch.manual_seed(recipe.loop.seed)
+    lesions = replace(recipe.synthetic_lesions, blank_share=0.0)
     totals: dict[str, list[float]] = {kind: [] for kind in HEATMAPS}
-    for batch in loader:
-        pixel_values = batch["pixel_values"].to(model.device)
+    for batch in loader.first_batches(recipe.heatmap_slices):
+        pixel_values = paint_some(batch, processor, lesions)["pixel_values"].to(model.device)
         for kind, values in totals.items():
             heatmaps = model.heatmaps(pixel_values, kind)
             values += deletion_scores(heatmaps, pixel_values, model.unhealthy_probability).tolist()

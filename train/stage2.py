@@ -95,9 +95,8 @@ def main(words: list[str]) -> None:
     loader = run.load(training, judged, example, collate)
 
     # --- Model and optimizer ----------------------------------------------------------------
-    model = RasaloreModel(config)
-    if recipe.initial_weights:
-        model = RasaloreModel.from_pretrained(recipe.initial_weights, config=config)
+    start = recipe.initial_weights
+    model = RasaloreModel.from_pretrained(start, config=config) if start else RasaloreModel(config)
     optimizer = build_optimizer(recipe.optimizer, [{"params": list(model.parameters())}])
 
     def losses(
