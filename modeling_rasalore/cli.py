@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .errors import first_line
+from .files import first_line
 
 app = typer.Typer(
     name="rasalore",
@@ -102,9 +102,9 @@ def predict(
 ) -> None:
     """Segment scans: mask, score map, overlay and numbers of each, and a report of all."""
     with one_line_errors():
-        from .model_loading import choose_precision, load_model
-        from .prediction_run import RunSettings, predict_scans
-        from .scan_list import find_scans
+        from .prediction.loading import choose_precision, load_model
+        from .prediction.run import RunSettings, predict_scans
+        from .scans.finding import find_scans
 
         found = find_scans(scans, modality)
         network, processor = load_model(model, revision, device)
@@ -147,8 +147,8 @@ def inspect(
     """
     with one_line_errors():
         from .provenance import describe_folder, inspect_folder, is_result
-        from .scan_inspection import describe_facts, inspect_scan
-        from .scan_list import find_scans
+        from .scans.finding import find_scans
+        from .scans.reading import describe_facts, inspect_scan
 
         results = [inspect_folder(path) for path in scans if is_result(path)]
         scans = [path for path in scans if not is_result(path)]
@@ -188,10 +188,10 @@ def calibrate(
 ) -> None:
     """Store in the model folder the thresholds that healthy scans give for false-alarm rates."""
     with one_line_errors():
-        from .calibration import calibrate, save_calibration
-        from .model_loading import choose_precision, computing_in, load_model
-        from .scan_list import find_scans
-        from .scan_source import read_scan
+        from .prediction.calibration import calibrate, save_calibration
+        from .prediction.loading import choose_precision, computing_in, load_model
+        from .scans.finding import find_scans
+        from .scans.reading import read_scan
 
         if not model.is_dir():
             raise ValueError(
@@ -225,7 +225,7 @@ def phantom(
 ) -> None:
     """Write synthetic patients; can be interrupted and repeated."""
     with one_line_errors():
-        from .phantoms import write_phantoms
+        from .data.phantoms import write_phantoms
 
         written = write_phantoms(out, patients, seed, healthy, shape, voxel_size)
         print(f"{len(written)} patients in the BraTS 2021 layout are in {out}")
@@ -255,7 +255,11 @@ def convert_released(
 ) -> None:
     """Make a model folder of the authors' released files of one stage."""
     with one_line_errors():
-        from .released_checkpoints import load_released_ddpt, load_released_rasalore, save_converted
+        from .publishing.released_checkpoints import (
+            load_released_ddpt,
+            load_released_rasalore,
+            save_converted,
+        )
 
         network: Any
         if encoder and decoder and location_embeddings and not (ddpt or clip):
@@ -279,8 +283,8 @@ def export(
 ) -> None:
     """Write a model with its pre- and post-processing as ONNX: a slice in, its scores out."""
     with one_line_errors():
-        from .model_loading import load_model
-        from .onnx_export import export_onnx
+        from .prediction.loading import load_model
+        from .publishing.onnx_export import export_onnx
 
         network, processor = load_model(model, revision, "cpu")
         print(f"the model is in {export_onnx(network, processor, out)}")
@@ -296,8 +300,8 @@ def _threshold(
 
     `source` is the folder or repo id of the model, and its revision.
     """
-    from .calibration import load_threshold
-    from .prediction_run import RunSettings
+    from .prediction.calibration import load_threshold
+    from .prediction.run import RunSettings
 
     if threshold is not None and alarms is not None:
         raise ValueError("--threshold and --false-alarms exclude each other; give one of them.")

@@ -4,9 +4,15 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+
+def some(names: Sequence[str]) -> str:
+    """Return the first few names, and how many there are beyond them."""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
 
 
 def replace_file(path: Path, write: Callable[[Path], Any]) -> Path:
@@ -65,3 +71,8 @@ def claim_folder(folder: Path, settings: dict[str, Any], held: str) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     write_json(path, settings)
     return folder
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text, or the name of its class where it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

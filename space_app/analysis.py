@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from modeling_rasalore import scan_source
-from modeling_rasalore.prediction import FloatImage, VolumePrediction, predict_volume
-from modeling_rasalore.prediction_files import compose_summary, describe_input
-from modeling_rasalore.scan_list import scan_stem
-from modeling_rasalore.uncertainty import has_value_noise, predict_uncertainty
-from modeling_rasalore.volume_writing import write_volume
-from modeling_rasalore.volumes import Volume, zero_background
+from modeling_rasalore.prediction.outputs import compose_summary, describe_input
+from modeling_rasalore.prediction.uncertainty import has_value_noise, predict_uncertainty
+from modeling_rasalore.prediction.volume import FloatImage, VolumePrediction, predict_volume
+from modeling_rasalore.scans import reading
+from modeling_rasalore.scans.background import zero_background
+from modeling_rasalore.scans.finding import scan_stem
+from modeling_rasalore.scans.volume_writing import write_volume
+from modeling_rasalore.scans.volumes import Volume
 
 MAX_VOXELS = 30_000_000  # a BraTS scan has 9 million; each takes 8 bytes in a session
 NOISE_SAMPLES = 8
@@ -124,7 +125,7 @@ def read_scan(path: Path) -> Scan:
         ValueError: with one sentence that names no folder.
     """
     try:
-        volume = scan_source.read_scan(path)
+        volume = reading.read_scan(path)
     except ValueError as error:
         sentence = str(error).splitlines()[0].replace(f"{path.parent}/", "")
         raise ValueError(sentence) from error

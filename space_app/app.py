@@ -28,7 +28,7 @@ from page import CSS, INTRODUCTION, THEME, TITLE, WARNING
 from traffic import FileWatch, sweeping
 from wiring import Wiring
 
-from modeling_rasalore.model_loading import load_model
+from modeling_rasalore.prediction.loading import load_model
 
 FILE_SECONDS = 900  # longer than an upload waits in the queue; then what is left is deleted
 VIEWER = Path(__file__).parent / "niivue"  # JavaScript, served as it is

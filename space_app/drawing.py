@@ -9,9 +9,9 @@ import numpy as np
 from analysis import Analysis, Report
 from PIL import Image
 
-from modeling_rasalore.overlays import MASK_COLOUR, SCORE_RAMP, overlay_slice
-from modeling_rasalore.prediction import FloatImage, VolumePrediction
-from modeling_rasalore.prediction_files import describe
+from modeling_rasalore.prediction.outputs import describe
+from modeling_rasalore.prediction.volume import FloatImage, VolumePrediction
+from modeling_rasalore.scans.overlays import MASK_COLOUR, SCORE_RAMP, overlay_slice
 
 WIDTH = 512  # of a picture in pixels
 DOUBT_RAMP = ((20, 60, 160), (80, 240, 255))  # no or full doubt; far from the colours of scores

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from modeling_rasalore.phantoms import make_phantom
-from modeling_rasalore.volume_writing import write_nifti
+from modeling_rasalore.data.phantoms import make_phantom
+from modeling_rasalore.scans.volume_writing import write_nifti
 
 TARGET = Path(__file__).parent / "examples" / "synthetic_t2.nii.gz"
 SEED, SHAPE, VOXEL_SIZE = 0, (72, 88, 72), 2.5  # a whole brain in 90 kB

@@ -1,6 +1,7 @@
-"""The rules of the house: imports point one way, and published files stand on their own."""
+"""The rules of the house: floors import downwards, and published files stand on their own."""
 
 import ast
+import graphlib
 import importlib.util
 import re
 import sys
@@ -9,19 +10,52 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from import_tables import (
-    FORBIDDEN,
-    HUB_LIBRARIES,
-    HUB_RING,
-    MODULES,
-    NEEDS_TRAIN_EXTRA,
-    OWNERS,
-    SPACE,
-    USER_LIBRARIES,
-)
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "modeling_rasalore"
+
+# Which floors a floor may use besides the ground, the modules at the package root. A row names only
+# rows above it, so imports point one way.
+FLOORS: dict[str, set[str]] = {
+    "models": set(),
+    "scans": set(),
+    "data": {"scans"},
+    "evaluation": {"scans"},
+    "prediction": {"models", "scans", "evaluation"},
+    "pseudo_masks": {"models", "scans", "data", "evaluation", "prediction"},
+    "training": {"models", "scans", "data", "evaluation", "prediction", "pseudo_masks"},
+    "publishing": {"models", "scans", "data", "evaluation", "prediction"},
+}
+FLOORS["studies"] = set(FLOORS)
+GROUND = {"files", "remote_files", "provenance", "recipes"}
+# The files of the Space lie in one folder, its root, and import each other by name.
+SPACE: dict[str, set[str]] = {
+    "uploads": set(),
+    "analysis": set(),
+    "drawing": {"analysis"},
+    "page": set(),
+    "traffic": {"uploads"},
+    "handlers": {"analysis", "drawing", "traffic", "uploads"},
+    "controls": {"handlers", "page", "uploads"},
+    "wiring": {"controls", "handlers", "page"},
+    "app": {"analysis", "controls", "handlers", "page", "traffic", "wiring"},
+    "write_example": set(),
+}
+HUB_LIBRARIES = {"torch", "transformers", "numpy"}
+USER_LIBRARIES = {*HUB_LIBRARIES, "huggingface_hub", "safetensors", "scipy", "PIL", "tqdm", "typer"}
+OWNERS = {"nibabel": "scans/", "pydicom": "scans/dicom.py"}  # who knows voxel order, and DICOM
+TRAINS = (
+    "data",
+    "pseudo_masks",
+    "training",
+    "studies",
+    "recipes",
+)  # may need the train extra when imported
+FORBIDDEN = {
+    "torchvision": "it replaces the installed torch",
+    "timm": "it needs torchvision",
+    "pickle": "weights and data are read without running code",
+}
 
 
 @dataclass(frozen=True)
@@ -37,12 +71,19 @@ class Import:
     def library(self) -> str:
         return "" if self.level else self.name.split(".")[0]
 
+    def module(self, path: str) -> str:
+        """What of the package is imported by the file at `path` below it, such as scans.bids."""
+        if not self.level:
+            return self.name.partition(".")[2]
+        folders = path.split("/")[:-1]
+        return ".".join([*folders[: len(folders) - self.level + 1], self.name])
 
-def find_imports(
-    node: ast.AST, lazy: bool = False, guarded: bool = False, level: int = 0
-) -> Iterator[Import]:
-    """Yield every import below `node`, in functions and try blocks too."""
+
+def find_imports(node: ast.AST, lazy: bool = False, guarded: bool = False) -> Iterator[Import]:
+    """Yield every import below `node`, in functions and try blocks too, but for type checkers."""
     for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING":
+            continue
         if isinstance(child, ast.Import):
             yield from (Import(alias.name, 0, lazy, guarded) for alias in child.names)
         elif isinstance(child, ast.ImportFrom):
@@ -51,41 +92,41 @@ def find_imports(
         yield from find_imports(child, inside, guarded or isinstance(child, ast.Try))
 
 
-def check_module(name: str, source: str) -> list[str]:
-    """Return every broken import rule of one module of the package."""
-    if name not in MODULES:
-        return [f"{name}: not in the table of modules; add it with the siblings it may import"]
+def check_module(path: str, source: str) -> list[str]:
+    """Return every broken import rule of one module, named by its path below the package."""
+    floor = path.split("/")[0].removesuffix(".py")
     problems = []
     for found in find_imports(ast.parse(source)):
         if found.level or found.library == PACKAGE.name:
-            problems += check_sibling(name, found)
+            problems += check_floor(path, floor, found)
         elif found.library not in sys.stdlib_module_names:
-            problems += check_library(name, found)
+            problems += check_library(path, floor, found)
         if found.library in FORBIDDEN:
-            problems.append(f"{name}: imports {found.library}, but {FORBIDDEN[found.library]}")
+            problems.append(f"{path}: imports {found.library}, but {FORBIDDEN[found.library]}")
     return problems
 
 
-def check_sibling(name: str, found: Import) -> list[str]:
-    if found.level != 1 or not found.name or "." in found.name:
-        return [f"{name}: only `from .name import Thing` survives a flat copy"]
-    if found.name not in MODULES[name]:
-        return [f"{name}: must not import .{found.name}"]
-    if name not in NEEDS_TRAIN_EXTRA and found.name in NEEDS_TRAIN_EXTRA and not found.lazy:
-        return [f"{name}: imports .{found.name}, which needs the train extra, when it is loaded"]
+def check_floor(path: str, floor: str, found: Import) -> list[str]:
+    target = found.module(path).split(".")[0]
+    if floor == "models" and (found.level != 1 or not found.name or "." in found.name):
+        return [f"{path}: only `from .name import Thing` survives a flat copy"]
+    if floor in ("__init__", "cli"):
+        return []
+    if floor not in FLOORS and floor not in GROUND:
+        return [f"{path}: no floor of the house; add it to the table with the floors it may use"]
+    if target not in {floor, *FLOORS.get(floor, ()), *GROUND}:
+        return [f"{path}: {floor} must not import {target}"]
     return []
 
 
-def check_library(name: str, found: Import) -> list[str]:
-    owners = OWNERS.get(found.library)
-    if owners and name not in owners:
-        return [f"{name}: only {' and '.join(sorted(owners))} import {found.library}"]
-    if found.library == "nibabel":
-        return []
-    if name in HUB_RING and found.library not in HUB_LIBRARIES and not found.guarded:
-        return [f"{name}: everyone who loads the model would need {found.library}"]
-    if name not in NEEDS_TRAIN_EXTRA and found.library not in USER_LIBRARIES and not found.lazy:
-        return [f"{name}: {found.library} is not an inference dependency; import it where used"]
+def check_library(path: str, floor: str, found: Import) -> list[str]:
+    owner = OWNERS.get(found.library)
+    if owner:
+        return [] if path.startswith(owner) else [f"{path}: only {owner} imports {found.library}"]
+    if floor == "models" and found.library not in HUB_LIBRARIES and not found.guarded:
+        return [f"{path}: everyone who loads the model would need {found.library}"]
+    if floor not in TRAINS and found.library not in USER_LIBRARIES and not found.lazy:
+        return [f"{path}: {found.library} is not an inference dependency; import it where used"]
     return []
 
 
@@ -141,6 +182,12 @@ def python_files(*folders: str) -> dict[str, str]:
     return {path.relative_to(ROOT).as_posix(): path.read_text("utf-8") for path in paths}
 
 
+def package_files() -> dict[str, str]:
+    """Every module: path below the package -> source."""
+    start = f"{PACKAGE.name}/"
+    return {path.removeprefix(start): text for path, text in python_files(PACKAGE.name).items()}
+
+
 def text_files() -> Iterator[tuple[str, str]]:
     """Yield path and content of every text file of the checkout that git would keep."""
     ignored = {*(ROOT / ".gitignore").read_text("utf-8").replace("/", "").split(), ".git"}
@@ -159,27 +206,39 @@ def text_files() -> Iterator[tuple[str, str]]:
 
 
 def test_every_module_keeps_the_import_rules() -> None:
-    sources = {path.stem: path.read_text("utf-8") for path in sorted(PACKAGE.glob("[!_]*.py"))}
-    assert [p for name, source in sources.items() for p in check_module(name, source)] == []
+    assert [p for path, src in package_files().items() for p in check_module(path, src)] == []
 
 
-def test_the_package_is_flat() -> None:
-    folders = [path.name for path in PACKAGE.iterdir() if path.is_dir()]
-    assert set(folders) <= {"__pycache__"}
+def test_the_floors_point_one_way() -> None:
+    names = list(FLOORS)
+    assert {name: FLOORS[name] - set(names[:row]) for row, name in enumerate(names)} == {
+        name: set() for name in names
+    }
 
 
-def test_the_tables_point_one_way() -> None:
-    for table in (MODULES, SPACE):
-        names = list(table)
-        later = {n: table[n] - set(names[:row]) - {"cli"} for row, n in enumerate(names)}
-        assert not any(later.values()), later
-    assert not any("cli" in siblings for name, siblings in MODULES.items())
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    sources = {p.removesuffix(".py").replace("/", "."): (p, s) for p, s in package_files().items()}
+    graph = {
+        name: {found.module(path) for found in find_imports(ast.parse(source))} & sources.keys()
+        for name, (path, source) in sources.items()
+    }
+    assert len(list(graphlib.TopologicalSorter(graph).static_order())) == len(graph)
 
 
-def test_importing_the_package_loads_only_the_hub_ring() -> None:
-    source = (PACKAGE / "__init__.py").read_text("utf-8")
-    found = {item.name for item in find_imports(ast.parse(source))}
-    assert found <= {*HUB_RING, *HUB_LIBRARIES, *sys.stdlib_module_names}
+@pytest.mark.parametrize(
+    "floor", [f.name for f in PACKAGE.iterdir() if (f / "__init__.py").exists()]
+)
+def test_a_floor_lists_its_files_and_is_no_corridor(floor: str) -> None:
+    files = {path.name for path in (PACKAGE / floor).glob("[!_]*.py")}
+    docstring = ast.get_docstring(ast.parse((PACKAGE / floor / "__init__.py").read_text("utf-8")))
+    listed = re.findall(r"^(\w+\.py) {2,}\S", docstring or "", re.MULTILINE)
+    assert (sorted(listed), floor in FLOORS) == (sorted(files), True)
+    assert 4 <= len(files) <= 12
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    found = {item.library for item in find_imports(ast.parse(package_files()["__init__.py"]))}
+    assert found <= sys.stdlib_module_names
 
 
 def test_no_script_imports_a_script() -> None:
@@ -189,6 +248,8 @@ def test_no_script_imports_a_script() -> None:
 
 
 def test_the_space_keeps_the_import_rules() -> None:
+    names = list(SPACE)
+    assert not any(SPACE[name] - set(names[:row]) for row, name in enumerate(names))
     sources = {Path(path).stem: source for path, source in python_files("space_app").items()}
     assert [p for name, source in sources.items() for p in check_space_module(name, source)] == []
 
@@ -215,14 +276,11 @@ def test_no_file_names_a_path_of_someones_machine() -> None:
     assert [path for path, text in files if machine_path.search(text)] == []
 
 
-def test_the_tree_in_the_readme_names_every_file() -> None:
-    readme = ROOT / "README.md"
-    if not readme.exists():
-        pytest.skip("there is no README.md yet")
-    words = set(re.findall(r"[\w.]+", readme.read_text("utf-8")))
-    paths = [*PACKAGE.glob("[!_]*.py"), *(ROOT / "train").glob("*.[ps][yh]")]
-    paths += (ROOT / "space_app").glob("*.py")
-    assert [path.name for path in paths if path.name not in words] == []
+def test_the_house_in_the_readme_names_every_floor() -> None:
+    readme = (ROOT / "README.md").read_text("utf-8")
+    assert [
+        floor for floor in FLOORS if (PACKAGE / floor).is_dir() and f"{floor}/" not in readme
+    ] == []
 
 
 def test_versions_agree() -> None:
@@ -234,36 +292,41 @@ def test_versions_agree() -> None:
 
 
 @pytest.mark.parametrize(
-    ("module", "source", "complaint"),
+    ("path", "source", "complaint"),
     [
-        ("modeling_ddpt", "from .modeling_rasalore import RasaloreModel", "must not import"),
-        ("modeling_ddpt", "from . import heatmaps_ddpt", "flat copy"),
-        ("modeling_ddpt", "from .parts.blocks import Block", "flat copy"),
-        ("modeling_ddpt", "import modeling_rasalore.heatmaps_ddpt", "flat copy"),
-        ("modeling_ddpt", "def f():\n    import scipy", "everyone who loads"),
-        ("prediction", "import nibabel", "only slice_frame and volume_writing"),
-        ("reports", "import matplotlib", "inference dependency"),
-        ("cli", "from .slices import read_slices", "train extra"),
-        ("reports", "def f():\n    from .cli import main", "must not import"),
-        ("volumes", "import torchvision.io", "torch"),
-        ("newcomer", "", "table of modules"),
+        ("models/modeling_ddpt.py", "from . import heatmaps_ddpt", "flat copy"),
+        ("models/modeling_ddpt.py", "from .parts.blocks import Block", "flat copy"),
+        ("models/modeling_ddpt.py", "import modeling_rasalore.models.heatmaps_ddpt", "flat copy"),
+        ("models/modeling_ddpt.py", "from ..files import write_json", "flat copy"),
+        ("models/modeling_ddpt.py", "def f():\n    import scipy", "everyone who loads"),
+        ("scans/volumes.py", "from ..data.slices import read_slices", "must not import data"),
+        ("scans/volumes.py", "from modeling_rasalore.data import slices", "must not import data"),
+        ("evaluation/rows.py", "def f():\n    from ..prediction.run import x", "must not import"),
+        ("files.py", "from .scans.volumes import read_volume", "files must not import scans"),
+        ("data/slices.py", "from ..cli import main", "must not import cli"),
+        ("prediction/volume.py", "import nibabel", "only scans/"),
+        ("scans/volumes.py", "import pydicom", "only scans/dicom.py"),
+        ("evaluation/tables.py", "import matplotlib", "inference dependency"),
+        ("scans/volumes.py", "import torchvision.io", "torch"),
+        ("newcomer.py", "from .files import write_json", "no floor"),
     ],
 )
-def test_a_broken_import_rule_is_found(module: str, source: str, complaint: str) -> None:
-    assert complaint in " ".join(check_module(module, source))
+def test_a_broken_import_rule_is_found(path: str, source: str, complaint: str) -> None:
+    assert complaint in " ".join(check_module(path, source))
 
 
 @pytest.mark.parametrize(
-    ("module", "source"),
+    ("path", "source"),
     [
-        ("modeling_ddpt", "import math\nfrom .heatmaps_ddpt import relevance"),
-        ("pipeline_rasalore", "try:\n    import scipy\nexcept ImportError:\n    scipy = None"),
-        ("reports", "def f():\n    import matplotlib.figure"),
-        ("cli", "def f():\n    from .slices import read_slices"),
+        ("models/modeling_ddpt.py", "import math\nfrom .heatmaps_ddpt import relevance"),
+        ("models/pipeline.py", "try:\n    import scipy\nexcept ImportError:\n    scipy = None"),
+        ("evaluation/tables.py", "def f():\n    import matplotlib.figure"),
+        ("prediction/volume.py", "from ..scans.volumes import Volume\nfrom ..files import x"),
+        ("cli.py", "def f():\n    from .data.slices import read_slices"),
     ],
 )
-def test_a_kept_import_rule_is_not_complained_about(module: str, source: str) -> None:
-    assert check_module(module, source) == []
+def test_a_kept_import_rule_is_not_complained_about(path: str, source: str) -> None:
+    assert check_module(path, source) == []
 
 
 def test_a_script_that_imports_a_script_is_found() -> None:

@@ -19,9 +19,9 @@ from modeling_rasalore import (
     RasaloreModel,
 )
 from modeling_rasalore.cli import main
-from modeling_rasalore.scan_list import output_places
-from modeling_rasalore.volume_writing import write_nifti
-from modeling_rasalore.volumes import read_volume
+from modeling_rasalore.scans.finding import output_places
+from modeling_rasalore.scans.volume_writing import write_nifti
+from modeling_rasalore.scans.volumes import read_volume
 
 
 @pytest.fixture(scope="module")

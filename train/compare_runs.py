@@ -22,10 +22,17 @@ from omegaconf import MISSING
 from tqdm import tqdm
 
 from modeling_rasalore import DdptModel, RasaloreImageProcessor
-from modeling_rasalore.brain_slices import brain_of
-from modeling_rasalore.files import replace_file, write_json
-from modeling_rasalore.layouts import Patient, find_patients, some
-from modeling_rasalore.mask_free_criteria import (
+from modeling_rasalore.data.labels import HEALTHY, UNHEALTHY
+from modeling_rasalore.data.layouts import find_patients
+from modeling_rasalore.data.patient import Patient
+from modeling_rasalore.data.slices import read_slices
+from modeling_rasalore.data.splits import read_split, refuse_other_split, split_hash
+from modeling_rasalore.evaluation.metrics import dice
+from modeling_rasalore.files import replace_file, some, write_json
+from modeling_rasalore.prediction.loading import load_model
+from modeling_rasalore.prediction.volume import predict_slices
+from modeling_rasalore.provenance import provenance
+from modeling_rasalore.pseudo_masks.criteria import (
     SliceEvidence,
     Values,
     agreement,
@@ -36,13 +43,8 @@ from modeling_rasalore.mask_free_criteria import (
     slice_score,
     summarise,
 )
-from modeling_rasalore.metrics import dice
-from modeling_rasalore.model_loading import load_model
-from modeling_rasalore.prediction import predict_slices
-from modeling_rasalore.provenance import provenance
 from modeling_rasalore.recipes import DataRecipe, load_recipe
-from modeling_rasalore.slices import HEALTHY, UNHEALTHY, read_slices
-from modeling_rasalore.splits import read_split, refuse_other_split, split_hash
+from modeling_rasalore.scans.background import brain_of
 
 Image = NDArray[np.float32]
 Network = tuple[Any, Any]  # model and image processor

@@ -26,16 +26,19 @@ from omegaconf import MISSING
 from tqdm import tqdm
 
 from modeling_rasalore import DdptModel, RasaloreImageProcessor
+from modeling_rasalore.data.labels import UNHEALTHY
+from modeling_rasalore.data.layouts import find_patients
+from modeling_rasalore.data.patient import Patient
+from modeling_rasalore.data.slices import read_slices
+from modeling_rasalore.data.splits import read_split, refuse_other_split, split_hash, write_split
 from modeling_rasalore.files import claim_folder, write_json
-from modeling_rasalore.layouts import Patient, find_patients
-from modeling_rasalore.mask_table import Mask, SliceMasks, table_path, write_masks
-from modeling_rasalore.model_loading import load_model
-from modeling_rasalore.prediction import predict_slices
+from modeling_rasalore.prediction.loading import load_model
+from modeling_rasalore.prediction.volume import predict_slices
 from modeling_rasalore.provenance import provenance
-from modeling_rasalore.pseudo_masks import SCALING, PromptedSegmenter, PseudoMaskRule
+from modeling_rasalore.pseudo_masks.rule import SCALING, PseudoMaskRule
+from modeling_rasalore.pseudo_masks.segmenter import PromptedSegmenter
+from modeling_rasalore.pseudo_masks.table import Mask, SliceMasks, table_path, write_masks
 from modeling_rasalore.recipes import DataRecipe, load_recipe
-from modeling_rasalore.slices import UNHEALTHY, read_slices
-from modeling_rasalore.splits import read_split, refuse_other_split, split_hash, write_split
 
 Image = NDArray[np.float32]
 

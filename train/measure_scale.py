@@ -28,14 +28,16 @@ from modeling_rasalore import (
     RasaloreImageProcessor,
     RasaloreModel,
 )
+from modeling_rasalore.data.layouts import find_patients
+from modeling_rasalore.data.patient import Patient
+from modeling_rasalore.data.shard_writing import SliceChoice, write_manifest, write_part
+from modeling_rasalore.data.slices import read_slices
 from modeling_rasalore.files import write_json
-from modeling_rasalore.layouts import Patient, find_patients
 from modeling_rasalore.provenance import provenance
 from modeling_rasalore.recipes import load_recipe
-from modeling_rasalore.slice_files import SliceChoice, write_manifest, write_part
-from modeling_rasalore.slices import read_slices
-from modeling_rasalore.volume_writing import write_nifti, write_volume
-from modeling_rasalore.volumes import read_volume, zero_background
+from modeling_rasalore.scans.background import zero_background
+from modeling_rasalore.scans.volume_writing import write_nifti, write_volume
+from modeling_rasalore.scans.volumes import read_volume
 
 MILLION = 1_000_000
 INFERENCE = ("decode", "prepare", "stage 2", "write")  # what one scan of an archive needs

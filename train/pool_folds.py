@@ -29,11 +29,12 @@ from baselines.pooling import (
 from baselines.tables import compare, write_tables
 from omegaconf import MISSING
 
-from modeling_rasalore.evaluation import POOLED_SOURCES
-from modeling_rasalore.layouts import Patient, find_patients
+from modeling_rasalore.data.layouts import find_patients
+from modeling_rasalore.data.patient import Patient
+from modeling_rasalore.evaluation.rows import POOLED_SOURCES
+from modeling_rasalore.evaluation.tables import difference_table
 from modeling_rasalore.provenance import provenance
 from modeling_rasalore.recipes import load_recipe
-from modeling_rasalore.reports import difference_table
 
 # The rows that all others are compared with, of those that are there.
 REFERENCES = ("threshold", "ddpt", "rasalore_without_sam", "rasalore")

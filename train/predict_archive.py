@@ -24,15 +24,15 @@ from pathlib import Path
 
 from omegaconf import MISSING
 
-from modeling_rasalore.archive import FILES, Archive, run_shard
-from modeling_rasalore.archive_ray import run_on_ray
 from modeling_rasalore.files import claim_folder, write_json
-from modeling_rasalore.model_loading import choose_precision, load_model
-from modeling_rasalore.prediction import describe_model
-from modeling_rasalore.prediction_run import RunSettings
+from modeling_rasalore.prediction.archive import FILES, Archive, run_shard
+from modeling_rasalore.prediction.loading import choose_precision, load_model
+from modeling_rasalore.prediction.ray import run_on_ray
+from modeling_rasalore.prediction.run import RunSettings
+from modeling_rasalore.prediction.volume import describe_model
 from modeling_rasalore.provenance import provenance
 from modeling_rasalore.recipes import load_recipe
-from modeling_rasalore.scan_list import find_scans
+from modeling_rasalore.scans.finding import find_scans
 
 
 @dataclass

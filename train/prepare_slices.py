@@ -23,11 +23,18 @@ from typing import Any
 from omegaconf import MISSING
 from tqdm import tqdm
 
+from modeling_rasalore.data.layouts import SLICES_FILE, find_patients
+from modeling_rasalore.data.patient import Patient
+from modeling_rasalore.data.shard_writing import (
+    SliceChoice,
+    describe_inputs,
+    write_manifest,
+    write_part,
+)
 from modeling_rasalore.files import claim_folder, remove_drafts, write_json
-from modeling_rasalore.layouts import MODALITIES, SLICES_FILE, Patient, find_patients
 from modeling_rasalore.provenance import provenance
 from modeling_rasalore.recipes import load_recipe
-from modeling_rasalore.slice_files import SliceChoice, describe_inputs, write_manifest, write_part
+from modeling_rasalore.scans.naming import MODALITIES
 
 
 @dataclass

@@ -28,24 +28,19 @@ from huggingface_hub.errors import HfHubHTTPError
 from omegaconf import MISSING, OmegaConf
 from transformers import AutoImageProcessor, AutoModel
 
-import modeling_rasalore  # noqa: F401 - registers the models
-from modeling_rasalore.calibration import CALIBRATION_FILE, find_calibration
-from modeling_rasalore.cards import DataFacts, ModelFacts, data_card, model_card
-from modeling_rasalore.evaluation import BY_PATIENT
+import modeling_rasalore.models  # noqa: F401 - registers them
+from modeling_rasalore.data.layouts import find_patients
+from modeling_rasalore.data.shard_writing import SliceChoice, write_split_files
+from modeling_rasalore.data.splits import read_split, split_hash, write_split
+from modeling_rasalore.evaluation.rows import BY_PATIENT
 from modeling_rasalore.files import write_json
-from modeling_rasalore.layouts import find_patients
-from modeling_rasalore.pipeline_rasalore import BrainAnomalyPipeline
-from modeling_rasalore.prediction import predict_slices
-from modeling_rasalore.publishing import (
-    Target,
-    UploadError,
-    local_files,
-    outputs_without_package,
-    push_folder,
-)
+from modeling_rasalore.models.pipeline_rasalore import BrainAnomalyPipeline
+from modeling_rasalore.prediction.calibration import CALIBRATION_FILE, find_calibration
+from modeling_rasalore.prediction.volume import predict_slices
+from modeling_rasalore.publishing.cards import DataFacts, ModelFacts, data_card, model_card
+from modeling_rasalore.publishing.repository import Target, UploadError, local_files, push_folder
+from modeling_rasalore.publishing.stranger import outputs_without_package
 from modeling_rasalore.recipes import load_recipe
-from modeling_rasalore.slice_files import SliceChoice, write_split_files
-from modeling_rasalore.splits import read_split, split_hash, write_split
 
 TEMPLATES = Path(__file__).resolve().parents[1] / "hub_configs"
 # Keys of a run's recipe that name folders of this machine; training.yaml leaves them to its user.

@@ -34,13 +34,13 @@ from baselines.scoring import ScoredPatients, label_free, sequence_of
 from baselines.tables import compare, failure_rows, write_tables
 from omegaconf import MISSING
 
-from modeling_rasalore.errors import first_line
-from modeling_rasalore.evaluation import evaluate_system, write_results
-from modeling_rasalore.files import write_json
-from modeling_rasalore.layouts import ALL, Patient, find_patients, some
+from modeling_rasalore.data.layouts import find_patients
+from modeling_rasalore.data.patient import ALL, Patient
+from modeling_rasalore.data.splits import read_split, split_hash
+from modeling_rasalore.evaluation.rows import evaluate_system, write_results
+from modeling_rasalore.files import first_line, some, write_json
 from modeling_rasalore.provenance import provenance
 from modeling_rasalore.recipes import DataRecipe, load_recipe
-from modeling_rasalore.splits import read_split, split_hash
 
 
 @dataclass

@@ -24,11 +24,11 @@ import torch
 import torch.nn.functional as F
 
 from modeling_rasalore import DdptConfig, DdptModel, RasaloreImageProcessor
-from modeling_rasalore.augmentation import augment_batch
-from modeling_rasalore.heatmaps_ddpt import HEATMAPS
-from modeling_rasalore.layouts import find_patients
-from modeling_rasalore.optimizers import build_optimizer
-from modeling_rasalore.pseudo_masks import choose_heatmap, deletion_scores
+from modeling_rasalore.data.labels import HEALTHY, UNHEALTHY
+from modeling_rasalore.data.layouts import find_patients
+from modeling_rasalore.data.splits import refuse_other_split, split_patients
+from modeling_rasalore.models.heatmaps_ddpt import HEATMAPS
+from modeling_rasalore.pseudo_masks.deletion import choose_heatmap, deletion_scores
 from modeling_rasalore.recipes import (
     AugmentationRecipe,
     BaseRecipe,
@@ -37,12 +37,12 @@ from modeling_rasalore.recipes import (
     SyntheticLesionRecipe,
     load_recipe,
 )
-from modeling_rasalore.slice_loader import SliceLoader
-from modeling_rasalore.slices import HEALTHY, UNHEALTHY
-from modeling_rasalore.splits import refuse_other_split, split_patients
-from modeling_rasalore.synthetic_lesions import paint_chosen
-from modeling_rasalore.training import TrainingRun, loss_parts
-from modeling_rasalore.work_list import WorkList
+from modeling_rasalore.training.augmentation import augment_batch
+from modeling_rasalore.training.optimizers import build_optimizer
+from modeling_rasalore.training.painted_lesions import paint_chosen
+from modeling_rasalore.training.run import TrainingRun, loss_parts
+from modeling_rasalore.training.slice_loader import SliceLoader
+from modeling_rasalore.training.work_list import WorkList
 
 
 @dataclass

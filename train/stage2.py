@@ -29,12 +29,14 @@ import torch
 import torch.nn.functional as F
 
 from modeling_rasalore import RasaloreConfig, RasaloreImageProcessor, RasaloreModel
-from modeling_rasalore.augmentation import augment_batch
-from modeling_rasalore.layouts import ALL, MODALITIES, Patient, find_patients
-from modeling_rasalore.loss_rasalore import leave_out, soft_dice
-from modeling_rasalore.mask_table import MaskTable
-from modeling_rasalore.optimizers import build_optimizer
-from modeling_rasalore.pseudo_masks import is_brain
+from modeling_rasalore.data.labels import HEALTHY, UNHEALTHY
+from modeling_rasalore.data.layouts import find_patients
+from modeling_rasalore.data.patient import ALL, Patient
+from modeling_rasalore.data.slices import check_one_grid
+from modeling_rasalore.data.splits import read_split, refuse_other_split, split_patients
+from modeling_rasalore.models.loss_rasalore import leave_out, soft_dice
+from modeling_rasalore.pseudo_masks.deletion import is_brain
+from modeling_rasalore.pseudo_masks.table import MaskTable
 from modeling_rasalore.recipes import (
     AugmentationRecipe,
     BaseRecipe,
@@ -43,14 +45,14 @@ from modeling_rasalore.recipes import (
     SyntheticLesionRecipe,
     load_recipe,
 )
-from modeling_rasalore.sequence_grid import check_one_grid
-from modeling_rasalore.slice_loader import SliceLoader
-from modeling_rasalore.slices import HEALTHY, UNHEALTHY
-from modeling_rasalore.splits import read_split, refuse_other_split, split_patients
-from modeling_rasalore.synthetic_lesions import paint_chosen
-from modeling_rasalore.temperature import fit_temperature
-from modeling_rasalore.training import TrainingRun, loss_parts
-from modeling_rasalore.work_list import WorkList
+from modeling_rasalore.scans.naming import MODALITIES
+from modeling_rasalore.training.augmentation import augment_batch
+from modeling_rasalore.training.optimizers import build_optimizer
+from modeling_rasalore.training.painted_lesions import paint_chosen
+from modeling_rasalore.training.run import TrainingRun, loss_parts
+from modeling_rasalore.training.slice_loader import SliceLoader
+from modeling_rasalore.training.temperature import fit_temperature
+from modeling_rasalore.training.work_list import WorkList
 
 
 @dataclass

@@ -1,1 +1,1 @@
-../../modeling_rasalore/metrics.py
+../../modeling_rasalore/evaluation/metrics.py

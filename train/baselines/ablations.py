@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 
 from modeling_rasalore import RasaloreConfig
 from modeling_rasalore.files import write_json
-from modeling_rasalore.heatmaps_ddpt import HEATMAPS
+from modeling_rasalore.models.heatmaps_ddpt import HEATMAPS
 
 HALF, TWICE, OTHER = 0.5, 2.0, {"el_dice": "el_tversky", "el_tversky": "el_dice"}
 CHANGES: dict[str, dict[str, Any]] = {

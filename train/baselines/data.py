@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from modeling_rasalore.layouts import MODALITIES, Patient
-from modeling_rasalore.leaks import check_disjoint, image_fingerprint
+from modeling_rasalore.data.labels import HEALTHY, UNHEALTHY
+from modeling_rasalore.data.patient import Patient
+from modeling_rasalore.data.slices import read_slices
+from modeling_rasalore.data.splits import refuse_other_split
+from modeling_rasalore.evaluation.leaks import check_disjoint, image_fingerprint
 from modeling_rasalore.recipes import DataRecipe
-from modeling_rasalore.slices import HEALTHY, UNHEALTHY, read_slices
-from modeling_rasalore.splits import refuse_other_split
+from modeling_rasalore.scans.naming import MODALITIES
 
 from .interface import Image
 

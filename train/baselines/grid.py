@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from modeling_rasalore.evaluation import Row
-from modeling_rasalore.layouts import Patient
+from modeling_rasalore.data.patient import Patient
+from modeling_rasalore.evaluation.rows import Row
+from modeling_rasalore.evaluation.slice_grid import GridSlice, results_grid
+from modeling_rasalore.evaluation.tables import system_name
 from modeling_rasalore.recipes import DataRecipe
-from modeling_rasalore.reports import system_name
-from modeling_rasalore.results_grid import GridSlice, results_grid
 
 from .data import read_examples
 

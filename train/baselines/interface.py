@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from modeling_rasalore.brain_slices import brain_of
+from modeling_rasalore.data.labels import HEALTHY, UNHEALTHY
 from modeling_rasalore.files import replace_file, write_json
-from modeling_rasalore.slices import HEALTHY, UNHEALTHY
+from modeling_rasalore.scans.background import brain_of
 
 from .frames import from_grid, to_grid
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from modeling_rasalore.evaluation import Row, ScoredRun, Thresholds, evaluate_runs
-from modeling_rasalore.layouts import Patient
+from modeling_rasalore.data.patient import Patient
+from modeling_rasalore.evaluation.rows import Row, ScoredRun, Thresholds, evaluate_runs
 from modeling_rasalore.recipes import DataRecipe
 
 from .scoring import KeptPatients

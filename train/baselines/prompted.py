@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import Sam2Config, Sam2Model, SamConfig, SamImageProcessorPil, SamModel
 
-from modeling_rasalore.pseudo_masks import PromptedSegmenter
+from modeling_rasalore.pseudo_masks.segmenter import PromptedSegmenter
 
 from .interface import Image
 from .stand_in import learn_regions

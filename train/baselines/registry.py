@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from modeling_rasalore.layouts import ALL as ALL_SEQUENCES
-from modeling_rasalore.layouts import MODALITIES
+from modeling_rasalore.data.patient import ALL as ALL_SEQUENCES
+from modeling_rasalore.scans.naming import MODALITIES
 
 from .ablations import STAGE1_HEATMAPS
 from .ae import Ae

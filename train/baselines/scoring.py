@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from modeling_rasalore.brain_slices import brain_of
-from modeling_rasalore.evaluation import PatientScores, Thresholds
+from modeling_rasalore.data.labels import HEALTHY
+from modeling_rasalore.data.patient import Patient
+from modeling_rasalore.evaluation.metrics import false_alarm_threshold
+from modeling_rasalore.evaluation.rows import PatientScores, Thresholds
 from modeling_rasalore.files import replace_file
-from modeling_rasalore.layouts import Patient
-from modeling_rasalore.metrics import false_alarm_threshold
 from modeling_rasalore.recipes import DataRecipe
-from modeling_rasalore.slices import HEALTHY
+from modeling_rasalore.scans.background import brain_of
 
 from .data import Scored, read_examples
 from .interface import Image, System

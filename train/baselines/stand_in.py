@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor
 
-from modeling_rasalore.pseudo_masks import Mask, PromptedSegmenter, to_rgb
+from modeling_rasalore.pseudo_masks.segmenter import Mask, PromptedSegmenter, to_rgb
 
 from .interface import Image, step
 

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from modeling_rasalore.evaluation import VIEWS, Row, compare_rows, write_results
-from modeling_rasalore.reports import (
+from modeling_rasalore.evaluation.rows import VIEWS, Row, compare_rows, write_results
+from modeling_rasalore.evaluation.tables import (
     cost_table,
     overview_table,
     results_figure,

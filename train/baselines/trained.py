@@ -12,9 +12,10 @@ from typing import Any, ClassVar
 import numpy as np
 
 from modeling_rasalore import DdptModel, RasaloreImageProcessor, RasaloreModel
-from modeling_rasalore.layouts import ALL, MODALITIES
-from modeling_rasalore.prediction import predict_slices
-from modeling_rasalore.pseudo_masks import SCALING, PseudoMaskRule
+from modeling_rasalore.data.patient import ALL
+from modeling_rasalore.prediction.volume import predict_slices
+from modeling_rasalore.pseudo_masks.rule import SCALING, PseudoMaskRule
+from modeling_rasalore.scans.naming import MODALITIES
 
 from .interface import GivenSystem, Image
 

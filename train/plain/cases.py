@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from modeling_rasalore import DdptConfig, DdptModel, RasaloreConfig, RasaloreModel
-from modeling_rasalore.layouts import Patient, find_patients
-from modeling_rasalore.modeling_rasalore import RasaloreOutput
-from modeling_rasalore.slices import read_slices
-from modeling_rasalore.volume_writing import write_nifti
+from modeling_rasalore.data.layouts import find_patients
+from modeling_rasalore.data.patient import Patient
+from modeling_rasalore.data.slices import read_slices
+from modeling_rasalore.models.modeling_rasalore import RasaloreOutput
+from modeling_rasalore.scans.volume_writing import write_nifti
 
 from .ddpt import plain_heatmaps, plain_step
 from .rasalore import plain_forward, plain_loss

@@ -14,7 +14,7 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from modeling_rasalore import RasaloreConfig, RasaloreModel
-from modeling_rasalore.loss_rasalore import (
+from modeling_rasalore.models.loss_rasalore import (
     OVERLAP_LOSSES,
     el_dice,
     sample_at_points,

@@ -1,0 +1,12 @@
+"""Turn a data-set folder into patients, splits and labelled slices; make phantoms.
+
+labels.py            slice labels: slice_labels.csv, rules for areas
+layouts.py           BraTS 20/21/23, MSD and plain folders -> patients
+patient.py           Patient: what is known before anything is opened
+phantom_tumours.py   tumours of synthetic patients
+phantoms.py          synthetic patients
+shard_writing.py     write prepared slices as Parquet
+shards.py            read prepared slices
+slices.py            labelled slices of patients
+splits.py            patients shared out once, by person
+"""

@@ -1,0 +1,196 @@
+"""Which scans, masks and slice labels a folder holds: one table for the known data-set layouts."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..files import some
+from ..remote_files import is_remote, read_bytes
+from ..scans.finding import nifti_files
+from ..scans.naming import (
+    MODALITIES,
+    MSD_CHANNELS,
+    MSD_FOLDER,
+    file_stem,
+    name_before_role,
+    role_by_words,
+)
+from .labels import LABELS_FILE, add_slice_labels
+from .patient import Patient, PreparedSlices
+
+SLICES_FILE = "slices.json"  # what a folder of prepared slices holds
+INDEX_FILE = "index.parquet"
+SLICES_FORMAT = "rasalore slices 1"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A data set whose patients match one pattern.
+
+    Attributes:
+        pattern: glob below the root; one match per patient.
+        endings: how a file's name ends before .nii or .nii.gz -> its role (modality or "mask").
+        channels: modality -> channel, for matches that are themselves 4-D scans.
+        masks: folder below the root with one mask of the same name per 4-D scan.
+    """
+
+    name: str
+    pattern: str
+    endings: dict[str, str] = field(default_factory=dict)
+    channels: dict[str, int] = field(default_factory=dict)
+    masks: str = ""
+
+
+# One BraTS20 patient (355) has its mask named by another rule, ending in "_Segm".
+BRATS_ENDINGS = {"_t1": "t1", "_t1ce": "t1ce", "_t2": "t2", "_flair": "flair", "_seg": "mask"}
+GLI_ENDINGS = {"-t1n": "t1", "-t1c": "t1ce", "-t2w": "t2", "-t2f": "flair", "-seg": "mask"}
+LAYOUTS = (
+    Layout("BraTS20", "BraTS20_Training_*", {**BRATS_ENDINGS, "_Segm": "mask"}),
+    Layout("BraTS21", "BraTS2021_*", BRATS_ENDINGS),
+    Layout("BraTS23", "BraTS-GLI-*", GLI_ENDINGS),
+    Layout(
+        "MSD Task01",
+        f"{MSD_FOLDER}/*.nii.gz",
+        channels=MSD_CHANNELS,
+        masks="labelsTr",
+    ),
+)
+
+
+def find_patients(root: str | Path) -> list[Patient]:
+    """Return the patients below `root`, sorted by patient_id.
+
+    Known layouts: BraTS20, BraTS21, BraTS23, MSD Task01; else any folder of patient folders (or of
+    plain files) whose names tell the sequence. `slice_labels.csv` (columns volume = patient_id,
+    slice_index, label = healthy or unhealthy, or 0 or 1) in `root` gives the slice labels. Slices
+    of train/prepare_slices.py are read from a folder, a web address or a data set's repo id.
+
+    Raises:
+        ValueError: nothing recognised, two files for one role, a patient with neither a mask nor
+            slice labels, or a labels file that is malformed or names an unknown patient.
+    """
+    if is_remote(root) or (Path(root) / SLICES_FILE).is_file():
+        return _find_prepared(str(root))
+    root = Path(root)
+    patients = [patient for layout in LAYOUTS for patient in _match(root, layout)]
+    patients = patients or _match_names(root)
+    if not patients:
+        raise ValueError(_nothing_found(root))
+    patients.sort(key=lambda patient: patient.patient_id)
+    labels_path = root / LABELS_FILE
+    if labels_path.is_file():
+        return add_slice_labels(patients, labels_path)
+    unlabelled = [patient.patient_id for patient in patients if patient.mask is None]
+    if unlabelled:
+        raise ValueError(
+            f"every patient needs a mask or slice labels, but {some(unlabelled)} in {root} have "
+            f"no mask; add the mask files, or a {LABELS_FILE} with the columns volume, "
+            "slice_index, label (healthy or unhealthy)."
+        )
+    return patients
+
+
+def _find_prepared(root: str) -> list[Patient]:
+    """Return the patients of prepared slices; scans that could not be prepared are not there."""
+    try:
+        content = json.loads(read_bytes(root, SLICES_FILE))
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"the data root must be a folder, or the address or repo id of prepared slices, but "
+            f"there is no folder {root} and no {SLICES_FILE} behind that name ({error})."
+        ) from error
+    if content.get("format") != SLICES_FORMAT:
+        raise ValueError(f"{root}/{SLICES_FILE} must say it holds {SLICES_FORMAT!r}.")
+    patients = []
+    for part in content["parts"]:
+        path = Path("data", f"{part['name']}.parquet")
+        for row_group, entry in enumerate(part["patients"]):
+            place = PreparedSlices(
+                root,
+                part["name"],
+                part["bytes"],
+                row_group,
+                part["mask_bytes"] if entry["has_mask"] else None,
+                content["skip_slices"],
+            )
+            patients.append(
+                Patient(
+                    patient_id=entry["patient_id"],
+                    images=dict.fromkeys(entry["modalities"], path),
+                    mask=path if place.mask_bytes else None,
+                    source=entry["source"],
+                    prepared=place,
+                )
+            )
+    return sorted(patients, key=lambda patient: patient.patient_id)
+
+
+def _match(root: Path, layout: Layout) -> list[Patient]:
+    patients = []
+    for match in sorted(root.glob(layout.pattern)):
+        if match.name.startswith("."):  # "._name" files are left behind by macOS archives
+            continue
+        if layout.channels:
+            mask = root / layout.masks / match.name
+            patients.append(
+                Patient(
+                    patient_id=file_stem(match),
+                    images=dict.fromkeys(layout.channels, match),
+                    channels=layout.channels,
+                    mask=mask if mask.is_file() else None,
+                    source=layout.name,
+                )
+            )
+        elif match.is_dir():
+            roles = [(_role_by_ending(path, layout), path) for path in nifti_files(match, "*")]
+            patients.append(_patient(match.name, roles, layout.name))
+    return patients
+
+
+def _match_names(root: Path) -> list[Patient]:
+    """Return the patients of a folder of patient folders, or of plain files, by words in names."""
+    found: dict[str, list[tuple[str | None, Path]]] = {}
+    levels = ("*", "*/*", "*/*/*", "*/*/*/*")  # "**" would not enter linked folders
+    for path in (path for level in levels for path in nifti_files(root, level)):
+        parts = path.relative_to(root).parts
+        patient_id = parts[0] if len(parts) > 1 else name_before_role(path)
+        found.setdefault(patient_id, []).append((role_by_words(path), path))
+    patients = [_patient(patient_id, roles, "folder") for patient_id, roles in found.items()]
+    return [patient for patient in patients if patient.images]
+
+
+def _patient(patient_id: str, roles: Iterable[tuple[str | None, Path]], source: str) -> Patient:
+    files: dict[str, Path] = {}
+    for role, path in roles:
+        if role in files:
+            raise ValueError(
+                f"patient {patient_id} must have one {role} file, got {files[role]} and {path}; "
+                "keep one, and give the folder that holds one folder per patient."
+            )
+        if role is not None:
+            files[role] = path
+    images = {modality: files[modality] for modality in MODALITIES if modality in files}
+    return Patient(
+        patient_id=patient_id,
+        images=images,
+        mask=files.get("mask"),
+        brain_mask=files.get("brain_mask"),
+        source=source,
+    )
+
+
+def _role_by_ending(path: Path, layout: Layout) -> str | None:
+    stem = file_stem(path)
+    return next((role for ending, role in layout.endings.items() if stem.endswith(ending)), None)
+
+
+def _nothing_found(root: Path) -> str:
+    if not root.is_dir():
+        return f"the data root must be a folder, got {root}, which is not there."
+    found = sorted(path.name for path in root.iterdir())
+    patterns = ", ".join(layout.pattern for layout in LAYOUTS)
+    return (
+        f"no known layout in {root}: looked for {patterns}, and for .nii or .nii.gz files named by "
+        f"sequence (flair, t1ce, t1, t2, ...); found {some(found) if found else 'nothing'}."
+    )

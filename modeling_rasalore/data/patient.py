@@ -1,0 +1,62 @@
+"""Say what is known of one patient before anything is opened."""
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ALL = "all"  # in place of a modality: all of them as channels, in this order
+
+
+@dataclass(frozen=True)
+class PreparedSlices:
+    """Where the slices of one patient lie in a folder of train/prepare_slices.py.
+
+    Attributes:
+        root: the folder, web address or repo id.
+        part: name of the Parquet file, below data/ and without ending.
+        part_bytes: its length.
+        row_group: which row group of it is this patient's.
+        mask_bytes: length of the file of the same name below masks/; None where there is none.
+        skip: how many of the first and of the last slices were left out.
+    """
+
+    root: str
+    part: str
+    part_bytes: int
+    row_group: int
+    mask_bytes: int | None = None
+    skip: int = 0
+
+
+@dataclass(frozen=True)
+class Patient:
+    """One patient folder (or file) of a data set; nothing is opened until slices are read.
+
+    Attributes:
+        patient_id: the folder's name, or the file's name without sequence and ending.
+        images: modality ("t1", "t1ce", "t2", "flair") -> scan.
+        channels: modality -> channel, where one 4-D file holds all modalities; else empty.
+        mask: label map, any value above 0 being lesion; None if there is none.
+        brain_mask: 1 inside the brain; None where the scans' background is known otherwise.
+        slice_labels: slice index (0 = most inferior) -> 1 unhealthy, 0 healthy; None without a
+            labels file, and then the mask decides.
+        source: name of the layout.
+        prepared: where the slices are, for patients without scans; `images` and `mask` then only
+            say what there is.
+    """
+
+    patient_id: str
+    images: dict[str, Path]
+    channels: dict[str, int] = field(default_factory=dict)
+    mask: Path | None = None
+    brain_mask: Path | None = None
+    slice_labels: dict[int, int] | None = None
+    source: str = "folder"
+    prepared: PreparedSlices | None = None
+
+    @property
+    def person(self) -> str:
+        """Who was scanned: BraTS23 folders end in a time point, so one person may have several."""
+        return (
+            re.sub(r"-\d{3}$", "", self.patient_id) if self.source == "BraTS23" else self.patient_id
+        )

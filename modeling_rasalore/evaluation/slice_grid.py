@@ -1,0 +1,103 @@
+"""A picture of slices and of every system's scores of them, the true outline on each."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from textwrap import wrap
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from ..scans.overlays import DISCLAIMER, INK, PAPER, TRUTH_COLOUR, brain_window, overlay_slice
+
+COLUMNS = 8  # the slice and seven systems; more systems go below, beside the slice again
+CELL, GAP = 194, 5  # px; 8 cells are 1597 wide
+HEADER, LEGEND = 46, 44  # px; a title of two lines fits
+Map = NDArray[np.floating]
+
+
+@dataclass(frozen=True, eq=False)
+class GridSlice:
+    """A slice of the picture: image and truth (H, W), mm between rows and columns, a caption."""
+
+    image: Map
+    truth: NDArray[np.bool_]
+    spacing: tuple[float, float]
+    caption: str
+
+
+def results_grid(
+    slices: Sequence[GridSlice], maps: Mapping[str, Sequence[Map]], path: str | Path
+) -> Path:
+    """Return `path` after drawing slices in rows and systems in columns, 1597 px wide.
+
+    Scores are grey, 0 black and 1 white, the same for all systems.
+
+    Args:
+        slices: one row each.
+        maps: name of a system -> its scores in [0, 1] of each slice, (H, W).
+
+    Raises:
+        ValueError: no slices, or maps of another shape than theirs.
+    """
+    _check(slices, maps)
+    names = list(maps)
+    blocks = [names[i : i + COLUMNS - 1] for i in range(0, max(len(names), 1), COLUMNS - 1)]
+    block_height = HEADER + len(slices) * (CELL + GAP)
+    size = (COLUMNS * (CELL + GAP) + GAP, len(blocks) * block_height + LEGEND + GAP)
+    picture = Image.new("RGB", size, PAPER)
+    for number, block in enumerate(blocks):
+        columns = {"Slice": None} | {name: maps[name] for name in block}
+        for column, (name, scores) in enumerate(columns.items()):
+            left, top = GAP + column * (CELL + GAP), number * block_height
+            _write_centred(picture, left, top, name)
+            for row, one in enumerate(slices):
+                cell = _cell(one, None if scores is None else scores[row])
+                picture.paste(cell, (left, top + HEADER + row * (CELL + GAP)))
+    _write_legend(picture)
+    path = Path(path)
+    picture.save(path)
+    return path
+
+
+def _check(slices: Sequence[GridSlice], maps: Mapping[str, Sequence[Map]]) -> None:
+    if not slices:
+        raise ValueError("a grid needs at least one slice, got none.")
+    shapes = [one.image.shape for one in slices]
+    for name, scores in maps.items():
+        if (found := [one.shape for one in scores]) != shapes:
+            raise ValueError(f"maps of {name} must have the slices' shapes {shapes}, got {found}.")
+
+
+def _cell(one: GridSlice, scores: Map | None) -> Image.Image:
+    """A square with the slice, or with scores of it; the brain fills it, in its own proportions."""
+    window = brain_window(one.image[None])
+    shown = one.image / (np.quantile(one.image, 0.995) or 1) if scores is None else scores
+    image = shown[window]
+    height, width = (n * mm for n, mm in zip(image.shape, one.spacing, strict=True))
+    scale = CELL / max(height, width)
+    size = (max(round(width * scale), 1), max(round(height * scale), 1))
+    outline = (one.truth[window], TRUTH_COLOUR, 1)
+    drawn = overlay_slice(image, np.zeros(image.shape, np.float32), [outline], size)
+    cell = Image.new("RGB", (CELL, CELL))
+    cell.paste(drawn, ((CELL - size[0]) // 2, (CELL - size[1]) // 2))
+    if scores is None:
+        ImageDraw.Draw(cell).text((3, CELL - 15), one.caption, INK, ImageFont.load_default(11))
+    return cell
+
+
+def _write_centred(picture: Image.Image, left: int, top: int, name: str) -> None:
+    """A column's title, at most two lines over the column."""
+    font = ImageFont.load_default(14)
+    lines = "\n".join(wrap(name, 24)[:2])
+    place = (left + CELL // 2, top + HEADER - 6)
+    ImageDraw.Draw(picture).text(place, lines, INK, font, anchor="md", align="center")
+
+
+def _write_legend(picture: Image.Image) -> None:
+    draw, top = ImageDraw.Draw(picture), picture.height - LEGEND
+    draw.rectangle((GAP, top + 4, GAP + 18, top + 17), outline=TRUTH_COLOUR, width=2)
+    words = "true outline; scores from 0, black, to 1, white, on one scale for all systems"
+    draw.text((GAP + 26, top + 2), words, INK, ImageFont.load_default(14))
+    draw.text((GAP, top + 24), DISCLAIMER, INK, ImageFont.load_default(13))

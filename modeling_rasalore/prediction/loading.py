@@ -1,0 +1,63 @@
+"""A model and its image processor, from a folder or the Hub, complete and on a device."""
+
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoImageProcessor, AutoModel
+
+from ..models import RasaloreModel
+from ..remote_files import is_repo_id
+
+PRECISIONS = ("float32", "bfloat16")
+
+
+def load_model(name: str, revision: str = "main", device: str = "auto") -> tuple[Any, Any]:
+    """Return model and image processor of a folder or Hub repository, on the device.
+
+    Args:
+        name: a folder, or a repo id such as "owner/name".
+        revision: commit, tag or branch of a repo id.
+        device: "cpu", "cuda", "cuda:1", "mps", ...; "auto" takes an accelerator where there is one.
+
+    Raises:
+        ValueError: no folder and no repo id, no stage-2 model, or weights that lack a tensor.
+    """
+    if not Path(name).is_dir() and not is_repo_id(name):
+        raise ValueError(f"--model needs an existing folder or a repo id (owner/name), got {name}.")
+    if device == "auto":
+        accelerator = torch.accelerator.current_accelerator(check_available=True)
+        device = accelerator.type if accelerator else "cpu"
+    loaded = AutoModel.from_pretrained(name, revision=revision, output_loading_info=True)
+    model, report = loaded[0], loaded[1]
+    if not isinstance(loaded[0], RasaloreModel):
+        raise ValueError(f"--model needs a RASALoRE model (stage 2), got {type(model).__name__}.")
+    if report["missing_keys"]:  # the library would go on with random numbers in their place
+        missing = ", ".join(sorted(report["missing_keys"])[:3])
+        raise ValueError(f"the weights of {name} are incomplete: {missing} are missing.")
+    return model.to(device).eval(), AutoImageProcessor.from_pretrained(name, revision=revision)
+
+
+def choose_precision(model: Any, asked: str = "auto") -> str:
+    """Return the name of the float type to compute in.
+
+    Args:
+        asked: one of PRECISIONS; "auto" takes bfloat16 on a CUDA device that computes in it, where
+            it is several times as fast, and float32 elsewhere.
+
+    Raises:
+        ValueError: another word.
+    """
+    if asked not in ("auto", *PRECISIONS):
+        raise ValueError(f"--precision must be auto, {' or '.join(PRECISIONS)}, got {asked}.")
+    if asked != "auto":
+        return asked
+    on_cuda = next(model.parameters()).device.type == "cuda"
+    return "bfloat16" if on_cuda and torch.cuda.is_bf16_supported(False) else "float32"
+
+
+def computing_in(precision: str, model: Any) -> AbstractContextManager[None]:
+    """Return a context in which a model computes in a float type; its weights stay as they are."""
+    device = next(model.parameters()).device.type
+    return torch.autocast(device, torch.bfloat16, enabled=precision == "bfloat16")

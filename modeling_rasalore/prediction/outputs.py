@@ -1,0 +1,150 @@
+"""What is written about a prediction: mask, scores, overlay and a summary, beside the scan."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..files import replace_file, sha256_of, write_json
+from ..provenance import versions
+from ..scans.background import BrainSlices
+from ..scans.overlays import DISCLAIMER, overlay_montage
+from ..scans.volume_writing import write_volume
+from ..scans.volumes import Volume
+from .volume import VolumePrediction
+
+# Share of the voxels of a scan. Around an extracted brain it is 0.5 to 0.9, with skull and noise
+# near 0.
+SMALLEST_BACKGROUND = 0.2
+ENDINGS = {
+    **{"mask": "_mask.nii.gz", "scores": "_scores.nii.gz", "spread": "_spread.nii.gz"},
+    **{"overlay": "_overlay.png", "summary": ".json"},
+}
+
+
+def write_prediction(
+    prediction: VolumePrediction,
+    volume: Volume,
+    out_dir: str | Path,
+    name: str,
+    endings: Mapping[str, str] = ENDINGS,
+    source: dict[str, Any] | None = None,
+) -> dict[str, Path]:
+    """Return the paths of the files written for one scan, each complete or absent.
+
+    `mask`: uint8 NIfTI, `scores` and, where noise was drawn, `spread`: float32 NIfTI, all on the
+    scan's own grid; `overlay`: PNG of the most telling slices; `summary`: JSON with volume,
+    threshold, model and input, written last.
+
+    Args:
+        prediction: of `volume`.
+        volume: the scan it was made from.
+        out_dir: made where it does not exist.
+        name: start of the file names.
+        endings: end of the file name of each.
+        source: what `describe_input` says; None: asked here, which reads the scan's file again.
+    """
+    out_dir = Path(out_dir)
+    out_dir.mkdir(parents=True, exist_ok=True)
+    paths = {role: out_dir / f"{name}{ending}" for role, ending in endings.items()}
+    write_volume(paths["mask"], prediction.mask, volume, np.uint8)
+    write_volume(paths["scores"], prediction.scores, volume, np.float32)
+    if prediction.spread is None:
+        del paths["spread"]
+    else:
+        write_volume(paths["spread"], prediction.spread, volume, np.float32)
+    picture = overlay_montage(
+        BrainSlices(volume.slices),
+        prediction.scores,
+        prediction.mask,
+        spacing=prediction.spacing[1:],
+        title=f"{volume.path.name}: {describe(prediction)}",
+    )
+    replace_file(paths["overlay"], picture.save)
+    source = source or describe_input(volume, trained_on=prediction.model["modality"])
+    write_json(paths["summary"], compose_summary(prediction, source))
+    return paths
+
+
+def describe(prediction: VolumePrediction) -> str:
+    """One line for people, such as `43.1 mL of anomaly in 57 of 155 slices`."""
+    found, count = len(prediction.slices_with_anomaly), len(prediction.mask)
+    if not found:
+        return f"no anomaly found in {count} slices"
+    return f"{prediction.millilitres:.1f} mL of anomaly in {found} of {count} slices"
+
+
+def find_warnings(volume: Volume, trained_on: str | None = None) -> list[str]:
+    """Sentences about what may make the result of a scan worth less.
+
+    Args:
+        trained_on: MRI sequence that the model knows; None: unknown.
+    """
+    found = list(volume.warnings)
+    if volume.replaced_voxels:
+        found.append(f"{volume.replaced_voxels} NaN or infinite voxels were set to 0.")
+    corner = volume.slices[0, 0, 0]
+    background = sum(np.count_nonzero(one == corner) for one in volume.slices) / volume.slices.size
+    if background < SMALLEST_BACKGROUND:
+        found.append(
+            f"only {background:.0%} of the voxels have the background's value; models expect scans "
+            "with everything but the brain removed."
+        )
+    if trained_on and volume.sequence and volume.sequence != trained_on:
+        found.append(
+            f"the model was trained on {trained_on}, but the scan is {volume.sequence} by its "
+            f"name, its header or --modality; expect nothing of the result, and give a "
+            f"{trained_on} scan."
+        )
+    return found
+
+
+def measures(prediction: VolumePrediction) -> dict[str, Any]:
+    """The numbers that a table of scans shows of each."""
+    return {
+        "millilitres": prediction.millilitres,
+        "largest_component_ml": prediction.largest_component_ml,
+        "quality_score": prediction.quality_score,
+        "slices": len(prediction.mask),
+        "slices_with_anomaly": len(prediction.slices_with_anomaly),
+        "threshold": prediction.threshold,
+    }
+
+
+def compose_summary(prediction: VolumePrediction, source: dict[str, Any]) -> dict[str, Any]:
+    """Everything about a prediction that is not an image, as JSON can hold it.
+
+    Args:
+        source: what `describe_input` said of the scan, which may be gone from the disk.
+    """
+    found = prediction.slices_with_anomaly
+    return {
+        "disclaimer": DISCLAIMER,
+        **source,
+        "model": prediction.model,
+        **measures(prediction),
+        "voxel_mm3": prediction.voxel_mm3,
+        "bounding_box_mm": prediction.bounding_box_mm,
+        "lowest_slice": min(found, default=None),
+        "highest_slice": max(found, default=None),
+        "largest_slice": prediction.largest_slice,
+        "versions": versions(),
+    }
+
+
+def describe_input(
+    volume: Volume, digest: str | None = None, trained_on: str | None = None
+) -> dict[str, Any]:
+    """What a summary says about the scan.
+
+    Args:
+        digest: SHA-256 of its file; None: its file is read once more, for that.
+        trained_on: as for `find_warnings`.
+    """
+    return {
+        "input": volume.path.name,
+        "input_sha256": digest or sha256_of(volume.path),
+        "input_voxel_order": volume.axis_codes,
+        "warnings": find_warnings(volume, trained_on),
+    }

@@ -1,0 +1,110 @@
+"""A run for people: a table of all scans as CSV, and a page with the overlays and the limits."""
+
+import csv
+from collections.abc import Mapping
+from html import escape
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from ..files import replace_file
+from ..scans.overlays import DISCLAIMER
+
+COLUMNS = (
+    *("status", "modality", "millilitres", "largest_component_ml", "quality_score"),
+    *("bounding_box_mm", "slices", "slices_with_anomaly", "threshold", "seconds"),
+    *("warnings", "reason"),
+)
+PAGE_COLUMNS = (
+    *("status", "millilitres", "largest_component_ml", "quality_score", "bounding_box_mm"),
+    *("slices_with_anomaly", "slices", "seconds"),
+)
+LIMITS = (
+    DISCLAIMER,
+    "Trained on brain tumours in adults or on synthetic brains; other findings may go unseen.",
+    "Skull-stripped scans of the sequence that the model was trained on are expected.",
+    "The left of a picture is the patient's right; slices are counted from below.",
+)
+STYLE = (
+    "body{font:16px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem}"
+    "table{border-collapse:collapse}td,th{padding:.2rem .8rem;text-align:left;"
+    "border-bottom:1px solid #ccc}img{max-width:100%}.wide{overflow-x:auto}"
+    ".limits{background:#fff3cd;padding:.5rem 1rem .5rem 2rem}.failed{color:#a40000}"
+)
+
+
+def write_table(path: Path, scans: Mapping[str, Mapping[str, Any]]) -> Path:
+    """Return `path`, a CSV with one line per scan of a run's manifest."""
+
+    def write(draft: Path) -> None:
+        with draft.open("w", newline="", encoding="utf-8") as file:
+            table = csv.writer(file)
+            table.writerow(("scan", *COLUMNS))
+            for name, entry in scans.items():
+                table.writerow((name, *(_text(entry.get(column)) for column in COLUMNS)))
+
+    return replace_file(path, write)
+
+
+def write_html(path: Path, manifest: Mapping[str, Any]) -> Path:
+    """Return `path`, one page about a run; its pictures are the overlay files beside it."""
+    rows = "".join(_row(name, entry) for name, entry in manifest["scans"].items())
+    head = "".join(f"<th>{escape(_title(column))}</th>" for column in ("scan", *PAGE_COLUMNS))
+    notes = "".join(_notes(name, entry) for name, entry in manifest["scans"].items())
+    pictures = "".join(_picture(name, entry) for name, entry in manifest["scans"].items())
+    limits = "".join(f"<li>{escape(sentence)}</li>" for sentence in LIMITS)
+    model, settings = manifest["model"], manifest["settings"]
+    facts = (
+        f"Model {model['name']}, weights {str(model['weights_sha256'])[:12]}, on "
+        f"{manifest['device']} ({settings['precision']}). Threshold {settings['threshold']:g}: "
+        f"{settings['threshold_source']}. {manifest.get('seconds', 0)} s, "
+        f"{manifest.get('peak_memory_mib', 0)} MiB at most."
+    )
+    page = (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>rasalore</title>'
+        f"<style>{STYLE}</style><h1>Anomaly maps</h1>"
+        f'<ul class="limits">{limits}</ul><p>{escape(facts)}</p>'
+        f'<div class="wide"><table><tr>{head}</tr>{rows}</table></div>'
+        f"<ul>{notes}</ul>{pictures}</html>\n"
+    )
+    return replace_file(path, lambda draft: draft.write_text(page, encoding="utf-8"))
+
+
+def _row(name: str, entry: Mapping[str, Any]) -> str:
+    cells = (name, *(_short(entry.get(column)) for column in PAGE_COLUMNS))
+    row = "".join(f"<td>{escape(cell)}</td>" for cell in cells)
+    return f'<tr class="{escape(entry["status"])}">{row}</tr>'
+
+
+def _notes(name: str, entry: Mapping[str, Any]) -> str:
+    """Why a scan failed, or what may make its result worth less, one line each."""
+    reasons = [entry["reason"]] if "reason" in entry else entry.get("warnings", [])
+    return "".join(
+        f'<li class="{escape(entry["status"])}">{escape(f"{name}: {reason}")}</li>'
+        for reason in reasons
+    )
+
+
+def _title(column: str) -> str:
+    return column.replace("_", " ").replace(" ml", " (mL)").replace(" mm", " (mm)")
+
+
+def _short(value: Any) -> str:
+    """A table's cell for people: three decimals; a box as ranges of x, y and z."""
+    if isinstance(value, list):
+        ranges = [f"{low:g} to {high:g}" for low, high in zip(*value, strict=True)]
+        return ", ".join(ranges)
+    return f"{value:.3f}".rstrip("0").rstrip(".") if isinstance(value, float) else _text(value)
+
+
+def _picture(name: str, entry: Mapping[str, Any]) -> str:
+    overlay = entry.get("outputs", {}).get("overlay")
+    if overlay is None:
+        return ""
+    return f'<h2>{escape(name)}</h2><img src="{quote(overlay)}" alt="slices of {escape(name)}">'
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list):  # of sentences, or a box in mm: least and greatest x, y, z
+        return " ".join(_text(part) for part in value)
+    return "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)

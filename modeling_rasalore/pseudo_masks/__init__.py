@@ -1,0 +1,8 @@
+"""Turn heatmaps into pseudo-masks and a table; judge runs without masks.
+
+criteria.py    which run is better, told without masks
+deletion.py    score heatmaps by deleting their hottest pixels
+rule.py        heatmap -> scores -> pseudo-mask
+segmenter.py   SAM or MedSAM prompted by pseudo-masks
+table.py       pseudo-masks on disk, by patient and slice
+"""

@@ -1,0 +1,150 @@
+"""Choices between runs that no mask makes: what their score maps of validation patients show.
+
+Each criterion sees one thing and is blind to others: a run that marks nothing raises no false
+alarm, and runs that make the same mistake agree. So a table shows them side by side.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..evaluation.metrics import auroc
+from ..models.loss_rasalore import soft_dice
+from .deletion import deletion_scores
+
+Map = NDArray[np.float32]
+Values = dict[str, float | None]  # by name of a criterion; None for what cannot be had
+# A hundredth of a slice's brain is 100 to 200 mm2, about the least that makes a slice unhealthy.
+# The highest pixel alone would follow noise, and the mean over the brain drowns a small lesion.
+TOP_SHARE = 0.01
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """Title of its column, and whether the highest value chooses or the lowest."""
+
+    title: str
+    highest: bool = True
+
+
+CRITERIA = {
+    "slice_auroc": Criterion("AUROC of slices"),
+    "false_alarms": Criterion("False alarms, share of healthy brain", highest=False),
+    "deletion": Criterion("Deletion score"),
+    "agreement": Criterion("Agreement with other runs"),
+    "oracle": Criterion("Oracle: Dice with true masks (no claim)"),
+}
+
+
+@dataclass(frozen=True)
+class SliceEvidence:
+    """What one run's map of one validation slice shows.
+
+    Attributes:
+        unhealthy: the slice's label.
+        score: of the slice, see `slice_score`.
+        marked, brain: pixels of brain with a score above 0.5, and all pixels of brain.
+        deletion: see `deletions`; None on a healthy slice.
+        agreements: other run -> soft Dice with its map; empty on a healthy slice.
+    """
+
+    unhealthy: bool
+    score: float
+    marked: int
+    brain: int
+    deletion: float | None = None
+    agreements: Mapping[str, float] = field(default_factory=dict)
+
+
+def slice_score(scores: Map, brain: NDArray[np.bool_]) -> float:
+    """Score of a slice: the mean of the highest hundredth of its brain pixels, at least one.
+
+    Args:
+        scores: (H, W); 0 stands for a slice without brain.
+        brain: where the slice shows brain, (H, W).
+    """
+    inside = scores[brain]
+    if not inside.size:
+        return 0.0
+    top = max(round(TOP_SHARE * inside.size), 1)
+    return float(np.partition(inside, -top)[-top:].mean())
+
+
+def deletions(
+    maps: Sequence[Map],
+    images: Sequence[Map],
+    processor: Any,
+    unhealthy_probability: Callable[[Tensor], Tensor],
+) -> list[float]:
+    """How much stage 1's unhealthy probability falls when the highest scores are removed, per map.
+
+    Args:
+        maps, images: score maps and their slices, (H, W) each.
+        processor: stage 1's.
+        unhealthy_probability: as for `deletion_scores`.
+    """
+    pixel_values = processor(list(images), return_tensors="pt")["pixel_values"]
+    heat = processor.crop_maps(maps, images)
+    return deletion_scores(heat, pixel_values, unhealthy_probability).tolist()
+
+
+def agreement(one: Map, other: Map) -> float:
+    """Soft Dice of two runs' maps of one slice, (H, W); 1 where both are 0 everywhere."""
+    maps = [torch.from_numpy(np.asarray(scores))[None] for scores in (one, other)]
+    return float(soft_dice(*maps))
+
+
+def summarise(evidence: Sequence[SliceEvidence]) -> Values:
+    """The value of each criterion over the validation slices of one run."""
+    labels = np.array([one.unhealthy for one in evidence], bool)
+    scores = np.array([one.score for one in evidence])
+    both = labels.any() and not labels.all()
+    healthy_brain = sum(one.brain for one in evidence if not one.unhealthy)
+    alarms = sum(one.marked for one in evidence if not one.unhealthy)
+    return {
+        "slice_auroc": auroc(scores, labels) if both else None,
+        "false_alarms": alarms / healthy_brain if healthy_brain else None,
+        "deletion": mean([one.deletion for one in evidence if one.deletion is not None]),
+        "agreement": mean([value for one in evidence for value in one.agreements.values()]),
+    }
+
+
+def mean(values: Sequence[float]) -> float | None:
+    """None for the mean of nothing."""
+    return sum(values) / len(values) if values else None
+
+
+def choose(rows: Mapping[str, Values]) -> dict[str, str | None]:
+    """The run that each criterion of the rows chooses; of equals the first, None without a value.
+
+    Args:
+        rows: run -> its values.
+    """
+    chosen: dict[str, str | None] = {}
+    for name in next(iter(rows.values()), {}):
+        sign = 1 if CRITERIA[name].highest else -1
+        known = {run: sign * v for run, values in rows.items() if (v := values[name]) is not None}
+        chosen[name] = max(known, key=known.__getitem__) if known else None
+    return chosen
+
+
+def choices_table(rows: Mapping[str, Values]) -> str:
+    """Markdown: a line per run, a column per criterion, the run that it chooses in bold."""
+    chosen = choose(rows)
+    names = list(chosen)
+    lines = [["Run", *(CRITERIA[name].title for name in names)], ["---", *["---:"] * len(names)]]
+    lines += [
+        [run, *(_cell(values[name], run == chosen[name]) for name in names)]
+        for run, values in rows.items()
+    ]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _cell(value: float | None, chosen: bool) -> str:
+    text = "–" if value is None else f"{value:.4f}"  # noqa: RUF001
+    return f"**{text}**" if chosen else text

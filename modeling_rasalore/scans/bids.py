@@ -1,0 +1,52 @@
+"""The names of BIDS: which scans of a data set are raw anatomy, and what results are called.
+
+https://bids-specification.readthedocs.io, version 1.10: raw data, and the derivatives of masks.
+"""
+
+import re
+from pathlib import Path
+
+from ..files import write_json
+
+VERSION = "1.10.0"
+DESCRIPTION = "dataset_description.json"
+ENTITIES = re.compile(r"(sub-[A-Za-z0-9]+(?:_[a-z]+-[A-Za-z0-9+]+)*)_[A-Za-z0-9]+\.nii(?:\.gz)?")
+# What our files end in, where it differs from the names of other results.
+BIDS_ENDINGS = {"scores": "_probseg.nii.gz", "summary": "_mask.json"}
+
+
+def is_bids_dataset(folder: Path) -> bool:
+    """Whether a folder says of itself that it is a BIDS data set."""
+    return (folder / DESCRIPTION).is_file()
+
+
+def is_raw_anatomy(path: Path, dataset: Path) -> bool:
+    """Whether a file of a data set is a raw anatomical scan: sub-*/[ses-*/]anat/sub-*_*.nii.gz."""
+    folders = path.relative_to(dataset).parts[:-1]
+    place = bids_place(path)
+    return place is not None and folders == place.parts[:-1]
+
+
+def bids_place(path: Path) -> Path | None:
+    """Return where results of an anatomical scan belong, below a derivatives folder, or None.
+
+    Such as sub-01/ses-1/anat/sub-01_ses-1_desc-anomaly, to which endings are added.
+    """
+    named = ENTITIES.fullmatch(path.name)
+    folders = path.absolute().parent.parts
+    start = -3 if len(folders) > 2 and folders[-2].startswith("ses-") else -2
+    if not named or folders[-1] != "anat" or not folders[start].startswith("sub-"):
+        return None
+    entities = re.sub(r"_desc-[A-Za-z0-9+]+", "", named[1])
+    return Path(*folders[start:], f"{entities}_desc-anomaly")
+
+
+def write_description(folder: Path, version: str) -> Path:
+    """Return the file that makes a folder of results a BIDS derivative."""
+    content = {
+        "Name": "Anomaly masks",
+        "BIDSVersion": VERSION,
+        "DatasetType": "derivative",
+        "GeneratedBy": [{"Name": "rasalore", "Version": version}],
+    }
+    return write_json(folder / DESCRIPTION, content)

@@ -1,0 +1,71 @@
+"""NIfTI files on the grid of a scan, whatever its voxel order, and on a grid of their own."""
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import DTypeLike
+
+from ..files import replace_file
+from .slice_frame import in_own_order
+from .volumes import Volume
+
+# All that an output takes over from the scan's header: where the voxels lie, in which unit. Copied
+# field by field, so the affine is never recomputed, and no free-text field can carry a name out.
+GEOMETRY_FIELDS = (
+    *("pixdim", "dim_info", "xyzt_units", "qform_code", "sform_code"),
+    *("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
+    *("srow_x", "srow_y", "srow_z"),
+)
+
+
+def write_volume(path: str | Path, slices: np.ndarray, like: Volume, dtype: DTypeLike) -> Path:
+    """Return `path` after writing `slices` on the voxel grid of the scan `like`.
+
+    Shape, affine, qform, sform, their codes and units are the scan's, bit for bit; text fields
+    (descrip, aux_file, intent_name, ...) and header extensions are left out.
+
+    Args:
+        path: where to write, .nii or .nii.gz; replaced only once the new file is complete.
+        slices: (S, H, W) array in the slice frame, shaped like `like.slices`.
+        like: the scan that the array belongs to.
+        dtype: voxel type of the file; an integer type must hold every value exactly.
+    """
+    if slices.shape != like.slices.shape:
+        raise ValueError(
+            f"slices must have the shape of the scan, {like.slices.shape}, got {slices.shape}."
+        )
+    with np.errstate(invalid="ignore"):  # a NaN that does not fit is reported below
+        voxels = slices.astype(dtype, copy=False)
+    converted = voxels is not slices and np.issubdtype(voxels.dtype, np.integer)
+    if converted and not np.array_equal(voxels, slices):
+        raise ValueError(
+            f"slices from {slices.min():g} to {slices.max():g} do not fit {voxels.dtype} exactly; "
+            "round them first or write a float type."
+        )
+    kind = nib.Nifti2Image if isinstance(like.header, nib.Nifti2Header) else nib.Nifti1Image
+    image = kind(in_own_order(voxels, like.affine), affine=None)  # None: no form is set
+    for field in GEOMETRY_FIELDS:
+        image.header[field] = like.header[field]
+    return _write(Path(path), image)
+
+
+def write_nifti(path: str | Path, data: np.ndarray, affine: np.ndarray) -> Path:
+    """Return `path` after writing `data` (I, J, K), in voxel order, as NIfTI in mm.
+
+    Args:
+        path: where to write, .nii or .nii.gz; replaced only once the new file is complete.
+        data: array of a type NIfTI can hold (not bool, not int64), kept as it is.
+        affine: (4, 4), voxel indices -> mm in RAS+ world coordinates.
+    """
+    image = nib.Nifti1Image(data, affine)
+    image.header.set_xyzt_units("mm")
+    return _write(Path(path), image)
+
+
+def _write(path: Path, image: nib.Nifti1Image) -> Path:
+    if not path.name.endswith((".nii", ".nii.gz")):
+        raise ValueError(
+            f"a NIfTI file is written to a name ending in .nii or .nii.gz, got {path}."
+        )
+    return replace_file(path, image.to_filename)  # gzip level 1, without a time stamp

@@ -1,0 +1,111 @@
+"""Random changes of a batch of slices, vectorised, on the batch's own device."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..recipes import AugmentationRecipe
+
+
+def augment_batch(
+    pixel_values: Tensor,
+    masks: dict[str, Tensor],
+    recipe: AugmentationRecipe,
+    value_range: float = 1.0,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return changed slices (B, C, H, W) and their masks, moved alike.
+
+    Args:
+        masks: named masks (B, h, w), 0 or 1, at any resolution; nearest pixel, so they stay binary.
+        value_range: difference between the brightest and the darkest pixel, which the noise is
+            relative to.
+    """
+    batch = len(pixel_values)
+    transform = random_transforms(batch, recipe, pixel_values.device)
+    # Black is not 0 where mean and standard deviation were applied; what comes from outside must
+    # be black and brightness must leave black alone.
+    black = pixel_values.amin((2, 3), keepdim=True)
+    pixel_values = resample(pixel_values - black, transform, "bilinear")
+    moved = {
+        name: resample(mask[:, None].float(), transform, "nearest")[:, 0].to(mask.dtype)
+        for name, mask in masks.items()
+    }
+    pixel_values = change_intensity(pixel_values, recipe) + black
+    if recipe.noise_std:
+        amount = recipe.noise_std * value_range * happens(recipe.noise_probability, pixel_values)
+        pixel_values = pixel_values + amount * torch.randn_like(pixel_values)
+    if recipe.sequence_dropout:
+        channels = pixel_values.shape[1]
+        dropped = drop_sequences(batch, channels, recipe.sequence_dropout)
+        pixel_values = torch.where(dropped.to(black.device), black, pixel_values)
+    return pixel_values, moved
+
+
+def drop_sequences(batch: int, channels: int, probability: float) -> Tensor:
+    """Which channels are missing, (B, C, 1, 1) bool; one of every slice never is."""
+    dropped = torch.rand(batch, channels) < probability
+    dropped[torch.arange(batch), torch.randint(channels, (batch,))] = False
+    return dropped[:, :, None, None]
+
+
+def random_transforms(batch: int, recipe: AugmentationRecipe, device: torch.device) -> Tensor:
+    """Matrices (B, 2, 3) from output to input coordinates in [-1, 1], (x, y) order."""
+
+    def uniform(low: float, high: float) -> Tensor:
+        return low + (high - low) * torch.rand(batch, device=device)
+
+    def sign(probability: float) -> Tensor:
+        return torch.where(torch.rand(batch, device=device) < probability, -1.0, 1.0)
+
+    turned = torch.rand(batch, device=device) < recipe.rotation_probability
+    angle = math.radians(recipe.rotation_degrees) * uniform(-1, 1) * turned
+    side = uniform(recipe.smallest_scale, 1).sqrt()  # a share of the area, so its root
+    horizontal, vertical = sign(recipe.horizontal_flip), sign(recipe.vertical_flip)
+    rows = [
+        torch.stack([side * angle.cos() * horizontal, -side * angle.sin() * vertical], 1),
+        torch.stack([side * angle.sin() * horizontal, side * angle.cos() * vertical], 1),
+    ]
+    shift = torch.stack([(1 - side) * uniform(-1, 1) for _ in range(2)], 1)  # crop stays inside
+    return torch.cat([torch.stack(rows, 1), shift[:, :, None]], dim=2)
+
+
+def resample(images: Tensor, transform: Tensor, mode: str) -> Tensor:
+    """Images (B, C, H, W) read through a transform; what comes from outside is 0."""
+    grid = F.affine_grid(transform, list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, mode=mode, padding_mode="zeros", align_corners=False)
+
+
+def change_intensity(pixel_values: Tensor, recipe: AugmentationRecipe) -> Tensor:
+    """Random gamma (an exponent), brightness (a factor) and contrast (one around the mean).
+
+    Of slices whose black is 0; gamma leaves that and a slice's brightest pixel alone.
+    """
+    if recipe.gamma:
+        exponent = (1 + recipe.gamma) ** random_change(1.0, recipe, pixel_values)
+        white = pixel_values.amax((1, 2, 3), keepdim=True).clamp(min=1e-6)
+        pixel_values = white * (pixel_values.clamp(min=0) / white) ** exponent
+    if recipe.brightness:
+        pixel_values = pixel_values * random_factor(recipe.brightness, recipe, pixel_values)
+    if recipe.contrast:
+        mean = pixel_values.mean((1, 2, 3), keepdim=True)
+        factor = random_factor(recipe.contrast, recipe, pixel_values)
+        pixel_values = mean + (pixel_values - mean) * factor
+    return pixel_values
+
+
+def random_factor(spread: float, recipe: AugmentationRecipe, like: Tensor) -> Tensor:
+    """Factors in [1 - spread, 1 + spread], 1 where the change does not happen, (B, 1, 1, 1)."""
+    return 1 + random_change(spread, recipe, like)
+
+
+def random_change(spread: float, recipe: AugmentationRecipe, like: Tensor) -> Tensor:
+    """Numbers in [-spread, spread], 0 where the change does not happen, (B, 1, 1, 1)."""
+    change = spread * (2 * torch.rand(len(like), 1, 1, 1, device=like.device) - 1)
+    return change * happens(recipe.intensity_probability, like)
+
+
+def happens(probability: float, like: Tensor) -> Tensor:
+    """1 with a probability per sample, else 0, (B, 1, 1, 1)."""
+    return (torch.rand(len(like), 1, 1, 1, device=like.device) < probability).float()

@@ -1,0 +1,54 @@
+"""Optimizers of both training stages, and their learning rates as a function of the position."""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+from ..recipes import OptimizerRecipe
+
+
+def build_optimizer(
+    recipe: OptimizerRecipe, groups: Iterable[dict[str, Any]]
+) -> torch.optim.Optimizer:
+    """SGD or AdamW over parameter groups; each group keeps its peak rate as `peak`.
+
+    Raises:
+        ValueError: for another name.
+    """
+    parameters = [{"lr": recipe.learning_rate, **group} for group in groups]
+    for group in parameters:
+        group["peak"] = group["lr"]
+    if recipe.name == "sgd":
+        return torch.optim.SGD(
+            parameters, momentum=recipe.momentum, weight_decay=recipe.weight_decay
+        )
+    if recipe.name == "adamw":
+        return torch.optim.AdamW(parameters, weight_decay=recipe.weight_decay)
+    raise ValueError(f"optimizer.name must be 'sgd' or 'adamw', got {recipe.name!r}.")
+
+
+def set_learning_rates(
+    optimizer: torch.optim.Optimizer, recipe: OptimizerRecipe, epoch: float, epochs: float
+) -> None:
+    """Set each group's rate for a moment of the run, `epoch` of `epochs` in fractions.
+
+    A pure function of the position: resuming needs no scheduler state, and the number of processes
+    does not change it.
+    """
+    for group in optimizer.param_groups:
+        if epoch < group.get("warmup_epochs", recipe.warmup_epochs):
+            group["lr"] = recipe.warmup_learning_rate
+        else:
+            group["lr"] = group["peak"] * schedule_factor(recipe, epoch, epochs)
+
+
+def schedule_factor(recipe: OptimizerRecipe, epoch: float, epochs: float) -> float:
+    """Share of the peak rate at `epoch`; ValueError for an unknown schedule."""
+    if recipe.schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * min(epoch / epochs, 1.0)))
+    if recipe.schedule == "halving":
+        halvings = max(0, math.ceil((epoch - recipe.hold_epochs + 1e-9) / recipe.halving_epochs))
+        return 0.5**halvings
+    raise ValueError(f"optimizer.schedule must be 'cosine' or 'halving', got {recipe.schedule!r}.")

@@ -1,0 +1,78 @@
+"""The script that prepares slices: complete, sorted, and not done twice."""
+
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from measure_scale import main as measure_scale
+from prepare_slices import main as prepare_slices
+from small_study import write_scans
+
+from modeling_rasalore.data.layouts import find_patients
+
+
+def prepare(folder: Path, *words: str) -> Path:
+    out = folder / "slices"
+    settings = ["patients_per_file=2", "processes=1", "with_masks=true", *words]
+    prepare_slices([f"root={folder}/scans", f"out={out}", *settings])
+    return out
+
+
+def times(out: Path) -> dict[str, int]:
+    return {p.name: p.stat().st_mtime_ns for p in sorted((out / "data").iterdir())}
+
+
+def test_files_are_sorted_by_patient_with_a_row_group_each(tmp_path: Path) -> None:
+    write_scans(tmp_path / "scans", 5)
+    out = prepare(tmp_path)
+    found = []
+    for path in sorted((out / "data").iterdir()):
+        file = pq.ParquetFile(path)
+        for group in range(file.num_row_groups):
+            rows = file.read_row_group(group, ["patient_id", "slice_index"]).to_pylist()
+            assert [r["slice_index"] for r in rows] == sorted(r["slice_index"] for r in rows)
+            found.append({row["patient_id"] for row in rows})
+    assert found == [{p.patient_id} for p in find_patients(tmp_path / "scans")]
+    manifest = json.loads((out / "slices.json").read_text())
+    assert manifest["patients"] == 5 and manifest["versions"]["numpy"]
+    assert all(len(part["sha256"]) == len(part["mask_sha256"]) == 64 for part in manifest["parts"])
+
+
+def test_a_second_run_writes_what_lacks_or_changed_and_nothing_else(tmp_path: Path) -> None:
+    write_scans(tmp_path / "scans", 5)
+    out = prepare(tmp_path)
+    first, manifest = times(out), (out / "slices.json").read_text()
+    assert times(prepare(tmp_path)) == first
+    (out / "data" / ".123-part-00000.parquet").write_bytes(b"left by a kill")
+    (out / "data" / "part-00001.parquet").write_bytes(b"half")
+    (out / "slices.json").unlink()
+    second = times(prepare(tmp_path))
+    assert [name for name in first if first[name] != second[name]] == ["part-00001.parquet"]
+    assert (out / "slices.json").read_text() == manifest
+    assert set(second) == set(first)
+
+
+def test_other_settings_are_refused(tmp_path: Path) -> None:
+    write_scans(tmp_path / "scans", 2)
+    prepare(tmp_path)
+    with pytest.raises(ValueError, match="holds slices made with other settings"):
+        prepare(tmp_path, "skip_slices=2")
+    with pytest.raises(ValueError, match="modalities must be some of"):
+        prepare(tmp_path, "modalities=[T2]")
+
+
+def test_the_cost_of_a_million_scans_names_its_bottleneck(tmp_path: Path, capsys) -> None:
+    write_scans(tmp_path / "scans", 1)
+    words = ["stage1=hub_configs/ddpt-tiny", "stage2=hub_configs/rasalore-tiny", "scans=1",
+             "skip_slices=1"]  # fmt: skip
+    measure_scale([f"root={tmp_path}/scans", f"out={tmp_path}/scale", *words])
+    found = json.loads((tmp_path / "scale" / "scale.json").read_text())
+    assert list(found["stages"]) == [
+        *("decode", "prepare", "stage 1", "heatmap", "stage 2", "write")
+    ]
+    million = found["million_scans"]
+    slowest = max(("decode", "prepare", "stage 2", "write"),
+                  key=lambda name: found["stages"][name]["seconds_per_scan"])  # fmt: skip
+    assert million["bottleneck"] == slowest
+    assert million["bottleneck"] in capsys.readouterr().out

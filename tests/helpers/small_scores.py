@@ -1,0 +1,34 @@
+"""Patients with anomaly maps small enough to be scored in an instant."""
+
+from typing import Any
+
+import numpy as np
+
+from modeling_rasalore.evaluation.patient_scores import PatientScores
+
+SHAPE = (14, 32, 32)
+
+
+def ball(radius: float, centre: tuple[int, int, int] = (7, 16, 16)) -> np.ndarray:
+    """Boolean ball in a volume of `SHAPE`."""
+    axes = np.indices(SHAPE) - np.reshape(centre, (3, 1, 1, 1))
+    return (axes**2).sum(axis=0) <= radius**2
+
+
+def make_patient(
+    patient_id: str = "a",
+    scores: np.ndarray | None = None,
+    truth: np.ndarray | None = None,
+    spacing: tuple[float, float, float] = (1.0, 2.0, 2.0),
+    **arrays: Any,
+) -> PatientScores:
+    """One lesion with noisy scores inside a brain, unless told otherwise; pixels of 4 mm2."""
+    seed = sum(patient_id.encode())
+    brain = np.zeros(SHAPE, bool)
+    brain[:, 2:30, 2:30] = True
+    truth = ball(5 + seed % 3) if truth is None else truth
+    if scores is None:
+        noise = np.random.default_rng(seed).normal(0.15, 0.12, SHAPE)
+        scores = np.clip((noise + 0.45 * truth) * brain, 0, 1)
+    scores = scores.astype(np.float32)
+    return PatientScores(scores, truth, arrays.get("brain", brain), spacing, patient_id)

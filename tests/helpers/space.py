@@ -1,0 +1,81 @@
+"""The Space as tests use it: its modules, a tiny random model, small scans, a running server."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from modeling_rasalore import RasaloreConfig, RasaloreImageProcessor, RasaloreModel
+from modeling_rasalore.scans.volume_writing import write_nifti
+
+SPACE = Path(__file__).parents[2] / "space_app"
+sys.path.insert(0, str(SPACE))  # as in the Space, where app.py lies in the root
+AFFINE = np.diag([-2.0, -2.0, 2.0, 1.0])
+
+
+def save_model(folder: Path) -> Path:
+    """A saved model with random weights, whose scores lie on both sides of 0.5."""
+    torch.manual_seed(0)
+    sizes = {"image_size": 48, "base_channels": 8, "grid_size": 12, "refiner_grid": 12}
+    config = RasaloreConfig.preset("tiny", initializer_range=0.2, value_noise_std=0.5, **sizes)
+    RasaloreModel(config).save_pretrained(folder)
+    RasaloreImageProcessor(config.image_size).save_pretrained(folder)
+    return folder
+
+
+def write_scan(path: Path, seed: int = 0, slices: int = 6, scale: int = 1) -> Path:
+    """A brain of random tissue, 24 x 28 voxels per slice, times `scale`."""
+    voxels = np.zeros((24 * scale, 28 * scale, slices), np.int16)
+    inside = (slice(4, 20 * scale), slice(5, 23 * scale), slice(1, slices - 1))
+    tissue = np.random.default_rng(seed).integers(20, 200, voxels[inside].shape)
+    voxels[inside] = tissue
+    return write_nifti(path, voxels, AFFINE)
+
+
+def make_handlers(model: Path) -> Any:
+    """The handlers of an app with this model."""
+    from analysis import Analyst
+    from handlers import Handlers
+
+    from modeling_rasalore.prediction.loading import load_model
+
+    return Handlers(Analyst(*load_model(str(model), "main", "cpu")))
+
+
+@contextmanager
+def serving(model: Path, cache: Path) -> Iterator[str]:
+    """Serve the app on loopback, with Gradio's files in `cache`; gives its address."""
+    from app import WAITING, build_app, launch_options
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRADIO_TEMP_DIR", str(cache))
+        handlers = make_handlers(model)
+        blocks = build_app(handlers).queue(max_size=WAITING)
+        options = launch_options(handlers) | {"prevent_thread_lock": True, "quiet": True}
+        _, address, _ = blocks.launch(**options, server_name="127.0.0.1")
+        try:
+            yield address
+        finally:
+            blocks.close()
+
+
+def stored(folder: Path) -> list[str]:
+    """Names of the files and folders that lie in Gradio's folder."""
+    return sorted(path.name for path in folder.rglob("*"))
+
+
+def left_in(folder: Path, patience: float = 5) -> list[str]:
+    """What Gradio's folder still holds when the server had `patience` seconds to empty it.
+
+    A mask is deleted when its last byte is sent, so a program has it a moment before it is gone.
+    """
+    end = time.monotonic() + patience
+    while stored(folder) and time.monotonic() < end:
+        time.sleep(0.05)
+    return stored(folder)

@@ -1,0 +1,238 @@
+"""What attention over fixed queries remembers between slices, and when it forgets it."""
+
+import copy
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from plain.rasalore import attend
+from small_rasalore import make_input, make_model
+from torch import Tensor
+
+from modeling_rasalore import RasaloreModel
+from modeling_rasalore.models.attention_rasalore import RegionAwareSpatialAttention
+
+NARROW: dict[str, Any] = {"value_noise": "none"}
+FULL: dict[str, Any] = {"attention_head_dim": 16, "value_noise": "learned"}
+LEARNED: dict[str, Any] = {"location_embeddings": "learned", "value_noise": "none"}
+VARIANTS = pytest.mark.parametrize("fields", [NARROW, FULL, LEARNED])
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """One entry for every time that constants are computed."""
+    calls: list[str] = []
+    for name in ("projected_queries", "folded_weights"):
+        compute = getattr(RegionAwareSpatialAttention, name)
+
+        def spy(self: Any, locations: Tensor, name: str = name, compute: Any = compute) -> Any:
+            calls.append(name)
+            return compute(self, locations)
+
+        monkeypatch.setattr(RegionAwareSpatialAttention, name, spy)
+    return calls
+
+
+@torch.no_grad()
+def points_of(model: RasaloreModel) -> Tensor:
+    pixel_values = make_input(model.config, batch=1).to(model.device, model.dtype)
+    return model(pixel_values).point_embeddings
+
+
+@torch.no_grad()
+def plain_points(model: RasaloreModel) -> Tensor:
+    """The same from the plain formulas, which remember nothing."""
+    rasa, table = model.spatial_attention, model.location_embeddings.table
+    pixel_values = make_input(model.config, batch=1).to(model.device, model.dtype)
+    cells = model.refiner(model.encoder(pixel_values)[0]).flatten(2).transpose(1, 2)
+    return table + attend(rasa, rasa.heads, table[None], cells, rasa.noise(cells))
+
+
+@VARIANTS
+def test_constants_are_computed_once_for_many_slices(
+    fields: dict[str, Any], counted: list[str]
+) -> None:
+    model = make_model(**fields)
+    first = points_of(model)
+    assert torch.equal(points_of(model), first)
+    with torch.inference_mode():
+        assert torch.equal(points_of(model), first)
+    assert counted == ["folded_weights" if fields is FULL else "projected_queries"]
+
+
+# --- When they are computed again -------------------------------------------------------------
+def load_others(model: RasaloreModel) -> None:
+    model.load_state_dict(make_model(7, **to_fields(model)).state_dict())
+
+
+def assign_others(model: RasaloreModel) -> None:
+    model.load_state_dict(make_model(7, **to_fields(model)).state_dict(), assign=True)
+
+
+def to_fields(model: RasaloreModel) -> dict[str, Any]:
+    names = ("attention_head_dim", "value_noise", "location_embeddings")
+    return {name: getattr(model.config, name) for name in names}
+
+
+def take_a_step(model: RasaloreModel) -> None:
+    """In evaluation mode, as when only a part is tuned."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    model(make_input(model.config)).logits.sum().backward()
+    optimizer.step()
+
+
+def train(model: RasaloreModel) -> None:
+    take_a_step(model.train())
+    model.eval()
+
+
+def write_without_a_trace(model: RasaloreModel) -> None:
+    """As old optimizers do; PyTorch does not count such a write."""
+    model.train()
+    model.spatial_attention.value.weight.data.mul_(3)
+    model.eval()
+
+
+def replace_twice(model: RasaloreModel) -> None:
+    """The second tensor could lie where the first one lay."""
+    weight = model.spatial_attention.query.weight
+    for _ in range(2):
+        weight.data = weight.data * -2
+
+
+def move_the_locations(model: RasaloreModel) -> None:
+    with torch.no_grad():
+        model.location_embeddings.table.mul_(-1)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        load_others,
+        assign_others,
+        take_a_step,
+        train,
+        write_without_a_trace,
+        replace_twice,
+        move_the_locations,
+    ],
+)
+@VARIANTS
+def test_a_change_of_weights_is_noticed(
+    fields: dict[str, Any], change: Callable[[RasaloreModel], None]
+) -> None:
+    model = make_model(**fields)
+    before = points_of(model)
+    change(model)
+    after = points_of(model)
+    assert not torch.allclose(after, before, atol=1e-3)
+    torch.testing.assert_close(after, plain_points(model), rtol=1e-4, atol=1e-4)
+
+
+@VARIANTS
+def test_every_weight_that_constants_depend_on_is_watched(fields: dict[str, Any]) -> None:
+    model = make_model(**fields)
+    rasa = model.spatial_attention
+    weights = {n: p for n, p in rasa.named_parameters() if not n.startswith("noise")}
+    assert len(weights) == 8
+    for name, weight in weights.items():
+        points_of(model)
+        with torch.no_grad():
+            weight.add_(0.3 * torch.randn_like(weight))
+        found, expected = points_of(model), plain_points(model)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4, msg=name)
+
+
+@VARIANTS
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_cast_model_computes_in_its_new_type(fields: dict[str, Any], dtype: torch.dtype) -> None:
+    model = make_model(**fields)
+    single = points_of(model)
+    cast = points_of(model.to(dtype))
+    assert cast.dtype == dtype
+    tolerance = 1e-5 if dtype == torch.float64 else 0.2
+    torch.testing.assert_close(cast.float(), single, rtol=tolerance, atol=tolerance)
+    assert points_of(model.float()).dtype == torch.float32
+
+
+@VARIANTS
+def test_a_moved_model_computes_where_it_is(fields: dict[str, Any]) -> None:
+    model = make_model(**fields)
+    before, state = points_of(model), copy.deepcopy(model.state_dict())
+    assert points_of(model.to("meta")).device.type == "meta"
+    model.to_empty(device="cpu")
+    model.load_state_dict(state)
+    assert torch.equal(points_of(model), before)
+
+
+@VARIANTS
+def test_mixed_precision_keeps_constants_of_its_own(
+    fields: dict[str, Any], counted: list[str]
+) -> None:
+    model = make_model(**fields)
+    exact = points_of(model)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = points_of(model)
+    assert not torch.equal(mixed.float(), exact)
+    torch.testing.assert_close(mixed.float(), exact, rtol=0.1, atol=0.1)
+    assert torch.equal(points_of(model), exact)
+    assert len(counted) == 3
+
+
+# --- Gradients, copies and files --------------------------------------------------------------
+@VARIANTS
+def test_gradients_in_evaluation_reach_the_weights_although_constants_are_remembered(
+    fields: dict[str, Any],
+) -> None:
+    model = make_model(**fields)
+    points_of(model)
+    model(make_input(model.config)).point_embeddings.square().sum().backward()
+    for name, weight in model.spatial_attention.named_parameters():
+        assert weight.grad is not None, name
+        assert weight.grad.any() or name == "key.bias", name
+
+
+@VARIANTS
+def test_constants_remembered_in_inference_mode_serve_gradients_of_the_slice(
+    fields: dict[str, Any], counted: list[str]
+) -> None:
+    model = make_model(**fields).requires_grad_(False)
+    with torch.inference_mode():
+        points_of(model)
+    pixel_values = make_input(model.config).requires_grad_()
+    model(pixel_values).point_embeddings.square().sum().backward()
+    assert pixel_values.grad is not None and pixel_values.grad.any()
+    assert len(counted) == 1
+
+
+def test_a_model_loaded_in_inference_mode_remembers_nothing(counted: list[str]) -> None:
+    with torch.inference_mode():
+        model = make_model(**FULL)  # its weights count no writes
+        before = points_of(model)
+        model.spatial_attention.value.weight.mul_(3)
+        assert not torch.allclose(points_of(model), before, atol=1e-3)
+    assert len(counted) == 2
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
+def test_copies_remember_nothing_and_agree(
+    copied: Callable[[RasaloreModel], RasaloreModel], counted: list[str]
+) -> None:
+    model = make_model(**FULL)
+    first = points_of(model)
+    second = copied(model)
+    assert second.spatial_attention.constants.kept is None
+    assert torch.equal(points_of(second), first)
+    assert len(counted) == 2
+
+
+def test_constants_are_not_saved(tmp_path: Path) -> None:
+    model = make_model(**FULL)
+    names = set(model.state_dict())
+    points_of(model)
+    assert set(model.state_dict()) == names
+    model.save_pretrained(tmp_path)
+    assert torch.equal(points_of(RasaloreModel.from_pretrained(tmp_path)), points_of(model))

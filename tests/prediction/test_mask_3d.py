@@ -1,0 +1,80 @@
+"""Masks in 3-D, by hand: parts, extent, smoothing inside the brain."""
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from modeling_rasalore.prediction import mask_3d
+from modeling_rasalore.prediction.mask_3d import (
+    index_box,
+    part_sizes,
+    remove_small_parts,
+    smooth_scores,
+)
+
+
+def parts() -> np.ndarray:
+    """A part of 8 voxels, one of 2 that touch by a corner, and a single voxel."""
+    mask = np.zeros((6, 7, 8), np.uint8)
+    mask[1:3, 1:3, 1:3] = 1
+    mask[4, 5, 5] = mask[5, 6, 6] = 1
+    mask[1, 5, 1] = 1
+    return mask
+
+
+def test_parts_touch_by_corners_too() -> None:
+    assert sorted(part_sizes(parts())) == [1, 2, 8]
+    assert part_sizes(np.zeros((2, 2, 2), np.uint8)).size == 0
+
+
+@pytest.mark.parametrize(("smallest", "left"), [(0.5, 11), (2, 10), (2.01, 8), (9, 0)])
+def test_parts_below_a_size_are_removed_and_no_others(smallest: float, left: int) -> None:
+    mask = parts()
+    remove_small_parts(mask, smallest)
+    assert mask.sum() == left
+    assert not mask[parts() == 0].any()
+
+
+@pytest.mark.parametrize("density", [0.02, 0.08, 0.5])
+@pytest.mark.parametrize("slices_at_once", [1, 2, 3, 100])
+def test_parts_are_those_of_the_whole_mask_however_few_slices_are_looked_at_at_once(
+    monkeypatch: pytest.MonkeyPatch, slices_at_once: int, density: float
+) -> None:
+    monkeypatch.setattr(mask_3d, "PIECE_VOXELS", slices_at_once * 9 * 8)
+    mask = (np.random.default_rng(0).random((13, 9, 8)) < density).astype(np.uint8)
+    mask[:, 0, 0] = mask[0, 0, :] = mask[:, 0, 7] = 1  # two legs that meet in one slice only
+    numbers, _ = ndimage.label(mask, np.ones((3, 3, 3)))
+    sizes = np.bincount(numbers.ravel())
+    assert sorted(part_sizes(mask)) == sorted(sizes[1:])
+    expected = mask * (sizes >= 4)[numbers]
+    remove_small_parts(mask, 4)
+    assert np.array_equal(mask, expected)
+
+
+def test_removing_from_an_empty_mask_leaves_it_empty() -> None:
+    mask = np.zeros((2, 3, 4), np.uint8)
+    remove_small_parts(mask, 5)
+    assert not mask.any()
+
+
+def test_the_box_holds_the_mask_and_nothing_more() -> None:
+    assert index_box(parts()) == (slice(1, 6), slice(1, 7), slice(1, 7))
+    assert index_box(np.zeros((2, 2, 2), np.uint8)) is None
+
+
+def test_without_a_border_smoothing_is_a_gaussian_in_mm() -> None:
+    scores = np.zeros((15, 21, 31), np.float32)
+    scores[7, 10, 15] = 1
+    brain = np.ones(scores.shape, bool)
+    expected = ndimage.gaussian_filter(scores, [1.0 / 2, 1.0, 2.0], mode="constant")
+    smooth_scores(scores, brain, (2.0, 1.0, 0.5), 1.0)
+    assert scores[5:10, 6:15, 7:24] == pytest.approx(expected[5:10, 6:15, 7:24], abs=1e-5)
+
+
+def test_equal_scores_stay_equal_up_to_the_brains_border() -> None:
+    brain = np.zeros((6, 8, 8), bool)
+    brain[1:5, 2:7, 1:6] = True
+    scores = np.where(brain, np.float32(0.7), np.float32(0))
+    smooth_scores(scores, brain, (1.0, 1.0, 1.0), 1.5)
+    assert scores[brain] == pytest.approx(0.7, abs=1e-6)
+    assert not scores[~brain].any()

@@ -1,0 +1,64 @@
+"""The script that measures speed, at sizes that only show that everything runs."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import measure_speed
+import pytest
+import torch
+import torch.nn.functional as F
+from measure_speed import NAMES, check_agreement, count_gflop
+
+ROOT = Path(__file__).parents[2]
+KEYS = {"ratio", "seconds", "plain_seconds", "gflop", "peak_mib", "plain_peak_mib"}
+
+
+def run(*words: object) -> subprocess.CompletedProcess[str]:
+    program = [sys.executable, "train/measure_speed.py", *map(str, words)]
+    return subprocess.run(program, cwd=ROOT, capture_output=True, text=True, timeout=900)
+
+
+def check_table(out: Path, names: list[str]) -> None:
+    done = run(f"out={out}", "toy=true", "rounds=1", "threads=1", f"names=[{','.join(names)}]")
+    assert done.returncode == 0, done.stderr
+    figures = json.loads((out / "speed.json").read_text())
+    assert list(figures) == names
+    for name, figure in figures.items():
+        assert set(figure) >= KEYS
+        assert figure["ratio"] == pytest.approx(figure["plain_seconds"] / figure["seconds"])
+        assert name in done.stdout
+
+
+def test_a_figure_is_printed_and_written(tmp_path: Path) -> None:
+    check_table(tmp_path, ["cut_volume"])
+
+
+@pytest.mark.slow
+def test_every_figure_agrees_with_its_plain_form_and_is_written(tmp_path: Path) -> None:
+    check_table(tmp_path, NAMES)
+
+
+@pytest.mark.parametrize("words", [["names=[speed]"], ["rounds=0"]])
+def test_what_cannot_be_measured_is_refused(words: list[str], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="names must be some of inference_b1"):
+        measure_speed.main([f"out={tmp_path}", *words])
+
+
+def test_forms_with_different_results_are_not_compared() -> None:
+    one, two = torch.ones(2), torch.tensor([1.0, 1.5])
+    with pytest.raises(ValueError, match=r"losses: both forms must agree to 0.001, got 0.5"):
+        check_agreement("losses", one, two, 1e-3)
+    with pytest.raises(ValueError, match="got nan"):
+        check_agreement("losses", one, two * torch.nan, 1e-3)
+    check_agreement("losses", one, two, 0.6)
+
+
+def test_operations_are_those_counted_by_hand() -> None:
+    matrix, tokens = torch.rand(30, 20), torch.rand(1, 2, 10, 8)
+    assert count_gflop(lambda: matrix @ matrix.T)[1] == pytest.approx(2 * 30 * 20 * 30 / 1e9)
+    attention = 2 * 2 * (2 * 10 * 10 * 8)  # two heads, two products each
+    with torch.no_grad():
+        counted = count_gflop(lambda: F.scaled_dot_product_attention(tokens, tokens, tokens))[1]
+    assert counted == pytest.approx(attention / 1e9)

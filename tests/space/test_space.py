@@ -1,0 +1,228 @@
+"""The Space without a server: what its handlers answer, and the files it is made of."""
+
+import base64
+import hashlib
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from dicom_files import write_series, zip_series
+from space import SPACE, make_handlers, write_scan
+
+from modeling_rasalore import __version__
+from modeling_rasalore.prediction.volume import VolumePrediction, predict_volume
+from modeling_rasalore.scans.volume_writing import write_nifti
+from modeling_rasalore.scans.volumes import read_mask, read_volume
+
+pytest.importorskip("gradio")
+from analysis import Analysis, measure_findings, read_scan
+from drawing import draw_slice, write_table
+from handlers import DOUBT, SCORES, Handlers
+
+
+def quiet(share: float, text: str) -> None:
+    """Progress that nobody looks at."""
+
+
+@pytest.fixture(scope="module")
+def handlers(model: Path) -> Handlers:
+    return make_handlers(model)
+
+
+@pytest.fixture(scope="module")
+def analysis(handlers: Handlers, tmp_path_factory: pytest.TempPathFactory) -> Analysis:
+    scan = read_scan(write_scan(tmp_path_factory.mktemp("scan") / "scan.nii.gz"))
+    return handlers.analyst.analyse(scan, 0.5, quiet)
+
+
+# --- Handlers -------------------------------------------------------------------------------------
+
+
+def test_the_downloaded_mask_is_that_of_predict_volume(
+    handlers: Handlers, analysis: Analysis, tmp_path: Path
+) -> None:
+    volume = analysis.scan.volume
+    for threshold in (0.5, 0.501):
+        packed = handlers.pack_mask(analysis, threshold)
+        path = tmp_path / packed["name"]
+        path.write_bytes(base64.b64decode(packed["content"]))
+        analyst = handlers.analyst
+        expected = predict_volume(analyst.model, analyst.processor, volume, threshold=threshold)
+        assert 0 < expected.mask.sum() < expected.mask.size
+        assert np.array_equal(read_mask(path, volume), expected.mask)
+
+
+def test_the_3_d_view_gets_the_scan_and_its_mask_on_one_grid(
+    handlers: Handlers, analysis: Analysis, tmp_path: Path
+) -> None:
+    packed = handlers.pack_view(analysis, 0.5)
+    paths = [tmp_path / file["name"] for file in packed]
+    for path, file in zip(paths, packed, strict=True):
+        path.write_bytes(base64.b64decode(file["content"]))
+    greys = read_volume(paths[0])
+    assert np.array_equal(greys.affine, analysis.scan.volume.affine)
+    expected = np.clip(analysis.images / analysis.white * 255, 0, 255)
+    assert np.abs(greys.slices - expected).max() <= 0.5
+    assert np.array_equal(read_mask(paths[1], greys), analysis.at(0.5).mask)
+
+
+def test_a_zipped_series_gives_the_mask_and_report_of_its_nifti_file(
+    handlers: Handlers, tmp_path: Path
+) -> None:
+    nifti = read_scan(SPACE / "examples" / "synthetic_t2.nii.gz")
+    voxels = nifti.volume.slices.transpose(2, 1, 0).astype(np.int16)
+    series = write_series(tmp_path / "series", voxels, nifti.volume.affine)
+    zipped = read_scan(zip_series(tmp_path / "phantom.zip", series))
+    expected, found = (handlers.analyst.analyse(scan, 0.5, quiet) for scan in (nifti, zipped))
+    packed = handlers.pack_mask(found, 0.5)
+    path = tmp_path / packed["name"]
+    path.write_bytes(base64.b64decode(packed["content"]))
+    assert path.name == "phantom_mask.nii.gz"
+    assert 0 < expected.prediction.mask.sum() < expected.prediction.mask.size
+    assert np.array_equal(read_mask(path, nifti.volume), expected.prediction.mask)
+    report = base64.b64decode(handlers.pack_report(found, 0.5)["content"])
+    assert json.loads(report)["input"] == "phantom.zip"
+    assert json.loads(report)["findings"] == expected.report(0.5)["findings"]
+    assert len(handlers.pack_view(found, 0.5)) == len(handlers.draw(found, 9, 0.5, 0.5, SCORES))
+    assert b"DOE" in next(series.iterdir()).read_bytes() and b"DOE" not in report
+
+
+def test_the_report_follows_the_threshold(handlers: Handlers, analysis: Analysis) -> None:
+    packed = handlers.pack_report(analysis, 1.0)
+    report = json.loads(base64.b64decode(packed["content"]))
+    assert packed["name"] == "scan.json"
+    assert (report["threshold"], report["millilitres"], report["findings"]) == (1.0, 0, [])
+    assert "not a medical device" in report["disclaimer"]
+    whole = analysis.report(0.5)
+    assert sum(row["millilitres"] for row in whole["findings"]) == pytest.approx(
+        whole["millilitres"]
+    )
+
+
+def test_findings_by_hand() -> None:
+    mask = np.zeros((4, 5, 5), np.uint8)
+    mask[0, 0, 0] = 1
+    mask[1:3, 3, 3:5] = 1
+    mask[3, 4, 4] = 1  # touches the second finding by a corner
+    scores = np.where(mask, 0.8, 0).astype(np.float32)
+    scores[0, 0, 0] = 1
+    found = measure_findings(VolumePrediction(scores, mask, 0.5, (10.0, 10.0, 10.0), {}))
+    assert found == [
+        {"millilitres": 5, "lowest_slice": 1, "highest_slice": 3, "mean_score": pytest.approx(0.8)},
+        {"millilitres": 1, "lowest_slice": 0, "highest_slice": 0, "mean_score": 1},
+    ]
+
+
+def test_the_table_names_the_largest_findings_and_counts_the_rest() -> None:
+    row = {"millilitres": 2.0, "lowest_slice": 3, "highest_slice": 4, "mean_score": 0.75}
+    report = {"millilitres": 24.0, "slices_with_anomaly": 2, "findings": [row] * 12}
+    lines = write_table(report).splitlines()
+    assert lines[3] == "| 1 | 2.0 | 3 to 4 | 0.75 |"
+    assert len(lines) == 2 + 1 + 10 + 1
+    assert lines[-1].startswith("| +2 ")
+
+
+def test_opacity_and_colours_change_the_overlay_and_not_the_plain_slice(
+    handlers: Handlers, analysis: Analysis
+) -> None:
+    empty = np.zeros_like(analysis.prediction.mask)
+    plain, clear = draw_slice(analysis, 3, empty, opacity=0)
+    assert plain.tobytes() == clear.tobytes()
+    spread = handlers.analyst.uncertainty(analysis, 3)
+    pictures = {
+        draw_slice(analysis, 3, mask, opacity, doubt)[1].tobytes()
+        for mask, opacity, doubt in (
+            (empty, 0, None),
+            (empty, 0.5, None),
+            (empty, 0.5, spread),
+            (analysis.prediction.mask, 0.5, None),
+        )
+    }
+    assert len(pictures) == 4
+
+
+def test_pictures_have_the_shape_of_the_brain_in_mm(handlers: Handlers, tmp_path: Path) -> None:
+    voxels = np.zeros((40, 40, 3), np.uint8)
+    voxels[10:30, 10:30, 1] = 100
+    path = write_nifti(tmp_path / "scan.nii.gz", voxels, np.diag([-1.0, -2.0, 1.0, 1.0]))
+    analysis = handlers.analyst.analyse(read_scan(path), 0.5, quiet)
+    plain, _ = draw_slice(analysis, 1, analysis.prediction.mask, 0.5)
+    assert plain.height == pytest.approx(2 * plain.width, abs=1)
+
+
+def test_an_empty_scan_can_be_looked_at(handlers: Handlers, tmp_path: Path) -> None:
+    path = write_nifti(tmp_path / "scan.nii.gz", np.zeros((8, 8, 3), np.uint8), np.eye(4))
+    analysis = handlers.analyst.analyse(read_scan(path), 0.5, quiet)
+    assert len(handlers.draw(analysis, 99, 0.5, 0.5, SCORES) or []) == 2
+    assert "no anomaly found" in handlers.describe(analysis, 0.5)[0]
+
+
+def test_pictures_come_inline_and_without_a_scan_there_are_none(
+    handlers: Handlers, analysis: Analysis
+) -> None:
+    for what in (SCORES, DOUBT):
+        pictures = handlers.draw(analysis, 2, 0.5, 0.5, what) or []
+        assert [picture["url"][:22] for picture in pictures] == ["data:image/png;base64,"] * 2
+    assert handlers.draw(None, 2, 0.5, 0.5, SCORES) is None
+    assert handlers.describe(None, 0.5) == ("", "")
+
+
+def test_an_error_names_the_file_but_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "notes.nii").write_text("no scan")
+    with pytest.raises(ValueError, match=r"^notes\.nii: ") as error:
+        read_scan(tmp_path / "notes.nii")
+    assert str(tmp_path) not in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_scan_with_too_many_voxels_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("analysis.MAX_VOXELS", 1000)
+    with pytest.raises(ValueError, match="million voxels here"):
+        read_scan(write_scan(tmp_path / "scan.nii.gz"))
+
+
+def test_the_bundled_example_is_small_and_loads(handlers: Handlers) -> None:
+    path = SPACE / "examples" / "synthetic_t2.nii.gz"
+    assert path.stat().st_size < 300_000
+    assert read_volume(path).slices.any()
+
+
+def test_the_bundled_example_is_what_its_script_makes() -> None:
+    pytest.importorskip("nilearn")
+    from write_example import TARGET, make_example
+
+    voxels, affine = make_example()
+    bundled = read_volume(TARGET)
+    assert np.array_equal(bundled.affine, affine)
+    # Rounding may differ by one between processors.
+    assert np.abs(bundled.slices - voxels.transpose(2, 1, 0).astype(np.float32)).max() <= 1
+
+
+# --- What is uploaded as a Space ------------------------------------------------------------------
+
+
+def test_the_header_of_the_space_agrees_with_its_requirements() -> None:
+    header = (SPACE / "README.md").read_text("utf-8").split("---")[1]
+    requirements = (SPACE / "requirements.txt").read_text("utf-8")
+    pins = (SPACE.parent / "constraints.txt").read_text("utf-8")
+    version = re.search(r"^sdk_version: (.+)$", header, re.MULTILINE)
+    assert version
+    assert f"gradio[mcp]=={version[1]}" in requirements
+    assert f"gradio=={version[1]}\n" in pins
+    assert f"rasalore=={__version__}\n" in requirements
+    for name in ("torch", "pydicom"):
+        assert re.search(rf"^{name}==[\d.]+$", requirements, re.MULTILINE)[0] in pins  # type: ignore[index]
+    assert "app_file: app.py" in header
+
+
+def test_the_3_d_viewer_is_its_authors_file_and_comes_with_its_licences() -> None:
+    viewer = (SPACE / "niivue" / "niivue.umd.js").read_bytes()
+    digest = "47b896b77ec4a5be3ef1949c33ad393b6f45629921f326c279000bcf51bdb4af"  # npm, 0.69.0
+    assert hashlib.sha256(viewer).hexdigest() == digest
+    licences = (SPACE / "niivue" / "LICENSES.txt").read_text("utf-8")
+    assert licences.count("Permission is hereby granted") >= 10
+    assert "Copyright (c) 2021, Niivue" in licences

@@ -1,0 +1,327 @@
+"""The benchmark refuses leaks, survives failures, and keeps what is finished."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import blobs  # noqa: F401 - puts train/ on the path
+import numpy as np
+import pytest
+
+# isort: split
+import run_benchmark
+from baselines.data import Scored, read_examples, refuse_leaks, training_slices
+from baselines.registry import (
+    ALL,
+    BY_SEQUENCE,
+    LEARNED,
+    WITHOUT,
+    SequenceRuns,
+    Sources,
+    build,
+    choose,
+)
+from push_to_hub import public_results
+from small_study import in_this_process
+
+from modeling_rasalore.data.layouts import find_patients
+from modeling_rasalore.data.patient import Patient
+from modeling_rasalore.data.phantoms import write_phantoms
+from modeling_rasalore.data.splits import write_split
+from modeling_rasalore.evaluation.tables import (
+    SYSTEM_NAMES,
+    cost_table,
+    results_table,
+    sequence_table,
+)
+from modeling_rasalore.recipes import DataRecipe
+
+ROOT = Path(__file__).parents[2]
+Split = dict[str, list[Patient]]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> DataRecipe:
+    folder = tmp_path_factory.mktemp("scans")
+    write_phantoms(folder, 5, seed=3, healthy_patients=1, shape=(44, 54, 44), voxel_size=4.0,
+                   processes=1)  # fmt: skip
+    return DataRecipe(root=str(folder), skip_slices=8)
+
+
+@pytest.fixture
+def split(data: DataRecipe) -> Split:
+    patients = find_patients(data.root)
+    return {"train": patients[:2], "validation": patients[2:3], "test": patients[3:]}
+
+
+@pytest.fixture
+def stage(tmp_path: Path, split: Split) -> Callable[[str], str]:
+    """Makes a folder with the split and the run.json that trained models have, but no model."""
+
+    def make(name: str) -> str:
+        (tmp_path / name).mkdir()
+        write_split(split, tmp_path / name / "split.json")
+        (tmp_path / name / "run.json").write_text("{}")
+        return str(tmp_path / name)
+
+    return make
+
+
+def sources(**changes: str) -> Sources:
+    given = dict.fromkeys(("synthetic_only", "stage2", "stage2_with_sam", "ceiling"), "")
+    given |= {"stage1": "s1", "sam": "a", "medsam": "b", "medsam2": "c", "size": "small"}
+    return Sources(**(given | changes), seed=0)
+
+
+# --- Leaks --------------------------------------------------------------------------------------
+def test_a_patient_in_two_parts_is_refused(split: Split, data: DataRecipe) -> None:
+    split["test"] = [*split["test"], split["train"][0]]
+    with pytest.raises(ValueError, match="got BraTS2021_phantom001 in train and test"):
+        refuse_leaks(split, data, [])
+
+
+def test_a_test_scan_that_was_trained_on_under_another_name_is_refused(
+    split: Split, data: DataRecipe
+) -> None:
+    split["test"] = [replace(split["train"][0], patient_id="somebody-else")]
+    with pytest.raises(ValueError, match="somebody-else shows the same image as"):
+        refuse_leaks(split, data, [])
+
+
+def test_a_model_of_another_split_is_refused(
+    split: Split, data: DataRecipe, stage: Callable[..., str]
+) -> None:
+    folder = stage("stage2")
+    refuse_leaks(split, data, [folder, ""])  # an honest split passes
+    split["train"], split["test"] = split["test"], split["train"]
+    with pytest.raises(ValueError, match="was trained on another split"):
+        refuse_leaks(split, data, [folder])
+
+
+TRAINED = ("synthetic_only", "stage2", "stage2_with_sam", "stage2_warm", "stage2_warm_selftrained",
+           "ceiling", "sequences.flair")  # fmt: skip
+
+
+@pytest.mark.parametrize("row", TRAINED)
+def test_the_benchmark_refuses_every_row_of_another_split(
+    row: str, data: DataRecipe, split: Split, stage: Callable[..., str], tmp_path: Path
+) -> None:
+    words = [f"data.root={data.root}", "data.skip_slices=8", f"stage1={stage('stage1')}"]
+    folder = stage("other")
+    write_split({**split, "train": split["test"], "test": split["train"]},
+                tmp_path / "other" / "split.json")  # fmt: skip
+    with pytest.raises(ValueError, match="was trained on another split"):
+        run_benchmark.main([*words, f"out={tmp_path}/out", f"{row}={folder}"])
+
+
+def test_a_start_that_has_seen_who_is_scored_is_refused(
+    split: Split, data: DataRecipe, stage: Callable[..., str], tmp_path: Path
+) -> None:
+    folder = Path(stage("stage2"))
+    refuse_leaks(split, data, [str(folder)])
+    (tmp_path / "start").mkdir()
+    seen = {"train": split["test"], "validation": [], "test": []}
+    write_split(seen, tmp_path / "start" / "split.json")
+    write_split(split, folder / "split.json", sources=[tmp_path / "start"])
+    with pytest.raises(ValueError, match="or what it started from, was trained on another split"):
+        refuse_leaks(split, data, [str(folder)])
+
+
+def test_a_copy_in_another_data_set_is_refused_whatever_sequence_is_scored(
+    split: Split, data: DataRecipe
+) -> None:
+    copy = replace(split["validation"][0], patient_id="elsewhere")
+    others = split["test"]  # nobody learned from them
+    refuse_leaks(split, data, [], Scored(others, replace(data, modality="flair")))
+    with pytest.raises(ValueError, match="elsewhere shows the same image as"):
+        refuse_leaks(split, data, [], Scored([*others, copy], replace(data, modality="flair")))
+    only_flair = replace(copy, images={"flair": copy.images["flair"]})
+    with pytest.raises(ValueError, match="elsewhere shows the same image as"):
+        refuse_leaks(split, data, [], Scored([only_flair], replace(data, modality="flair")))
+
+
+def test_systems_get_no_mask(split: Split, data: DataRecipe) -> None:
+    for patient in split["train"]:
+        assert all(example["mask"] is None for example in read_examples(patient, data))
+
+
+# --- Slices -------------------------------------------------------------------------------------
+def test_a_scan_s_white_point_becomes_1(split: Split, data: DataRecipe) -> None:
+    images = np.stack([example["image"] for example in read_examples(split["test"][0], data)])
+    assert np.quantile(images[images > 0], 0.99) == pytest.approx(1, rel=1e-5)
+
+
+def test_all_sequences_are_planes_of_one_slice(split: Split, data: DataRecipe) -> None:
+    patient = split["test"][-1]
+    one = read_examples(patient, data)
+    four = read_examples(patient, data, all_sequences=True)
+    assert [e["slice_index"] for e in one] == [e["slice_index"] for e in four]
+    assert four[5]["image"].shape == (4, *one[5]["image"].shape)
+    assert np.array_equal(four[5]["image"][2], one[5]["image"])  # t2 is the third of them
+
+
+def test_a_sequence_that_a_patient_lacks_is_0(split: Split, data: DataRecipe) -> None:
+    patient = split["test"][-1]
+    images = {name: path for name, path in patient.images.items() if name != "t1"}
+    four = read_examples(replace(patient, images=images), data, all_sequences=True)
+    whole = read_examples(patient, data, all_sequences=True)
+    assert not four[5]["image"][0].any()
+    assert np.array_equal(four[5]["image"][1:], whole[5]["image"][1:])
+    slices = [example["image"] for example in four[:2]]
+    with pytest.raises(ValueError, match="YooAll learns from all four sequences"):
+        build("yoo_all", sources()).fit(slices, [0, 1])
+
+
+def test_training_slices_have_a_known_label_and_can_be_fewer(
+    split: Split, data: DataRecipe
+) -> None:
+    slices, labels = training_slices(split["train"] + split["test"], data, False, 0, seed=0)
+    assert set(labels) == {0, 1}
+    fewer, fewer_labels = training_slices(split["train"], data, False, 7, seed=0)
+    assert len(fewer) == len(fewer_labels) == 7 < len(slices)
+
+
+# --- Which systems ------------------------------------------------------------------------------
+def test_every_system_of_the_table_has_a_builder_and_a_name() -> None:
+    assert set(ALL) == set(SYSTEM_NAMES)
+    assert all(build(name, sources()).weights == "trained" for name in LEARNED)
+
+
+def test_systems_without_their_folder_have_no_row() -> None:
+    assert choose("own", sources()) == ["chance", "threshold", "ddpt"]
+    assert choose("own", sources(stage2="x"))[-1] == "rasalore_without_sam"
+    assert choose("cae, ae", sources()) == ["ae", "cae"]
+    assert set(choose("all", sources())) == set(ALL) - {
+        "synthetic_only", "rasalore_without_sam", "rasalore", "rasalore_warm",
+        "rasalore_warm_selftrained", *BY_SEQUENCE, "ceiling"
+    }  # fmt: skip
+    warm = sources(stage2="x", stage2_warm="y", stage2_warm_selftrained="z")
+    names = ["rasalore_without_sam", "rasalore_warm", "rasalore_warm_selftrained"]
+    assert choose("own", warm)[3:] == names
+    assert [warm.folders_of(name) for name in names] == [["x"], ["y"], ["z"]]
+    two = replace(sources(), sequences=SequenceRuns(t2="x", flair="y"))
+    assert choose("own", two)[3:] == ["rasalore_t2", "rasalore_flair", "rasalore_average"]
+    assert two.folders_of("rasalore_average") == ["x", "y"]
+    everything = replace(sources(), sequences=SequenceRuns(all="x"))
+    assert choose("own", everything)[3:] == ["rasalore_all", *WITHOUT]
+
+
+def test_wrong_names_of_systems_are_refused() -> None:
+    with pytest.raises(ValueError, match="got 'unet'"):
+        choose("ae,unet", sources())
+    with pytest.raises(ValueError, match="ceiling needs the folder"):
+        choose("ceiling", sources())
+    with pytest.raises(ValueError, match="rasalore_average needs the folder"):
+        choose("rasalore_average", replace(sources(), sequences=SequenceRuns(t2="x")))
+    with pytest.raises(ValueError, match="size must be small or paper, got 'huge'"):
+        build("ae", sources(size="huge"))
+
+
+# --- The script ---------------------------------------------------------------------------------
+def test_a_failing_system_is_a_row_and_finished_ones_are_kept(
+    data: DataRecipe, stage: Callable[..., str], tmp_path: Path
+) -> None:
+    broken, out = stage("stage2"), tmp_path / "out"
+    words = [f"data.root={data.root}", "data.skip_slices=8", f"stage1={stage('stage1')}"]
+    words += [f"stage2={broken}", f"out={out}", "workers=2", "systems=chance,rasalore_without_sam"]
+    done = run(words)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((out / "results.json").read_text())["rows"]
+    failures = {row["view"]: row["failure"] for row in rows if "failure" in row}
+    assert set(failures) == {"paper", "volume"}
+    assert "OSError" in failures["paper"]
+    chance = [row for row in rows if row["system"] == "chance"]
+    assert len(chance) == 6 and all(row["peak_mib"] is None for row in chance)
+    assert all(row["scoring_peak_mib"] > 50 for row in chance)
+    table = (out / "results.md").read_text()
+    assert "failed: OSError" in table and "Scoring peak (MiB)" in table
+
+    kept = out / "systems" / "chance" / "rows.json"
+    written = kept.stat().st_mtime_ns
+    shutil.rmtree(out / "systems" / "chance" / "scores")
+    refused = run([*words, "workers=0"])
+    assert refused.returncode == 1 and "workers must be at least 1, got 0" in refused.stderr
+    assert run([*words[:-1], "systems=chance"]).returncode == 0
+    assert kept.stat().st_mtime_ns == written  # nothing was scored again
+
+
+def test_another_data_set_is_scored_with_thresholds_of_the_training_data_set(
+    data: DataRecipe, stage: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_this_process(monkeypatch, run_benchmark)
+    other, out = tmp_path / "elsewhere", tmp_path / "out"
+    write_phantoms(other, 3, seed=8, shape=(44, 54, 44), voxel_size=4.0, processes=1)
+    words = [f"data.root={data.root}", "data.skip_slices=8", f"stage1={stage('stage1')}",
+             f"out={out}", "systems=threshold"]  # fmt: skip
+    run_benchmark.main(words)
+    run_benchmark.main([*words, f"cross.root={other}", "cross.modality=flair"])
+    folders = (out, out / "cross" / "elsewhere")
+    here, there = (json.loads((folder / "results.json").read_text()) for folder in folders)
+    assert len(here["meta"]["test_patients"]) == 2 and len(there["meta"]["test_patients"]) == 3
+    assert there["meta"]["learned_from"] == {"root": data.root, "modality": "t2"}
+    assert there["meta"]["scored_on"] == {"root": str(other), "modality": "flair"}
+    assert {row["modality"] for row in there["rows"]} == {"flair"}
+    values = [
+        next(r["threshold_value"] for r in found["rows"] if r["threshold"] == "label_free")
+        for found in (here, there)
+    ]
+    assert values[0] == values[1]
+    table = (folders[1] / "results.md").read_text()
+    assert table.startswith("Scored: all 3 patients of `elsewhere` (flair). Learned from, ")
+
+    with pytest.raises(ValueError, match="shows the same image as"):
+        run_benchmark.main([*words, f"cross.root={data.root}"])
+    with pytest.raises(ValueError, match="got flair and no cross"):
+        run_benchmark.main([*words, "cross.modality=flair"])
+
+
+def test_scores_of_another_data_set_are_not_published_as_the_model_s(tmp_path: Path) -> None:
+    meta = {"split_sha256": "a", "learned_from": {"root": "x"}, "scored_on": {"root": "x"}}
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps({"meta": meta, "rows": []}))
+    assert public_results(path, {"split_sha256": "a"})["meta"] == {"split_sha256": "a"}
+    path.write_text(json.dumps({"meta": {**meta, "scored_on": {"root": "y"}}, "rows": []}))
+    with pytest.raises(ValueError, match="scores y, another data set than the run's"):
+        public_results(path, {"split_sha256": "a"})
+
+
+def test_what_a_system_learned_is_kept_for_another_data_set(tmp_path: Path) -> None:
+    recipe = run_benchmark.BenchmarkRecipe(out=str(tmp_path), stage1="s", data=DataRecipe(root="a"))
+    cross = replace(recipe, cross=run_benchmark.CrossRecipe(root="b/c"))
+    assert recipe.results == tmp_path and recipe.scored_data == recipe.data
+    assert cross.results == tmp_path / "cross" / "c"
+    assert (cross.scored_data.root, cross.scored_data.modality) == ("b/c", "t2")
+    folder = run_benchmark.clear_unless(tmp_path / "ae", {"sizes": (1, 2)})
+    (folder / "learned").touch()
+    assert (run_benchmark.clear_unless(folder, {"sizes": (1, 2)}) / "learned").exists()
+    assert not (run_benchmark.clear_unless(folder, {"sizes": (1, 3)}) / "learned").exists()
+
+
+def run(words: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "train/run_benchmark.py", *words], cwd=ROOT,
+                          capture_output=True, text=True, timeout=300)  # fmt: skip
+
+
+def test_tables_name_failures_and_costs() -> None:
+    failed = {"system": "ae", "modality": "t2", "view": "paper", "threshold": "0.5",
+              "patients": 0, "slices": 0, "weights": "none",
+              "failure": "ValueError: a | b"}  # fmt: skip
+    line = results_table([failed]).splitlines()[-1]
+    assert "failed: ValueError: a / b" in line
+    assert line.count("|") == results_table([failed]).splitlines()[0].count("|")
+    scored = {"system": "dae", "weights": "trained", "seconds": 12.4, "peak_mib": 900}
+    assert cost_table([scored]).splitlines()[-1] == "| DAE | trained | 12 | 900 | – | – |"  # noqa: RUF001
+
+
+def test_a_table_compares_the_sequences() -> None:
+    row = {"system": "rasalore_flair", "modality": "flair", "view": "paper", "dice": 0.5}
+    rows = [{**row, "threshold": "0.5", "average_precision": 0.25},
+            {**row, "threshold": "label_free", "dice": 0.625, "average_precision": 0.25},
+            {**row, "system": "rasalore", "threshold": "0.5"}]  # fmt: skip
+    lines = sequence_table(rows).splitlines()
+    assert lines[2:] == ["| flair | paper | 50.0 | 62.5 | 25.0 |"]
+    assert sequence_table(rows[2:]) == ""
