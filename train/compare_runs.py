@@ -24,7 +24,7 @@ from tqdm import tqdm
 from modeling_rasalore import DdptModel, RasaloreImageProcessor
 from modeling_rasalore.data.labels import HEALTHY, UNHEALTHY
 from modeling_rasalore.data.layouts import find_patients
-from modeling_rasalore.data.patient import Patient
+from modeling_rasalore.data.patient import LabelledSlice, Patient
 from modeling_rasalore.data.slices import read_slices
 from modeling_rasalore.data.splits import read_split, refuse_other_split, split_hash
 from modeling_rasalore.evaluation.metrics import dice
@@ -124,8 +124,8 @@ def look(
 ) -> Evidence:
     """What every run shows on one patient's labelled slices."""
     examples = read_examples(patient, recipe)
-    images = [example["image"] for example in examples]
-    unhealthy = [example["label"] == UNHEALTHY for example in examples]
+    images = [example.image for example in examples]
+    unhealthy = [example.label == UNHEALTHY for example in examples]
     maps = {name: predict(network, images, recipe) for name, network in networks.items()}
     return {
         name: gather(name, maps, images, unhealthy, fall(maps[name], images, unhealthy, stage1))
@@ -135,7 +135,7 @@ def look(
 
 def read_examples(
     patient: Patient, recipe: ComparisonRecipe, with_mask: bool = False
-) -> list[dict[str, Any]]:
+) -> list[LabelledSlice]:
     """The labelled slices of one patient."""
     data, labels = recipe.data, {HEALTHY, UNHEALTHY}
     return list(read_slices(patient, data.modality, with_mask, data.skip_slices, labels))
@@ -201,11 +201,11 @@ def true_dice(
     """Mean Dice at 0.5 over unhealthy validation slices; the only place that true masks reach."""
     dices: dict[str, list[float]] = {name: [] for name in networks}
     for patient in tqdm(patients, desc="oracle", unit="patient"):
-        examples = [e for e in read_examples(patient, recipe, True) if e["label"] == UNHEALTHY]
+        examples = [e for e in read_examples(patient, recipe, True) if e.label == UNHEALTHY]
         for name, network in networks.items():
-            maps = predict(network, [example["image"] for example in examples], recipe)
+            maps = predict(network, [example.image for example in examples], recipe)
             pairs = zip(maps, examples, strict=True)
-            dices[name] += [dice(scores > 0.5, example["mask"] > 0) for scores, example in pairs]
+            dices[name] += [dice(scores > 0.5, example.lesion) for scores, example in pairs]
     return {name: mean(values) for name, values in dices.items()}
 
 

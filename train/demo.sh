@@ -31,7 +31,7 @@ learn_to_segment "$OUT" "$known"
 
 scan=$("$PYTHON" - <<END
 import json
-from modeling_rasalore.layouts import find_patients
+from modeling_rasalore.data.layouts import find_patients
 test = json.load(open("$OUT/stage1/split.json"))["test"]
 print([p.images["$MODALITY"] for p in find_patients("$DATA") if p.patient_id in test][-1])
 END

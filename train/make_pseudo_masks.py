@@ -28,7 +28,7 @@ from tqdm import tqdm
 from modeling_rasalore import DdptModel, RasaloreImageProcessor
 from modeling_rasalore.data.labels import UNHEALTHY
 from modeling_rasalore.data.layouts import find_patients
-from modeling_rasalore.data.patient import Patient
+from modeling_rasalore.data.patient import LabelledSlice, Patient
 from modeling_rasalore.data.slices import read_slices
 from modeling_rasalore.data.splits import read_split, refuse_other_split, split_hash, write_split
 from modeling_rasalore.files import claim_folder, write_json
@@ -185,14 +185,14 @@ class ScoreMaker(ABC):
         )
         for start in range(0, len(slices), self.recipe.batch_size):
             batch = slices[start : start + self.recipe.batch_size]
-            located = self.locate([example["image"] for example in batch])
+            located = self.locate([example.image for example in batch])
             for example, scores in zip(batch, located, strict=True):
                 if scores is not None:
                     yield self.masks(example, scores)
 
-    def masks(self, example: dict[str, Any], scores: Image) -> SliceMasks:
+    def masks(self, example: LabelledSlice, scores: Image) -> SliceMasks:
         """A slice's masks."""
-        image = example["image"]
+        image = example.image
         pseudo_mask, ignored = self.cut(scores)
         sam_mask = self.segmenter.segment(image, pseudo_mask) if self.segmenter else None
         return slice_masks(example, pseudo_mask, sam_mask, ignored)
@@ -284,19 +284,20 @@ class TruthMaker:
             skip=self.data.skip_slices,
             labels={UNHEALTHY},
         ):
-            yield slice_masks(example, example["mask"])
+            assert example.mask is not None  # it was asked for, and the patient has one
+            yield slice_masks(example, example.mask)
 
 
 def slice_masks(
-    example: dict[str, Any],
+    example: LabelledSlice,
     pseudo_mask: Mask,
     sam_mask: Mask | None = None,
     ignored: Mask | None = None,
 ) -> SliceMasks:
     """A slice's masks with their area."""
-    _, row_mm, column_mm = example["spacing"]
+    _, row_mm, column_mm = example.spacing
     area = float(pseudo_mask.sum() * row_mm * column_mm)
-    key = example["patient_id"], example["slice_index"]
+    key = example.patient_id, example.slice_index
     return SliceMasks(*key, pseudo_mask, area, sam_mask, ignored)
 
 

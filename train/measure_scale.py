@@ -29,7 +29,7 @@ from modeling_rasalore import (
     RasaloreModel,
 )
 from modeling_rasalore.data.layouts import find_patients
-from modeling_rasalore.data.patient import Patient
+from modeling_rasalore.data.patient import LabelledSlice, Patient
 from modeling_rasalore.data.shard_writing import SliceChoice, write_manifest, write_part
 from modeling_rasalore.data.slices import read_slices
 from modeling_rasalore.files import write_json
@@ -186,7 +186,7 @@ def time_reading(recipe: ScaleRecipe, patients: list[Patient], folder: Path) -> 
     }
 
 
-def labelled(patient: Patient, recipe: ScaleRecipe) -> Iterator[dict[str, Any]]:
+def labelled(patient: Patient, recipe: ScaleRecipe) -> Iterator[LabelledSlice]:
     return read_slices(patient, recipe.modality, skip=recipe.skip_slices, labels={0, 1})
 
 

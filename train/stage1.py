@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from modeling_rasalore import DdptConfig, DdptModel, RasaloreImageProcessor
 from modeling_rasalore.data.labels import HEALTHY, UNHEALTHY
 from modeling_rasalore.data.layouts import find_patients
+from modeling_rasalore.data.patient import LabelledSlice
 from modeling_rasalore.data.splits import refuse_other_split, split_patients
 from modeling_rasalore.models.heatmaps_ddpt import HEATMAPS
 from modeling_rasalore.pseudo_masks.deletion import choose_heatmap, deletion_scores
@@ -183,10 +184,10 @@ def open_start(folder: str, config: DdptConfig) -> DdptModel:
     return cast(DdptModel, model)
 
 
-def prepare(processor: RasaloreImageProcessor, example: dict[str, Any]) -> dict[str, Any]:
+def prepare(processor: RasaloreImageProcessor, example: LabelledSlice) -> dict[str, Any]:
     """Slice -> {"pixel_values", "labels"}."""
-    pixel_values = processor([example["image"]])["pixel_values"][0]
-    return {"pixel_values": pixel_values, "labels": example["label"]}
+    pixel_values = processor([example.image])["pixel_values"][0]
+    return {"pixel_values": pixel_values, "labels": example.label}
 
 
 def collate(examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:

@@ -31,7 +31,7 @@ import torch.nn.functional as F
 from modeling_rasalore import RasaloreConfig, RasaloreImageProcessor, RasaloreModel
 from modeling_rasalore.data.labels import HEALTHY, UNHEALTHY
 from modeling_rasalore.data.layouts import find_patients
-from modeling_rasalore.data.patient import ALL, Patient
+from modeling_rasalore.data.patient import ALL, LabelledSlice, Patient
 from modeling_rasalore.data.slices import check_one_grid
 from modeling_rasalore.data.splits import read_split, refuse_other_split, split_patients
 from modeling_rasalore.models.loss_rasalore import leave_out, soft_dice
@@ -261,15 +261,15 @@ def prepare(
     processor: RasaloreImageProcessor,
     table: MaskTable | None,
     size: int,
-    example: dict[str, Any],
+    example: LabelledSlice,
 ) -> dict[str, Any]:
     """Slice -> {"pixel_values", "labels", "healthy", maybe "sam_masks" and "ignored"}."""
-    images = [example["image"]]
+    images = [example.image]
     sample = {"pixel_values": processor(images)["pixel_values"][0]}
-    sample["healthy"] = example["label"] == HEALTHY
+    sample["healthy"] = example.label == HEALTHY
     if table is None or sample["healthy"]:
         return {**sample, "labels": np.zeros((size, size), np.uint8)}
-    masks = table[example["patient_id"], example["slice_index"]]
+    masks = table[example.patient_id, example.slice_index]
     planes = {"labels": masks.pseudo_mask, "sam_masks": masks.sam_mask, "ignored": masks.ignored}
     for name, plane in planes.items():
         if plane is not None:

@@ -1,8 +1,10 @@
-"""Say what is known of one patient before anything is opened."""
+"""Name what data sets consist of: a patient before anything is opened, and a labelled slice."""
 
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import numpy as np
 
 ALL = "all"  # in place of a modality: all of them as channels, in this order
 
@@ -60,3 +62,34 @@ class Patient:
         return (
             re.sub(r"-\d{3}$", "", self.patient_id) if self.source == "BraTS23" else self.patient_id
         )
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledSlice:
+    """One axial slice of a patient that shows brain.
+
+    Attributes:
+        image: (H, W) float32, or (4, H, W) with all sequences as channels; 0 in the background and
+            above 0 elsewhere.
+        label: 1 unhealthy, 0 healthy, -1 neither.
+        mask: (H, W) uint8, 1 in the lesion; None where it was not asked for or is not there.
+        patient_id: of whom.
+        slice_index: 0 = most inferior, of the scan's `slice_count` slices.
+        spacing: mm between slices, rows and columns.
+        source: name of the data set's layout.
+    """
+
+    image: np.ndarray
+    label: int
+    mask: np.ndarray | None
+    patient_id: str
+    slice_index: int
+    slice_count: int
+    spacing: tuple[float, float, float]
+    source: str
+
+    @property
+    def lesion(self) -> np.ndarray:
+        """(H, W) bool, True in the lesion; only of slices that were read with their masks."""
+        assert self.mask is not None, f"{self.patient_id} was read without its mask"
+        return self.mask > 0

@@ -21,7 +21,7 @@ from datasets import Features, Image, List, Value
 from ..files import first_line, replace_file, sha256_of, write_json
 from .labels import LABEL_NAMES
 from .layouts import INDEX_FILE, SLICES_FILE, SLICES_FORMAT
-from .patient import Patient
+from .patient import LabelledSlice, Patient
 from .shards import BRAIN, encode_mask, encode_slice
 from .slices import check_one_grid, read_slices
 
@@ -203,20 +203,20 @@ def read_rows(patient: Patient, choice: SliceChoice) -> list[Row]:
     rows: dict[int, Row] = {}
     for modality in choice.modalities:
         for example in read_slices(patient, modality, choice.with_masks, choice.skip):
-            image, mask = example.pop("image"), example.pop("mask")
-            row = rows.setdefault(example["slice_index"], _blank(example, choice))
-            row[modality] = {"bytes": encode_slice(image), "path": None}
-            row[BRAIN + modality] = int(np.count_nonzero(image))
-            if mask is not None:
-                row["mask"] = {"bytes": encode_mask(mask), "path": None}
+            row = rows.setdefault(example.slice_index, _blank(example, choice))
+            row[modality] = {"bytes": encode_slice(example.image), "path": None}
+            row[BRAIN + modality] = int(np.count_nonzero(example.image))
+            if example.mask is not None:
+                row["mask"] = {"bytes": encode_mask(example.mask), "path": None}
     if not rows:
         raise ValueError(f"no slice of {patient.patient_id} shows brain; leave that scan out.")
     return [rows[index] for index in sorted(rows)]
 
 
-def _blank(example: Row, choice: SliceChoice) -> Row:
+def _blank(example: LabelledSlice, choice: SliceChoice) -> Row:
     images = dict.fromkeys(choice.modalities)
-    return {"mask": None, **images, **{BRAIN + name: 0 for name in images}, **example}
+    facts = {name: getattr(example, name) for name in FACTS}
+    return {"mask": None, **images, **{BRAIN + name: 0 for name in images}, **facts}
 
 
 def _writer(path: Path, columns: Features) -> pq.ParquetWriter:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..remote_files import open_file
-from .patient import Patient, PreparedSlices
+from .patient import LabelledSlice, Patient, PreparedSlices
 
 FACTS = ("patient_id", "slice_index", "slice_count", "label", "spacing", "source")
 BRAIN = "brain_pixels_"  # start of the name of the column that counts them, one per modality
@@ -28,7 +28,7 @@ def read_prepared(
     skip: int,
     labels: Collection[int] | None,
     only: Collection[int] | None,
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[LabelledSlice]:
     """Yield what `slices.read_slices` yields for the scan the slices came from, bit for bit."""
     place = patient.prepared
     assert place is not None
@@ -42,16 +42,16 @@ def read_prepared(
         index = row["slice_index"]
         shown = skip <= index < row["slice_count"] - skip and row.pop(BRAIN + modality)
         if shown and (labels is None or row["label"] in labels) and (only is None or index in only):
-            yield {
-                "image": decode_slice(images[number]["bytes"].as_py()),
-                "label": row["label"],
-                "mask": None if masks is None else decode_mask(masks[number]["bytes"].as_py()),
-                "patient_id": row["patient_id"],
-                "slice_index": index,
-                "slice_count": row["slice_count"],
-                "spacing": tuple(row["spacing"]),
-                "source": row["source"],
-            }
+            yield LabelledSlice(
+                image=decode_slice(images[number]["bytes"].as_py()),
+                label=row["label"],
+                mask=None if masks is None else decode_mask(masks[number]["bytes"].as_py()),
+                patient_id=row["patient_id"],
+                slice_index=index,
+                slice_count=row["slice_count"],
+                spacing=tuple(row["spacing"]),
+                source=row["source"],
+            )
 
 
 def check_skip(patient: Patient, skip: int) -> None:

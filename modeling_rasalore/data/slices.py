@@ -1,60 +1,20 @@
-"""Axial slices of patients as a stream, and their labels."""
+"""Read the labelled axial slices of a patient, one after the other."""
 
-import csv
 import logging
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 from functools import cache
-from pathlib import Path
-from typing import Any
 
 import numpy as np
-from datasets import IterableDataset
 
-from ..files import some
 from ..scans.background import zero_background
 from ..scans.naming import MODALITIES
 from ..scans.volumes import read_facts, read_mask, read_volume
-from .labels import LABEL_NAMES, LABELS_FILE, UNKNOWN, label_slices
-from .patient import ALL, Patient
-from .shards import read_prepared, read_row_group
+from .labels import LABELS_FILE, UNKNOWN, label_slices
+from .patient import ALL, LabelledSlice, Patient
+from .shards import read_prepared
 
 logger = logging.getLogger(__name__)
-
-
-def slice_dataset(
-    patients: Sequence[Patient],
-    modality: str,
-    *,
-    with_mask: bool = False,
-    skip: int = 15,
-    labels: Collection[int] | None = None,
-) -> IterableDataset:
-    """Return a stream of the slices of `patients`, as `read_slices` describes them.
-
-    One shard per patient, so workers and processes share the patients out; each volume is decoded
-    once per pass, and the order is the same in every pass.
-
-    Args:
-        patients: whose slices, in this order.
-        modality: "t1", "t1ce", "t2", "flair" or "all".
-        with_mask: also read the true masks, for scoring.
-        skip: how many of the first and of the last axial slices are left out.
-        labels: keep only slices with these labels, such as {0, 1} to train; None keeps all.
-
-    Raises:
-        ValueError: no patients, or patients without that modality.
-    """
-    if not patients:
-        raise ValueError("slices are streamed from at least one patient, got an empty list.")
-    _require(patients, modality)
-    settings = {
-        "patients": list(patients),  # the only list here: `datasets` makes one shard per entry
-        "modality": modality,
-        "with_mask": with_mask,
-        "skip": skip,
-        "labels": None if labels is None else tuple(sorted(labels)),
-    }
-    return IterableDataset.from_generator(_stream, gen_kwargs=settings)
 
 
 def read_slices(
@@ -64,20 +24,22 @@ def read_slices(
     skip: int = 15,
     labels: Collection[int] | None = None,
     only: Collection[int] | None = None,
-) -> Iterator[dict[str, Any]]:
-    """Yield one dict per axial slice that shows brain, inferior to superior.
+) -> Iterator[LabelledSlice]:
+    """Yield the axial slices of a patient that show brain, inferior to superior.
 
-    `image` (H, W) float32, (4, H, W) of "all", 0 in the background and >= 0 elsewhere; `label` 1
-    unhealthy, 0 healthy, -1 neither; `mask` (H, W) uint8, 1 in the lesion, or None; `patient_id`;
-    `slice_index`, of `slice_count` slices of the scan; `spacing` (slice, row, column) in mm;
-    `source`. Arguments as in `slice_dataset`; `only`: indices of slices, to read no others.
+    Args:
+        modality: "t1", "t1ce", "t2", "flair" or "all".
+        with_mask: also read the true masks, for scoring.
+        skip: how many of the first and of the last axial slices are left out.
+        labels: keep only slices with these labels, such as {0, 1} to train; None keeps all.
+        only: indices of slices, to read no others; None reads all.
 
     Raises:
         ValueError: no such modality, sequences of "all" on different grids, fewer than
             2 * skip + 1 slices, or a labelled slice beyond the scan; VolumeError, one of these, for
             a file that cannot be read.
     """
-    _require([patient], modality)
+    _require(patient, modality)
     if modality == ALL:
         yield from _read_all(patient, with_mask, skip, labels, only)
         return
@@ -101,47 +63,16 @@ def read_slices(
         _say_once(logging.INFO, f"{volume.path}: {blank} slices without brain are skipped")
     for index in with_brain:
         if (labels is None or slice_labels[index] in labels) and (only is None or index in only):
-            yield {
-                "image": images[index].copy(),  # a view would keep the whole volume in memory
-                "label": slice_labels[index],
-                "mask": None if truth is None else truth[index].copy(),
-                "patient_id": patient.patient_id,
-                "slice_index": index,
-                "slice_count": len(images),
-                "spacing": volume.spacing,
-                "source": patient.source,
-            }
-
-
-def write_slice_labels(patients: Sequence[Patient], path: str | Path) -> Path:
-    """Return `path` after writing the slice labels that the masks give, as a slice_labels.csv.
-
-    Beside the scans it replaces the masks: training then needs no mask file at all. Slices with
-    1 to 200 mm2 of lesion are left out, and so stay without a label.
-
-    Raises:
-        ValueError: a patient without a mask.
-    """
-    rows = [
-        (patient.patient_id, index, LABEL_NAMES[label])
-        for patient in patients
-        for index, label in enumerate(_labels_without_scan(patient))
-        if label != UNKNOWN
-    ]
-    with Path(path).open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([("volume", "slice_index", "label"), *rows])
-    return Path(path)
-
-
-def _stream(
-    patients: list[Patient],
-    modality: str,
-    with_mask: bool,
-    skip: int,
-    labels: tuple[int, ...] | None,
-) -> Iterator[dict[str, Any]]:
-    for patient in patients:
-        yield from read_slices(patient, modality, with_mask, skip, labels)
+            yield LabelledSlice(
+                image=images[index].copy(),  # a view would keep the whole volume in memory
+                label=slice_labels[index],
+                mask=None if truth is None else truth[index].copy(),
+                patient_id=patient.patient_id,
+                slice_index=index,
+                slice_count=len(images),
+                spacing=volume.spacing,
+                source=patient.source,
+            )
 
 
 def _read_all(
@@ -150,20 +81,19 @@ def _read_all(
     skip: int,
     labels: Collection[int] | None,
     only: Collection[int] | None,
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[LabelledSlice]:
     """Slices with brain in any sequence; one that the patient does not have is 0 everywhere."""
     check_one_grid(patient, MODALITIES)
-    found: dict[int, dict[str, Any]] = {}
+    slices: dict[int, LabelledSlice] = {}
     for channel, modality in enumerate(MODALITIES):
         if modality not in patient.images:
             continue
         for example in read_slices(patient, modality, with_mask, skip, labels, only):
-            plane, index = example["image"], example["slice_index"]
-            if index not in found:
-                blank = np.zeros((len(MODALITIES), *plane.shape), np.float32)
-                found[index] = {**example, "image": blank}
-            found[index]["image"][channel] = plane
-    yield from (found[index] for index in sorted(found))
+            if example.slice_index not in slices:
+                blank = np.zeros((len(MODALITIES), *example.image.shape), np.float32)
+                slices[example.slice_index] = replace(example, image=blank)
+            slices[example.slice_index].image[channel] = example.image
+    yield from (slices[index] for index in sorted(slices))
 
 
 @cache
@@ -171,18 +101,15 @@ def _say_once(level: int, message: str) -> None:
     logger.log(level, message)
 
 
-def _require(patients: Sequence[Patient], modality: str) -> None:
+def _require(patient: Patient, modality: str) -> None:
     if modality not in (*MODALITIES, ALL):
         known = ", ".join((*MODALITIES, ALL))
         raise ValueError(f"modality must be one of {known}, got {modality!r}.")
     needed = set(MODALITIES) if modality == ALL else {modality}
-    lacking = [patient for patient in patients if not needed & patient.images.keys()]
-    if lacking:
-        there = ", ".join(lacking[0].images) or "no scan"
+    if not needed & patient.images.keys():
         raise ValueError(
-            f"every patient needs a {' or '.join(sorted(needed))} scan, but "
-            f"{some([p.patient_id for p in lacking])} have none ({lacking[0].patient_id} has "
-            f"{there})."
+            f"every patient needs a {' or '.join(sorted(needed))} scan, but {patient.patient_id} "
+            f"has {', '.join(patient.images) or 'no scan'}."
         )
 
 
@@ -208,18 +135,6 @@ def _all_labels(
             f"slices 0 to {count - 1}; 0 is the most inferior one."
         )
     return [named.get(index, UNKNOWN) for index in range(count)]
-
-
-def _labels_without_scan(patient: Patient) -> list[int]:
-    """Return the label of every slice, from the mask file or from prepared slices."""
-    if patient.prepared:
-        rows = read_row_group(patient.prepared, ("slice_index", "slice_count", "label")).to_pylist()
-        known = {row["slice_index"]: row["label"] for row in rows}
-        return [known.get(index, UNKNOWN) for index in range(rows[0]["slice_count"])]
-    if patient.mask is None:
-        raise ValueError(f"slice labels need a mask, but {patient.patient_id} has none.")
-    mask = read_volume(patient.mask)
-    return label_slices(mask.slices > 0, mask.spacing[1:])
 
 
 def check_one_grid(patient: Patient, modalities: Sequence[str]) -> None:

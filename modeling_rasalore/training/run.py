@@ -19,14 +19,14 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers.utils import ModelOutput
 
-from ..data.patient import Patient
+from ..data.patient import LabelledSlice, Patient
 from ..data.splits import split_hash, write_split
 from ..files import replace_file, write_json
 from ..provenance import provenance
 from ..recipes import BaseRecipe, OptimizerRecipe, save_recipe
 from .averages import RunningStatistics, WeightAverage
 from .optimizers import set_learning_rates
-from .slice_loader import Batch, Example, SliceLoader, Step
+from .slice_loader import Batch, Sample, SliceLoader, Step
 from .work_list import WorkList
 
 Losses = Callable[[nn.Module, dict[str, Tensor], int], dict[str, Tensor]]
@@ -135,8 +135,8 @@ class TrainingRun:
         self,
         training: WorkList,
         held_out: WorkList,
-        prepare: Callable[[Example], Example],
-        collate: Callable[[list[Example]], Batch],
+        prepare: Callable[[LabelledSlice], Sample],
+        collate: Callable[[list[Sample]], Batch],
     ) -> SliceLoader:
         """This process's batches of chosen slices; arguments as for `SliceLoader`."""
         rank, ranks = self.accelerator.process_index, self.accelerator.num_processes

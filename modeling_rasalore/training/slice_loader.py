@@ -10,12 +10,13 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from ..data.patient import LabelledSlice
 from ..data.slices import read_slices
 from ..recipes import DataRecipe, LoopRecipe
 from .epoch_order import Rows, batch_bounds, epoch_order, readers
 from .work_list import WorkList
 
-Example = dict[str, Any]
+Sample = dict[str, Any]  # one prepared slice
 Batch = dict[str, Tensor]
 
 
@@ -47,8 +48,8 @@ class SliceLoader:
     held_out: WorkList
     data: DataRecipe
     loop: LoopRecipe
-    prepare: Callable[[Example], Example]
-    collate: Callable[[list[Example]], Batch]
+    prepare: Callable[[LabelledSlice], Sample]
+    collate: Callable[[list[Sample]], Batch]
     rank: int = 0
     ranks: int = 1
 
@@ -118,7 +119,7 @@ class EpochReader(IterableDataset):
     def __init__(self, loader: SliceLoader, epoch: int, bounds: Rows):
         self.loader, self.epoch, self.bounds = loader, epoch, bounds
 
-    def __iter__(self) -> Iterator[list[tuple[int, Example]]]:
+    def __iter__(self) -> Iterator[list[tuple[int, Sample]]]:
         loader, bounds = self.loader, self.bounds
         order, positions = loader.order(self.epoch), np.arange(bounds[0], bounds[-1])
         worker, workers = this_worker()
@@ -127,7 +128,7 @@ class EpochReader(IterableDataset):
         due: dict[int, set[int]] = defaultdict(set)
         for row in order[mine].tolist():
             due[int(loader.training.owner[row])].add(row)
-        waiting: dict[int, Example] = {}
+        waiting: dict[int, LabelledSlice] = {}
         ends = np.searchsorted(mine, bounds)
         for start, end in pairwise(ends):
             part = []
@@ -138,13 +139,13 @@ class EpochReader(IterableDataset):
                 part.append((position, loader.prepare(waiting.pop(row))))
             yield part
 
-    def read(self, rows: set[int]) -> dict[int, Example]:
+    def read(self, rows: set[int]) -> dict[int, LabelledSlice]:
         """Slices of one patient by row; ValueError where some are not there any more."""
         work = self.loader.training
         by_index = {int(work.slice_index[row]): row for row in rows}
         patient, data = work.patients[work.owner[next(iter(rows))]], self.loader.data
         found = {
-            by_index[example["slice_index"]]: example
+            by_index[example.slice_index]: example
             for example in read_slices(
                 patient, data.modality, skip=data.skip_slices, only=by_index.keys()
             )

@@ -57,9 +57,9 @@ class WorkList:
         def look(patient: Patient) -> Facts:
             return [
                 (
-                    e["slice_index"],
-                    e["label"],
-                    _area(count_brain(e["image"]), e["spacing"]),
+                    e.slice_index,
+                    e.label,
+                    _area(count_brain(e.image), e.spacing),
                 )
                 for e in read_slices(patient, modality, skip=skip)
             ]

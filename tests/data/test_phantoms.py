@@ -68,11 +68,8 @@ def test_another_seed_gives_another_brain_and_tumour() -> None:
 
 
 def test_another_process_gives_the_same_volume() -> None:
-    # A bare package spares the new process the libraries of the models, which load for seconds.
     code = (
-        "import hashlib, sys, types; package = types.ModuleType('modeling_rasalore'); "
-        "package.__path__ = ['modeling_rasalore']; sys.modules[package.__name__] = package; "
-        "from modeling_rasalore.phantoms import SEQUENCES, make_phantom; "
+        "import hashlib; from modeling_rasalore.data.phantoms import SEQUENCES, make_phantom; "
         f"images = make_phantom(3, {SHAPE}, {VOXEL}).images; "
         "print(hashlib.sha256(b''.join(images[s].tobytes() for s in SEQUENCES)).hexdigest())"
     )

@@ -80,7 +80,7 @@ def test_slices_are_the_largest_lesions_of_evenly_spaced_patients(tmp_path: Path
         f"BraTS2021_{number:05d}" for number in (0, 2, 4, 6)
     ]
     for _, place, example in chosen:
-        assert example["mask"].sum() == 81 and example["slice_index"] >= place
+        assert example.mask.sum() == 81 and example.slice_index >= place
     few = choose_slices(patients[:2], data)
     assert len(few) == 2 < SHOWN
 

@@ -67,7 +67,7 @@ def write_study(folder: Path, patients: int = 9) -> Path:
     for patient in found:
         rows = read_slices(patient, "t2", with_mask=True, skip=1, labels={UNHEALTHY})
         tables = [
-            SliceMasks(row["patient_id"], row["slice_index"], row["mask"], 4.0 * row["mask"].sum())
+            SliceMasks(row.patient_id, row.slice_index, row.mask, 4.0 * row.mask.sum())
             for row in rows
         ]
         write_masks(masks, patient.patient_id, tables)

@@ -61,7 +61,7 @@ def test_certain_pixels_become_masks_and_uncertain_ones_are_marked(
     patient = find_patients(study / "scans")[0]
     rows = list(read_slices(patient, "t2", skip=1, labels={UNHEALTHY}))
     network = load_model(str(study / "teacher"))
-    scores = predict_slices(*network, [row["image"] for row in rows], 4, flips=True)
+    scores = predict_slices(*network, [row.image for row in rows], 4, flips=True)
     inside = np.concatenate([one[one > 0] for one in scores])
     low, high = (float(v) for v in np.quantile(inside, [0.3, 0.8]))
     make_pseudo_masks.main(
@@ -69,7 +69,7 @@ def test_certain_pixels_become_masks_and_uncertain_ones_are_marked(
     )
     table = MaskTable(tmp_path, [patient.patient_id])
     for row, one in zip(rows, scores, strict=True):
-        stored = table[patient.patient_id, row["slice_index"]]
+        stored = table[patient.patient_id, row.slice_index]
         np.testing.assert_array_equal(stored.pseudo_mask, one > high)
         np.testing.assert_array_equal(stored.ignored, (one > low) & (one <= high))
         assert stored.area == pytest.approx(4.0 * (one > high).sum())

@@ -28,7 +28,7 @@ if words[0].startswith("train/make_pseudo_masks") and "source=truth" not in word
 if "teacher=" in " ".join(words):  # after four steps it is sure of nothing
     small += ["uncertain_above=0", "uncertain_up_to=0"]
 if "phantom" in words:
-    from modeling_rasalore.phantoms import write_phantoms
+    from modeling_rasalore.data.phantoms import write_phantoms
     write_phantoms(words[words.index("phantom") + 1], 7, healthy_patients=1, **{PHANTOMS!r})
 elif words[0].startswith("train/"):
     os.execv(sys.executable, [sys.executable, *words, *small])

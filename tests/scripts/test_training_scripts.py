@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from label_files import write_slice_labels
 from safetensors.torch import load_file
 
 from modeling_rasalore.data.layouts import find_patients
 from modeling_rasalore.data.phantoms import write_phantoms
-from modeling_rasalore.data.slices import write_slice_labels
 from modeling_rasalore.data.splits import split_patients, write_split
 from modeling_rasalore.pseudo_masks.table import MaskTable
 from modeling_rasalore.scans.volumes import read_volume

@@ -146,12 +146,12 @@ def test_a_copy_in_another_data_set_is_refused_whatever_sequence_is_scored(
 
 def test_systems_get_no_mask(split: Split, data: DataRecipe) -> None:
     for patient in split["train"]:
-        assert all(example["mask"] is None for example in read_examples(patient, data))
+        assert all(example.mask is None for example in read_examples(patient, data))
 
 
 # --- Slices -------------------------------------------------------------------------------------
 def test_a_scan_s_white_point_becomes_1(split: Split, data: DataRecipe) -> None:
-    images = np.stack([example["image"] for example in read_examples(split["test"][0], data)])
+    images = np.stack([example.image for example in read_examples(split["test"][0], data)])
     assert np.quantile(images[images > 0], 0.99) == pytest.approx(1, rel=1e-5)
 
 
@@ -159,9 +159,9 @@ def test_all_sequences_are_planes_of_one_slice(split: Split, data: DataRecipe) -
     patient = split["test"][-1]
     one = read_examples(patient, data)
     four = read_examples(patient, data, all_sequences=True)
-    assert [e["slice_index"] for e in one] == [e["slice_index"] for e in four]
-    assert four[5]["image"].shape == (4, *one[5]["image"].shape)
-    assert np.array_equal(four[5]["image"][2], one[5]["image"])  # t2 is the third of them
+    assert [e.slice_index for e in one] == [e.slice_index for e in four]
+    assert four[5].image.shape == (4, *one[5].image.shape)
+    assert np.array_equal(four[5].image[2], one[5].image)  # t2 is the third of them
 
 
 def test_a_sequence_that_a_patient_lacks_is_0(split: Split, data: DataRecipe) -> None:
@@ -169,9 +169,9 @@ def test_a_sequence_that_a_patient_lacks_is_0(split: Split, data: DataRecipe) ->
     images = {name: path for name, path in patient.images.items() if name != "t1"}
     four = read_examples(replace(patient, images=images), data, all_sequences=True)
     whole = read_examples(patient, data, all_sequences=True)
-    assert not four[5]["image"][0].any()
-    assert np.array_equal(four[5]["image"][1:], whole[5]["image"][1:])
-    slices = [example["image"] for example in four[:2]]
+    assert not four[5].image[0].any()
+    assert np.array_equal(four[5].image[1:], whole[5].image[1:])
+    slices = [example.image for example in four[:2]]
     with pytest.raises(ValueError, match="YooAll learns from all four sequences"):
         build("yoo_all", sources()).fit(slices, [0, 1])
 

@@ -11,11 +11,11 @@ import pytest
 import compare_runs
 import small_ddpt
 import small_rasalore
+from label_files import write_slice_labels
 from small_study import MODEL, write_study
 
 from modeling_rasalore import RasaloreImageProcessor
 from modeling_rasalore.data.layouts import find_patients
-from modeling_rasalore.data.slices import write_slice_labels
 from modeling_rasalore.data.splits import split_patients, write_split
 
 CHOICES = {"slice_auroc", "false_alarms", "deletion", "agreement"}

@@ -91,16 +91,16 @@ def test_all_sequences_are_channels_and_missing_ones_0(study: Path) -> None:
     patient = find_patients(study / "scans")[1]
     one = list(read_slices(patient, "t2", with_mask=True, skip=1))
     four = list(read_slices(patient, "all", with_mask=True, skip=1))
-    assert [e["slice_index"] for e in four] == [e["slice_index"] for e in one]
+    assert [e.slice_index for e in four] == [e.slice_index for e in one]
     for example, alone in zip(four, one, strict=True):
-        assert example["image"].shape == (4, *alone["image"].shape)
-        assert np.array_equal(example["image"][2], alone["image"])  # t1, t1ce, t2, flair
-        assert np.allclose(example["image"][3], 2 * alone["image"])
-        assert not example["image"][1].any()
-        assert np.array_equal(example["mask"], alone["mask"])
-        assert example["label"] == alone["label"]
+        assert example.image.shape == (4, *alone.image.shape)
+        assert np.array_equal(example.image[2], alone.image)  # t1, t1ce, t2, flair
+        assert np.allclose(example.image[3], 2 * alone.image)
+        assert not example.image[1].any()
+        assert np.array_equal(example.mask, alone.mask)
+        assert example.label == alone.label
     labelled = list(read_slices(patient, "all", skip=1, labels={1}, only={4, 5}))
-    assert {e["slice_index"] for e in labelled} <= {4, 5} and labelled
+    assert {e.slice_index for e in labelled} <= {4, 5} and labelled
 
 
 def test_prepared_slices_give_the_same_channels_and_the_same_list(
@@ -111,7 +111,7 @@ def test_prepared_slices_give_the_same_channels_and_the_same_list(
     write_manifest(tmp_path, [write_part(tmp_path, "a", patients, choice)], choice)
     prepared = find_patients(tmp_path)
     pairs = zip(*(read_slices(p[0], "all", skip=1) for p in (patients, prepared)), strict=True)
-    assert all(np.array_equal(ours["image"], theirs["image"]) for ours, theirs in pairs)
+    assert all(np.array_equal(ours.image, theirs.image) for ours, theirs in pairs)
     lists = [WorkList.of(found, "all", 1) for found in (patients, prepared)]
     assert lists[0].fingerprint() == lists[1].fingerprint()
     assert np.array_equal(lists[0].brain_area, WorkList.of(patients, "t2", 1).brain_area)
@@ -134,7 +134,7 @@ def test_stage_2_learns_from_all_sequences(study: Path, network: Path) -> None:
     processor = RasaloreImageProcessor.from_pretrained(network)
     assert model.config.num_channels == processor.num_channels == 4
     assert json.loads((network / "run.json").read_text())["modality"] == "all"
-    images = [e["image"] for e in read_slices(find_patients(study / "scans")[0], "all", skip=1)]
+    images = [e.image for e in read_slices(find_patients(study / "scans")[0], "all", skip=1)]
     scores = predict_slices(model, processor, images)
     assert scores[0].shape == images[0].shape[1:]
     assert not scores[0][images[0][2] == 0].any() and scores[0].any()
@@ -146,7 +146,7 @@ def test_stage_2_learns_from_all_sequences(study: Path, network: Path) -> None:
 def test_a_network_without_one_of_its_sequences_is_scored_with_0_there(
     study: Path, network: Path
 ) -> None:
-    images = [e["image"] for e in read_slices(find_patients(study / "scans")[0], "all", skip=1)]
+    images = [e.image for e in read_slices(find_patients(study / "scans")[0], "all", skip=1)]
     kept = [image.copy() for image in images]
     without = AllSequencesNetwork(network, without="flair")
     scores = without.score(images)
@@ -182,7 +182,7 @@ def test_the_mean_of_maps_leaves_out_missing_sequences(study: Path, tmp_path: Pa
         RasaloreModel(config).save_pretrained(folder)
         RasaloreImageProcessor.from_pretrained(study / "model").save_pretrained(folder)
         (folder / "run.json").write_text(json.dumps({"modality": name, "seconds": 2}))
-    images = [e["image"] for e in read_slices(find_patients(study / "scans")[0], "all", skip=1)]
+    images = [e.image for e in read_slices(find_patients(study / "scans")[0], "all", skip=1)]
     images[1][3] = 0
     mean, t2, flair = (
         SequenceNetworks({name: folders[name] for name in names})

@@ -1,6 +1,7 @@
 """The loader of one process: nothing lost, nothing twice, and a start anywhere in an epoch."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,13 +21,13 @@ COUNTS = (7, 1, 12, 3, 5, 9, 2, 4)  # slices of each patient: uneven for any num
 def _slices_without_files(monkeypatch: pytest.MonkeyPatch) -> None:
     def read(patient: Patient, modality: str, skip: int, only: Any) -> Any:
         for index in sorted(only):
-            yield {"patient_id": patient.patient_id, "slice_index": index}
+            yield SimpleNamespace(patient_id=patient.patient_id, slice_index=index)
 
     monkeypatch.setattr(slice_loader, "read_slices", read)
 
 
-def name(example: dict[str, Any]) -> dict[str, Any]:
-    return {"code": 100 * int(example["patient_id"]) + example["slice_index"]}
+def name(example: Any) -> dict[str, Any]:
+    return {"code": 100 * int(example.patient_id) + example.slice_index}
 
 
 def collate(samples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:

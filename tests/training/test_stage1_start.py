@@ -97,7 +97,7 @@ def test_the_start_reads_healthy_slices_only_and_says_so(
     seen, prepare = set(), stage1.prepare
 
     def watch(processor: RasaloreImageProcessor, example: dict[str, Any]) -> dict[str, Any]:
-        seen.add(example["label"])
+        seen.add(example.label)
         return prepare(processor, example)
 
     monkeypatch.setattr(stage1, "prepare", watch)

@@ -2,15 +2,14 @@
 
 import hashlib
 from collections.abc import Collection, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from modeling_rasalore.data.labels import HEALTHY, UNHEALTHY
-from modeling_rasalore.data.patient import Patient
+from modeling_rasalore.data.patient import LabelledSlice, Patient
 from modeling_rasalore.data.slices import read_slices
 from modeling_rasalore.data.splits import refuse_other_split
 from modeling_rasalore.evaluation.leaks import check_disjoint, image_fingerprint
@@ -42,7 +41,7 @@ def read_examples(
     all_sequences: bool = False,
     with_mask: bool = False,
     labels: Collection[int] | None = None,
-) -> list[dict[str, Any]]:
+) -> list[LabelledSlice]:
     """Slices of one patient as `read_slices` gives them, the scan's white point at 1.
 
     With all sequences, `image` is (4, H, W) in the order of `MODALITIES`; one that the patient does
@@ -50,15 +49,17 @@ def read_examples(
     labels notwithstanding.
     """
     examples = list(read_slices(patient, data.modality, with_mask, data.skip_slices))
-    scans = [np.stack([example["image"] for example in examples])] if examples else []
+    scans = [np.stack([example.image for example in examples])] if examples else []
     if all_sequences and examples:
-        places = [example["slice_index"] for example in examples]
+        places = [example.slice_index for example in examples]
         scans = [_sequence(patient, name, data, places, scans[0]) for name in MODALITIES]
     scaled = [scan / (np.quantile(scan[scan > 0], WHITE) if scan.any() else 1) for scan in scans]
-    for index, example in enumerate(examples):
-        planes = np.stack([scan[index] for scan in scaled]).astype(np.float32)
-        example["image"] = planes if all_sequences else planes[0]
-    return [example for example in examples if labels is None or example["label"] in labels]
+    planes = list(np.stack(scaled, axis=1).astype(np.float32)) if examples else []
+    return [
+        replace(example, image=channels if all_sequences else channels[0])
+        for example, channels in zip(examples, planes, strict=True)
+        if labels is None or example.label in labels
+    ]
 
 
 def training_slices(
@@ -73,8 +74,8 @@ def training_slices(
     for patient in patients:
         known = {HEALTHY, UNHEALTHY}
         for example in read_examples(patient, data, all_sequences, labels=known):
-            slices.append(example["image"])
-            labels.append(int(example["label"]))
+            slices.append(example.image)
+            labels.append(int(example.label))
     if not most or most >= len(slices):
         return slices, labels
     chosen = np.sort(np.random.default_rng(seed).choice(len(slices), most, replace=False))
@@ -129,9 +130,7 @@ def _sequence(
         return like
     if name not in patient.images:
         return np.zeros_like(like)
-    found = {
-        e["slice_index"]: e["image"] for e in read_slices(patient, name, skip=data.skip_slices)
-    }
+    found = {e.slice_index: e.image for e in read_slices(patient, name, skip=data.skip_slices)}
     empty = np.zeros_like(like[0])
     return np.stack([found.get(place, empty) for place in places])
 
@@ -139,7 +138,7 @@ def _sequence(
 def _fingerprints(patient: Patient, modalities: Set[str], skip: int) -> list[str]:
     """Of each of these sequences that a patient has."""
     scans = [
-        [example["image"] for example in read_slices(patient, modality, skip=skip)]
+        [example.image for example in read_slices(patient, modality, skip=skip)]
         for modality in sorted(modalities & patient.images.keys())
     ]
     return [image_fingerprint(np.stack(slices)) for slices in scans if slices]

@@ -2,11 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from modeling_rasalore.data.patient import Patient
+from modeling_rasalore.data.patient import LabelledSlice, Patient
 from modeling_rasalore.evaluation.rows import Row
 from modeling_rasalore.evaluation.slice_grid import GridSlice, results_grid
 from modeling_rasalore.evaluation.tables import system_name
@@ -15,7 +14,7 @@ from modeling_rasalore.recipes import DataRecipe
 from .data import read_examples
 
 SHOWN = 4  # patients, one slice each
-Chosen = tuple[str, int, dict[str, Any]]  # patient id, place among its scored slices, the slice
+Chosen = tuple[str, int, LabelledSlice]  # patient id, place among its scored slices, the slice
 
 
 def write_grid(
@@ -56,7 +55,7 @@ def choose_slices(patients: Sequence[Patient], data: DataRecipe) -> list[Chosen]
             if patient.patient_id in found:
                 continue
             examples = read_examples(patient, data, with_mask=True)
-            areas = [np.count_nonzero(example["mask"]) for example in examples]
+            areas = [np.count_nonzero(example.lesion) for example in examples]
             if any(areas):
                 place = int(np.argmax(areas))
                 found[patient.patient_id] = (patient.patient_id, place, examples[place])
@@ -64,8 +63,8 @@ def choose_slices(patients: Sequence[Patient], data: DataRecipe) -> list[Chosen]
     return sorted(found.values(), key=lambda one: one[0])
 
 
-def grid_slice(patient_id: str, place: int, example: Mapping[str, Any]) -> GridSlice:
+def grid_slice(patient_id: str, place: int, example: LabelledSlice) -> GridSlice:
     """A chosen slice as the picture takes it."""
-    caption = f"{patient_id}, {example['slice_index']}"
-    spacing = example["spacing"][1:]
-    return GridSlice(example["image"], example["mask"] > 0, spacing, caption)
+    caption = f"{patient_id}, {example.slice_index}"
+    spacing = example.spacing[1:]
+    return GridSlice(example.image, example.lesion, spacing, caption)

@@ -35,13 +35,13 @@ def patient_scores(
 ) -> PatientScores:
     """A patient's maps, (S, H, W) of an id and its slices, beside the truth."""
     slices = read_examples(patient, data, all_sequences, with_mask=True)
-    images = [example["image"] for example in slices]
+    images = [example.image for example in slices]
     return PatientScores(
         patient_id=patient.patient_id,
         scores=maps_of(patient.patient_id, images),
-        truth=np.stack([example["mask"] for example in slices]) > 0,
+        truth=np.stack([example.lesion for example in slices]),
         brain=np.stack([brain_of(image) for image in images]),
-        spacing=slices[0]["spacing"],
+        spacing=slices[0].spacing,
     )
 
 
@@ -97,7 +97,7 @@ def label_free(
     inside = []
     for patient in patients:
         healthy = read_examples(patient, data, system.ALL_SEQUENCES, labels={HEALTHY})
-        images = [example["image"] for example in healthy]
+        images = [example.image for example in healthy]
         scores = system.score(images) if images else []
         for score, image in zip(scores, images, strict=True):
             inside.append(score[brain_of(image)])
