@@ -1,14 +1,20 @@
 """What computed a result: versions, machine, commit; and what a folder of results says of it."""
 
 import json
+import os
 import platform
 import subprocess
+import sys
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from textwrap import indent
 from typing import Any
 
+DISCLAIMER = (
+    "Research software, not a medical device: do not diagnose with it. "
+    "An empty mask does not exclude disease."
+)
 PACKAGES = (
     *("rasalore", "torch", "transformers", "datasets", "accelerate", "safetensors"),
     *("numpy", "nibabel"),
@@ -23,6 +29,23 @@ def provenance() -> dict[str, Any]:
         "machine": platform.machine(),
         "commit": read_commit(),
     }
+
+
+def peak_mib() -> float | None:
+    """Return the most memory this process has held, in MiB; None where the system does not say."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB, but bytes on macOS
+    return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)
+
+
+def available_cores() -> int:
+    """Return how many processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # Linux
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def read_commit() -> str | None:

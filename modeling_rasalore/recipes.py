@@ -1,44 +1,62 @@
 """Recipes: a YAML file and `key=value` words, checked against a dataclass."""
 
 import difflib
-from collections.abc import Sequence
-from dataclasses import dataclass, field, is_dataclass
+import inspect
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
+
+from .files import first_line
 
 Recipe = TypeVar("Recipe")
 
 
 @dataclass
 class DataRecipe:
-    """Which slices, and in what order."""
+    """Which slices, and in what order.
 
-    # Folder of scans in a known layout; or folder, web address or repo id of prepared slices.
+    Attributes:
+        root: folder of scans in a known layout; or folder, web address or repo id of prepared
+            slices.
+        modality: t1, t1ce, t2 or flair; stage 2 learns from "all" as channels too.
+        skip_slices: lowest and highest axial slices left out.
+        shuffle_buffer: slices held back to mix the order of the stream; more mixes better and takes
+            more memory.
+        lanes: patients read side by side. Processes times workers should divide it: each reader
+            then opens patients of its own.
+    """
+
     root: str = MISSING
-    modality: str = "t2"  # or t1, t1ce, flair; stage 2 learns from "all" as channels too
-    skip_slices: int = 15  # lowest and highest axial slices left out
-    # Slices held back to mix the order of the stream; more mixes better and takes more memory.
+    modality: str = "t2"
+    skip_slices: int = 15
     shuffle_buffer: int = 2000
-    # Patients read side by side. Processes times workers should divide it: each reader then opens
-    # patients of its own.
     lanes: int = 16
 
 
 @dataclass
 class SplitRecipe:
-    """How patients are shared out, from a sorted list and a seed."""
+    """How patients are shared out, from a sorted list and a seed.
 
-    # Patients (whole numbers from 1 on) or shares of all patients (below 1).
+    Attributes:
+        validation: patients (whole numbers from 1 on) or a share of all patients (below 1).
+        test: as `validation`.
+        seed: of the order in which patients are dealt.
+        folds: instead of `test`, deal all patients into so many test sets and take one; 0: none.
+        fold: which of them, from 1 on.
+    """
+
     validation: float = 0.1
     test: float = 0.2
     seed: int = 0
-    # Instead of `test`: all patients are dealt into so many test sets, and one of them is taken.
-    folds: int = 0  # 0: none
-    fold: int = 0  # from 1 on
+    folds: int = 0
+    fold: int = 0
 
     def amounts(self) -> dict[str, Any]:
         """What `split_patients` is asked for: counts are whole numbers, shares are not."""
@@ -49,85 +67,201 @@ class SplitRecipe:
 
 @dataclass
 class AugmentationRecipe:
-    """Random changes of training slices; geometry is shared with their masks."""
+    """Random changes of training slices; geometry is shared with their masks.
 
-    rotation_degrees: float = 0.0  # drawn from -value to value
+    Attributes:
+        rotation_degrees: largest angle, drawn from -value to value.
+        rotation_probability: of turning a slice at all.
+        smallest_scale: share of the area that a random crop keeps at least.
+        horizontal_flip: probability.
+        vertical_flip: probability.
+        brightness: factor drawn from 1 - value to 1 + value.
+        contrast: factor drawn from 1 - value to 1 + value.
+        gamma: exponent drawn from 1 / (1 + value) to 1 + value: how bright tissue is between black
+            and white differs more between scanners than a factor says. Poster and released: none.
+        intensity_probability: of brightness, contrast and gamma, each.
+        noise_std: share of the intensity range.
+        noise_probability: of noise.
+        sequence_dropout: probability of each sequence of data.modality=all to be missing; one,
+            another for each slice, never is.
+    """
+
+    rotation_degrees: float = 0.0
     rotation_probability: float = 0.7
-    smallest_scale: float = 1.0  # share of the area that a random crop keeps at least
-    horizontal_flip: float = 0.5  # probabilities
+    smallest_scale: float = 1.0
+    horizontal_flip: float = 0.5
     vertical_flip: float = 0.0
-    brightness: float = 0.0  # factor drawn from 1 - value to 1 + value
+    brightness: float = 0.0
     contrast: float = 0.0
-    # Exponent drawn from 1 / (1 + value) to 1 + value: how bright tissue is between black and white
-    # differs more from scanner to scanner than a factor can say. Poster and released: none.
     gamma: float = 0.0
-    intensity_probability: float = 0.5  # of brightness, contrast and gamma, each
-    noise_std: float = 0.0  # share of the intensity range
+    intensity_probability: float = 0.5
+    noise_std: float = 0.0
     noise_probability: float = 0.7
-    # Of each sequence of data.modality=all, to be missing; one, another for each slice, never is.
     sequence_dropout: float = 0.0
 
 
 @dataclass
 class SyntheticLesionRecipe:
-    """Healthy training slices with painted lesions. Poster and released: none."""
+    """Healthy training slices with painted lesions. Poster and released: none.
 
-    share: float = 0.0  # of all training slices; 1: nothing else, and no pseudo-mask is needed
-    # Of those slices, left as they are: what healthy brain looks like. Stage 1 needs some.
+    Attributes:
+        share: of all training slices; 1: nothing else, and no pseudo-mask is needed.
+        blank_share: of those slices, left as they are: what healthy brain looks like. Stage 1
+            needs some.
+        darker_share: of the lesions, darker than tissue; 0 suits T2 and FLAIR.
+        minimum_brain_area: mm2 of brain on a slice that is painted on.
+    """
+
+    share: float = 0.0
     blank_share: float = 0.0
-    darker_share: float = 0.0  # of the lesions, darker than tissue; 0 suits T2 and FLAIR
-    minimum_brain_area: float = 4000.0  # mm2 of brain on a slice that is painted on
+    darker_share: float = 0.0
+    minimum_brain_area: float = 4000.0
 
 
 @dataclass
 class OptimizerRecipe:
-    """Optimizer and learning-rate schedule, in epochs."""
+    """Optimizer and learning-rate schedule, in epochs.
 
-    name: str = "sgd"  # sgd | adamw
+    Attributes:
+        name: sgd or adamw.
+        learning_rate: after warm-up.
+        momentum: of sgd.
+        weight_decay: of all weights.
+        schedule: "cosine" to 0, or "halving": constant until `hold_epochs`, then halved every
+            `halving_epochs`.
+        warmup_epochs: how long the rate is `warmup_learning_rate`.
+        warmup_learning_rate: constant during warm-up.
+        hold_epochs: of "halving".
+        halving_epochs: of "halving".
+    """
+
+    name: str = "sgd"
     learning_rate: float = 1e-2
-    momentum: float = 0.9  # of sgd
+    momentum: float = 0.9
     weight_decay: float = 0.0
-    # "cosine" to 0; "halving": constant until `hold_epochs`, then halved every `halving_epochs`.
     schedule: str = "cosine"
     warmup_epochs: float = 0.0
-    warmup_learning_rate: float = 1e-5  # constant during warm-up
+    warmup_learning_rate: float = 1e-5
     hold_epochs: float = 21.0
     halving_epochs: float = 20.0
 
 
 @dataclass
 class LoopRecipe:
-    """How long a run is, what it keeps, and how it computes."""
+    """How long a run is, what it keeps, and how it computes.
 
-    epochs: int = 0  # one of the two must be given; the shorter one ends the run
+    Attributes:
+        epochs: passes over the training slices; this or `max_steps` must be given, and the shorter
+            one ends the run.
+        max_steps: optimizer steps.
+        batch_size: slices of an optimizer step, in all processes together.
+        accumulation: pieces that a batch is computed in, one after the other or shared out among
+            processes: what a run learns depends on this number and not on that of the processes.
+            Memory falls with it.
+        seed: of everything that is drawn.
+        workers: decoding processes.
+        mixed_precision: "no" or "bf16".
+        compile: torch.compile: minutes at the start, faster steps; a CPU needs g++.
+        gradient_checkpointing: keep fewer intermediate maps and compute them again for the
+            gradients: less memory, more time.
+        gradient_clip: largest gradient norm; 0: unclipped.
+        ema: decay per step of a running mean of the weights, which is validated and kept instead;
+            0: none.
+        log_every: steps between logged losses.
+        evaluate_every: steps between validations.
+        checkpoint_every: steps between checkpoints.
+        tensorboard: whether losses are logged for TensorBoard.
+    """
+
+    epochs: int = 0
     max_steps: int = 0
-    batch_size: int = 16  # slices of an optimizer step, in all processes together
-    # Pieces that a batch is computed in, one after the other or shared out among processes: what a
-    # run learns depends on this number and not on that of the processes. Memory falls with it.
+    batch_size: int = 16
     accumulation: int = 1
     seed: int = 0
-    workers: int = 0  # decoding processes
-    mixed_precision: str = "no"  # no | bf16
-    compile: bool = False  # torch.compile: minutes at the start, faster steps; a CPU needs g++
-    # Keep fewer intermediate maps and compute them again for the gradients: less memory, more time.
+    workers: int = 0
+    mixed_precision: str = "no"
+    compile: bool = False
     gradient_checkpointing: bool = False
-    gradient_clip: float = 0.0  # largest gradient norm; 0: unclipped
-    # Decay per step of a running mean of the weights, which is validated and kept instead; 0: none.
+    gradient_clip: float = 0.0
     ema: float = 0.0
-    log_every: int = 10  # steps between logged losses
-    evaluate_every: int = 200  # steps between validations
-    checkpoint_every: int = 200  # steps between checkpoints
+    log_every: int = 10
+    evaluate_every: int = 200
+    checkpoint_every: int = 200
     tensorboard: bool = True
 
 
 @dataclass
 class BaseRecipe:
-    """What every training script asks for."""
+    """What every training script asks for.
 
-    model: str = MISSING  # folder with config.json and preprocessor_config.json, or a repo id
-    out: str = MISSING  # folder of the run
+    Attributes:
+        model: folder with config.json and preprocessor_config.json, or a repo id.
+        out: folder of the run.
+        data: which slices, and in what order.
+        loop: how long a run is, what it keeps, and how it computes.
+    """
+
+    model: str = MISSING
+    out: str = MISSING
     data: DataRecipe = field(default_factory=DataRecipe)
     loop: LoopRecipe = field(default_factory=LoopRecipe)
+
+
+def run_script(main: Callable[[Any], int | None], words: Sequence[str] | None = None) -> None:
+    """Run `main(recipe)` on the words of the command line, and end the process.
+
+    `--help` prints the script's docstring and every field of its recipe. A user's mistake is one
+    line and exit code 1, an interrupt is code 130.
+
+    Args:
+        main: takes one recipe, whose class its annotation names; returns an exit code or None.
+        words: None for those of the command line.
+    """
+    (schema,) = list(get_type_hints(main).values())[:1]
+    words = sys.argv[1:] if words is None else words
+    if {"-h", "--help"} & set(words):
+        print(describe_script(sys.modules[main.__module__].__doc__ or "", schema))
+        sys.exit(0)
+    try:
+        sys.exit(main(load_recipe(schema, words)))
+    except (ValueError, OSError, ImportError) as error:
+        sys.exit(f"error: {first_line(error)}")
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here.", file=sys.stderr)
+        sys.exit(130)
+
+
+def describe_script(docstring: str, schema: type) -> str:
+    """Return what a script does, and one line per field of its recipe."""
+    lines = [
+        f"  {key}={default} ({kind})  {text}" for key, kind, default, text in fields_of(schema)
+    ]
+    return "\n".join(
+        [docstring.strip(), "", "Recipe, as key=value words or lines of YAML:", *lines]
+    )
+
+
+def fields_of(schema: Any, prefix: str = "") -> Iterator[tuple[str, str, Any, str]]:
+    """Yield key, type, default and meaning of every field of a recipe, sections opened."""
+    kinds, meanings = get_type_hints(schema), describe_attributes(schema)
+    for entry in fields(schema):
+        key, kind = f"{prefix}{entry.name}", kinds[entry.name]
+        if is_dataclass(kind):
+            yield from fields_of(kind, f"{key}.")
+            continue
+        default = entry.default_factory() if callable(entry.default_factory) else entry.default
+        name = kind.__name__ if isinstance(kind, type) else str(kind)
+        yield key, name, "..." if default == MISSING else default, meanings.get(entry.name, "")
+
+
+def describe_attributes(schema: type) -> dict[str, str]:
+    """Return attribute -> meaning, from the docstrings of a dataclass and of those it extends."""
+    meanings: dict[str, str] = {}
+    for base in reversed(schema.__mro__):
+        listed = (inspect.getdoc(base) or "").partition("Attributes:\n")[2]
+        for name, text in re.findall(r"^    (\w+): (.+(?:\n {8}.+)*)", listed, re.MULTILINE):
+            meanings[name] = " ".join(text.split())
+    return meanings
 
 
 def load_recipe(schema: type[Recipe], words: Sequence[str], needs_file: bool = False) -> Recipe:

@@ -2,7 +2,7 @@
 
 import gradio as gr
 
-from modeling_rasalore.scans.overlays import DISCLAIMER
+from modeling_rasalore.provenance import DISCLAIMER
 
 TITLE = "RASALoRE: anomalies in brain MRI"
 WARNING = f'<p role="note"><strong>{DISCLAIMER}</strong></p>'

@@ -11,7 +11,6 @@ reason and left out.
 """
 
 import json
-import os
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -32,7 +31,7 @@ from modeling_rasalore.data.shard_writing import (
     write_part,
 )
 from modeling_rasalore.files import claim_folder, remove_drafts, write_json
-from modeling_rasalore.provenance import provenance
+from modeling_rasalore.provenance import available_cores, provenance
 from modeling_rasalore.recipes import load_recipe
 from modeling_rasalore.scans.naming import MODALITIES
 
@@ -68,7 +67,7 @@ def main(words: list[str]) -> None:
     drop_others(out, names)
     write = partial(write_or_keep, out, choice)
     progress = partial(tqdm, total=len(shares), desc=out.name, unit="file")
-    processes = min(recipe.processes or len(os.sched_getaffinity(0)), len(shares))
+    processes = min(recipe.processes or available_cores(), len(shares))
     if processes == 1:
         parts = list(progress(map(write, names, shares)))
     else:

@@ -13,7 +13,6 @@ are kept, and failed ones are tried again.
 
 import json
 import multiprocessing
-import resource
 import shutil
 import sys
 import time
@@ -39,7 +38,7 @@ from modeling_rasalore.data.patient import ALL, Patient
 from modeling_rasalore.data.splits import read_split, split_hash
 from modeling_rasalore.evaluation.rows import evaluate_system, write_results
 from modeling_rasalore.files import first_line, some, write_json
-from modeling_rasalore.provenance import provenance
+from modeling_rasalore.provenance import peak_mib, provenance
 from modeling_rasalore.recipes import DataRecipe, load_recipe
 
 
@@ -258,11 +257,6 @@ def fitted(name: str, recipe: BenchmarkRecipe, split: Split) -> System:
     known = json.loads(cost.read_text())
     system.seconds, system.peak_mib = known["seconds"], known["peak_mib"]
     return system
-
-
-def peak_mib() -> float:
-    """Peak memory of this process."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
 
 # --- What is written ----------------------------------------------------------------------------

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from ..scans.overlays import DISCLAIMER, INK, PAPER, TRUTH_COLOUR, brain_window, overlay_slice
+from ..provenance import DISCLAIMER
+from ..scans.overlays import INK, PAPER, TRUTH_COLOUR, brain_window, overlay_slice
 
 COLUMNS = 8  # the slice and seven systems; more systems go below, beside the slice again
 CELL, GAP = 194, 5  # px; 8 cells are 1597 wide

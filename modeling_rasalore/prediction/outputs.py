@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from ..files import replace_file, sha256_of, write_json
-from ..provenance import versions
+from ..provenance import DISCLAIMER, versions
 from ..scans.background import BrainSlices
-from ..scans.overlays import DISCLAIMER, overlay_montage
+from ..scans.overlays import overlay_montage
 from ..scans.volume_writing import write_volume
 from ..scans.volumes import Volume
 from .volume import VolumePrediction

@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import quote
 
 from ..files import replace_file
-from ..scans.overlays import DISCLAIMER
+from ..provenance import DISCLAIMER
 
 COLUMNS = (
     *("status", "modality", "millilitres", "largest_component_ml", "quality_score"),

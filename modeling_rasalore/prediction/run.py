@@ -1,8 +1,6 @@
 """Many scans, one after the other: each judged alone, what is done kept in a manifest."""
 
 import json
-import resource
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -10,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ..files import first_line, remove_drafts, sha256_of, write_json
-from ..provenance import provenance
+from ..provenance import DISCLAIMER, peak_mib, provenance
 from ..scans.bids import BIDS_ENDINGS, bids_place, write_description
 from ..scans.finding import output_places
-from ..scans.overlays import DISCLAIMER
 from ..scans.reading import read_scan
 from ..scans.volumes import Volume
 from .loading import computing_in
@@ -108,7 +105,7 @@ def predict_scans(
             say(f"error: {reason if str(scan) in reason else f'{scan}: {reason}'}")
         manifest["scans"][key] = entry
         manifest["seconds"] = round(time.monotonic() - start, 2)
-        manifest["peak_memory_mib"] = _peak_memory()
+        manifest["peak_memory_mib"] = peak_mib()
         write_json(out / MANIFEST, manifest)
     write_table(out / "results.csv", manifest["scans"])
     write_html(out / "report.html", manifest)
@@ -212,9 +209,3 @@ def _finished(out: Path, manifest: dict[str, Any]) -> dict[str, Any]:
 
 def _complete(out: Path, entry: dict[str, Any]) -> bool:
     return all((out / path).is_file() for path in entry["outputs"].values())
-
-
-def _peak_memory() -> float:
-    """Return the most memory this process has held, in MiB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB, but bytes on macOS
-    return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)

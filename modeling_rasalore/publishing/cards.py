@@ -9,7 +9,7 @@ from typing import Any
 from huggingface_hub import DatasetCard, DatasetCardData, EvalResult, ModelCard, ModelCardData
 
 from ..evaluation.tables import results_table
-from ..scans.overlays import DISCLAIMER
+from ..provenance import DISCLAIMER
 
 Row = Mapping[str, Any]  # of results.json
 

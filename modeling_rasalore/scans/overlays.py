@@ -9,12 +9,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
+from ..provenance import DISCLAIMER
 from .background import BrainSlices
-
-DISCLAIMER = (
-    "Research software, not a medical device: do not diagnose with it. "
-    "An empty mask does not exclude disease."
-)
 
 Colour = tuple[int, int, int]
 

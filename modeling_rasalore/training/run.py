@@ -2,7 +2,6 @@
 
 import json
 import os
-import resource
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,7 +21,7 @@ from transformers.utils import ModelOutput
 from ..data.patient import LabelledSlice, Patient
 from ..data.splits import split_hash, write_split
 from ..files import replace_file, write_json
-from ..provenance import provenance
+from ..provenance import peak_mib, provenance
 from ..recipes import BaseRecipe, OptimizerRecipe, save_recipe
 from .averages import RunningStatistics, WeightAverage
 from .optimizers import set_learning_rates
@@ -358,7 +357,7 @@ class TrainingRun:
                 "steps": self.step,
                 "processes": self.accelerator.num_processes,
                 "seconds": round(time.monotonic() - self.started, 1),
-                "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+                "peak_mib": peak_mib(),
                 **facts,
             }
             write_json(self.folder / "run.json", summary)

@@ -3,7 +3,6 @@
 import hashlib
 import io
 import logging
-import os
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from ..data.patient import ALL, Patient
 from ..data.shards import BRAIN, check_skip
 from ..data.slices import read_slices
 from ..files import replace_file
+from ..provenance import available_cores
 from ..remote_files import read_bytes
 
 Facts = list[tuple[int, int, float]]  # slice index, label, mm2 of brain
@@ -64,7 +64,7 @@ class WorkList:
                 for e in read_slices(patient, modality, skip=skip)
             ]
 
-        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:  # inflating frees the lock
+        with ThreadPoolExecutor(available_cores()) as pool:  # inflating frees the lock
             progress = tqdm(
                 pool.map(look, patients), total=len(patients), desc="listing slices", disable=None
             )

@@ -11,6 +11,7 @@ from huggingface_hub.repocard_data import model_index_to_eval_results
 from loopback_hub import card_problems
 
 from modeling_rasalore.evaluation.rows import PatientScores, Thresholds, evaluate_system
+from modeling_rasalore.provenance import DISCLAIMER
 from modeling_rasalore.publishing.cards import (
     DataFacts,
     ModelFacts,
@@ -18,7 +19,6 @@ from modeling_rasalore.publishing.cards import (
     eval_results,
     model_card,
 )
-from modeling_rasalore.scans.overlays import DISCLAIMER
 
 TEMPLATES = Path(__file__).parents[2] / "hub_configs"
 RUN = {"split_sha256": "f00d", "criterion": "agreement", "training_slices": 12, "commit": "abc1234",
