@@ -1,8 +1,10 @@
 """Publish models: cards, repositories, ONNX; convert the authors' files.
 
+assembly.py               a run, scans or a Space -> a folder to publish
 cards.py                  model and data cards
+checks.py                 load that folder as others will
 onnx_export.py            a slice in, its scores out, as ONNX
 released_checkpoints.py   the authors' files -> a model folder
 repository.py             push a folder to the Hub, in one commit
-stranger.py               load a published model without this package
+stranger.py               a program: run a published model without this package
 """

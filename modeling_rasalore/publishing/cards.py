@@ -13,8 +13,6 @@ from ..provenance import DISCLAIMER
 
 Row = Mapping[str, Any]  # of results.json
 
-# The rows of results.json that score a stage's own weights.
-OWN_SYSTEMS = {"ddpt": ("ddpt",), "rasalore": ("rasalore", "rasalore_without_sam")}
 CLAIMED_THRESHOLDS = ("0.5", "label_free")  # an oracle threshold supports no claim
 
 
@@ -32,6 +30,7 @@ class ModelFacts:
         backbone: repo id of the frozen CLIP, None where there is none.
         skip_slices: lowest and highest slices left out.
         run: content of run.json.
+        row: system of results.json that is this model.
         rows: of results.json, on the same split; empty where none were published.
         thresholds: of calibration.json; empty where the model was not calibrated.
         training_command, benchmark_command: what makes the weights and the scores.
@@ -47,6 +46,7 @@ class ModelFacts:
     backbone: str | None
     skip_slices: int
     run: Mapping[str, Any]
+    row: str
     rows: Sequence[Row]
     thresholds: Sequence[Mapping[str, Any]]
     training_command: str
@@ -96,7 +96,7 @@ def eval_results(facts: ModelFacts) -> list[EvalResult]:
     """The `model-index` metadata: this model's scores, as shares of 1 with their intervals."""
     results = []
     for row in facts.rows:
-        if row["system"] not in OWN_SYSTEMS[facts.stage]:
+        if row["system"] != facts.row:
             continue
         at = f"{row['view']} view, threshold {row['threshold']}"
         if row["threshold"] in CLAIMED_THRESHOLDS and row.get("dice") is not None:

@@ -1,17 +1,16 @@
-"""A folder becomes a revision of a Hub repository: checked first, in one commit, or not at all."""
+"""Push a folder to a repository of the Hub, in one commit or not at all."""
 
-import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
-from huggingface_hub.hf_api import RepoFile
 
-LEFT_ALONE = {".gitattributes"}  # the Hub writes it into every repository
+WRITTEN_BY_HUB = {".gitattributes"}  # into every repository
 
 
-class UploadError(Exception):
+class UploadError(OSError):
     """An upload that did not arrive; the message is one sentence."""
 
 
@@ -19,8 +18,11 @@ class UploadError(Exception):
 class Target:
     """A repository of the Hub.
 
-    repo: "user/name"; kind: "model", "dataset" or "space"; private: who sees a new one; space_sdk:
-    what a Space runs on.
+    Attributes:
+        repo: "user/name".
+        kind: "model", "dataset" or "space".
+        private: who sees it, where it is new.
+        space_sdk: what a Space runs on.
     """
 
     repo: str
@@ -31,15 +33,21 @@ class Target:
 
 @dataclass(frozen=True)
 class Pushed:
-    """The revision that now holds the folder, and what had to change for it."""
+    """The revision that now holds a folder.
+
+    Attributes:
+        revision: a commit's hash.
+        is_new: False where the repository held exactly this folder before.
+        removed: names of the files that the folder lacks and the revision before had.
+    """
 
     revision: str
-    added: list[str]  # new and changed files
+    is_new: bool
     removed: list[str]
 
 
 def local_files(folder: Path) -> dict[str, Path]:
-    """Path in the repository -> file of `folder`; hidden files and caches stay behind."""
+    """Return name in the repository -> file of `folder`, without hidden files and caches."""
     files = {}
     for path in sorted(folder.rglob("*")):
         parts = path.relative_to(folder).parts
@@ -49,73 +57,68 @@ def local_files(folder: Path) -> dict[str, Path]:
 
 
 def push_folder(folder: Path, target: Target, message: str) -> Pushed:
-    """Make the repository's main branch hold what `folder` holds; no commit where it does already.
+    """Make the repository's main branch hold what `folder` holds; return the revision that does.
 
-    All changes are one commit on top of the revision they were compared with, so a failed upload
-    leaves that revision as it is. Remote files that the folder lacks are removed (history keeps
-    them).
+    All changes are one commit on top of the revision that was there, so a failed upload leaves that
+    revision as it is. Remote files that the folder lacks are removed (history keeps them). Nothing
+    is committed where nothing changed.
 
     Raises:
         ValueError: an empty folder, or a public repository where a private one was asked for.
-        UploadError: the upload failed; the repository is as it was.
-        huggingface_hub.errors.HfHubHTTPError: the Hub refused before that, for instance the token.
+        UploadError: the Hub refused or could not be reached; the repository is as it was.
     """
     files = local_files(folder)
     if not files:
         raise ValueError(f"{folder} holds no file to publish.")
     api = HfApi()
-    api.create_repo(
-        target.repo,
-        repo_type=target.kind,
-        private=target.private,
-        exist_ok=True,
-        space_sdk=target.space_sdk,
-    )
-    info = api.repo_info(target.repo, repo_type=target.kind)
+    before = open_repository(api, target)
+    with one_sentence(f"the upload failed, {target.repo} still stands at {before}"):
+        remote = api.list_repo_files(target.repo, revision=before, repo_type=target.kind)
+        removed = sorted(set(remote) - files.keys() - WRITTEN_BY_HUB)
+        # Not upload_folder, which splits large folders into several commits. Files that the Hub
+        # holds already are left out by create_commit, which makes no empty commit either.
+        commit = api.create_commit(
+            target.repo,
+            [
+                *(CommitOperationAdd(name, path) for name, path in files.items()),
+                *(CommitOperationDelete(name) for name in removed),
+            ],
+            commit_message=message,
+            repo_type=target.kind,
+            parent_commit=before,
+        )
+    return Pushed(commit.oid, commit.oid != before, removed)
+
+
+def open_repository(api: HfApi, target: Target) -> str:
+    """Return the revision of a repository's main branch; the repository is made if it is not there.
+
+    Raises:
+        ValueError: it is public, and a private one was asked for.
+        UploadError: the Hub refused or could not be reached.
+    """
+    with one_sentence(f"{target.repo} could not be opened, nothing was uploaded"):
+        api.create_repo(
+            target.repo,
+            repo_type=target.kind,
+            private=target.private,
+            exist_ok=True,
+            space_sdk=target.space_sdk,
+        )
+        info = api.repo_info(target.repo, repo_type=target.kind)
     if target.private and not info.private:
         raise ValueError(f"{target.repo} is public; say private=false to publish there.")
     assert info.sha is not None  # the Hub names a revision of every repository that it has created
-    added, removed = compare(api, target, files, info.sha)
-    if not added and not removed:
-        return Pushed(info.sha, [], [])
-    operations: list[CommitOperationAdd | CommitOperationDelete] = [
-        *(CommitOperationAdd(name, files[name]) for name in added),
-        *(CommitOperationDelete(name) for name in removed),
-    ]
+    return info.sha
+
+
+@contextmanager
+def one_sentence(failure: str) -> Iterator[None]:
+    """Turn whatever goes wrong into an UploadError that says so in one line.
+
+    Network, Hub and storage each raise classes of their own.
+    """
     try:
-        commit = api.create_commit(
-            target.repo,
-            operations,
-            commit_message=message,
-            repo_type=target.kind,
-            parent_commit=info.sha,
-        )
-    except Exception as error:  # of the network, the Hub or its storage, each with its own class
-        raise UploadError(
-            f"the upload failed, {target.repo} still stands at {info.sha}: "
-            f"{' '.join(str(error).split())}"
-        ) from error
-    if any(compare(api, target, files, commit.oid)):
-        raise ValueError(f"{target.repo} at {commit.oid} differs from {folder}; push again.")
-    return Pushed(commit.oid, added, removed)
-
-
-def compare(
-    api: HfApi, target: Target, files: Mapping[str, Path], revision: str
-) -> tuple[list[str], list[str]]:
-    """Files to add or change, and files to remove, to make a revision equal to `files`."""
-    tree = api.list_repo_tree(target.repo, recursive=True, revision=revision, repo_type=target.kind)
-    remote = {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
-    added = [n for n, path in files.items() if n not in remote or not same(path, remote[n])]
-    return added, sorted(remote.keys() - files.keys() - LEFT_ALONE)
-
-
-def same(path: Path, entry: RepoFile) -> bool:
-    """True where a local file has the bytes of a remote one, by size and then by hash."""
-    if path.stat().st_size != entry.size:
-        return False
-    if entry.lfs is not None:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest() == entry.lfs.sha256
-    content = path.read_bytes()
-    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest() == entry.blob_id
+        yield
+    except Exception as error:
+        raise UploadError(f"{failure}: {' '.join(str(error).split())}") from error

@@ -1,85 +1,55 @@
-"""Load a published model as a stranger does: in a fresh process that lacks this package."""
+"""Run a published model as someone does who has transformers, but not this package.
 
-import os
-import subprocess
+A program, started by `checks.py` in a process of its own:
+
+    python -I stranger.py <folder or repo id> <revision or ""> <threads> <slices> <result>
+
+Slices and result are safetensors files.
+"""
+
 import sys
-from collections.abc import Mapping
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from typing import Any
 
-import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-
-# What someone without the package runs. Words: folder or repo id, revision or "", threads, a file
-# with the slices, a file for the result.
-STRANGER = """
-import sys
-
-class Hide:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "modeling_rasalore":
-            raise ModuleNotFoundError(f"{name} is hidden")
-
-sys.meta_path.insert(0, Hide())
-import torch
-from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, pipeline
 
-source, revision, threads, slices, result = sys.argv[1:]
-torch.set_num_threads(int(threads))
-words = {"trust_remote_code": True, "revision": revision or "main"}
-config = AutoConfig.from_pretrained(source, **words)
-processor = AutoImageProcessor.from_pretrained(source, **words)
-model = AutoModel.from_pretrained(source, **words).eval()
-assert model.config.model_type == config.model_type
-images = list(load_file(slices)["slices"].numpy())
-with torch.no_grad():
+PACKAGE = "modeling_rasalore"
+
+
+class HidePackage:
+    """An import finder before all others, for which this package is not installed."""
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
+        if name.split(".")[0] == PACKAGE:
+            raise ModuleNotFoundError(f"{name} is hidden")
+
+
+@torch.no_grad()
+def run_model(source: str, revision: str, images: list[Any]) -> dict[str, Tensor]:
+    """Return the logits of `AutoModel`, and of a stage-2 model the scores of the pipeline."""
+    words: dict[str, Any] = {"trust_remote_code": True, "revision": revision or "main"}
+    config = AutoConfig.from_pretrained(source, **words)
+    processor = AutoImageProcessor.from_pretrained(source, **words)
+    model = AutoModel.from_pretrained(source, **words).eval()
+    assert model.config.model_type == config.model_type
     logits = model(**processor(images, return_tensors="pt")).logits
-outputs = {"logits": logits.contiguous()}
-if config.model_type == "rasalore":
-    segment = pipeline("brain-anomaly-segmentation", model=source, device="cpu", **words)
-    scores = [torch.from_numpy(found["scores"]) for found in segment(images, batch_size=2)]
-    outputs["scores"] = torch.stack(scores)
-save_file(outputs, result)
-assert "modeling_rasalore" not in sys.modules
-"""
+    outputs = {"logits": logits.contiguous()}
+    if config.model_type == "rasalore":
+        segment = pipeline("brain-anomaly-segmentation", model=source, device="cpu", **words)
+        results = segment(images, batch_size=2)
+        outputs["scores"] = torch.stack([torch.from_numpy(row["scores"]) for row in results])
+    return outputs
 
 
-def outputs_without_package(
-    source: str | Path,
-    images: np.ndarray,
-    revision: str | None = None,
-    environment: Mapping[str, str] | None = None,
-) -> dict[str, Tensor]:
-    """What a fresh process gets that knows transformers and `source`, but not this package.
+def main(source: str, revision: str, threads: str, slices: str, result: str) -> None:
+    sys.meta_path.insert(0, HidePackage())
+    torch.set_num_threads(int(threads))
+    images = list(load_file(slices)["slices"].numpy())
+    save_file(run_model(source, revision, images), result)
+    assert PACKAGE not in sys.modules
 
-    `logits` of `AutoModel`; of a stage-2 model also `scores` (B, H, W) of the pipeline.
 
-    Args:
-        source: folder or repo id of a model.
-        images: slices (B, H, W) float32.
-        revision: of a repo id.
-        environment: variables that the process sees beside this one's, such as HF_HUB_OFFLINE.
-
-    Raises:
-        ValueError: it could not load or run the model; the last line it printed is quoted.
-    """
-    with TemporaryDirectory() as scratch:
-        slices, result = Path(scratch, "slices.safetensors"), Path(scratch, "result.safetensors")
-        save_file({"slices": torch.from_numpy(images)}, slices)
-        words = [str(source), revision or "", str(torch.get_num_threads()), str(slices)]
-        done = subprocess.run(
-            [sys.executable, "-I", "-c", STRANGER, *words, str(result)],
-            cwd=scratch,
-            # transformers copies remote code there before it runs it
-            env={**os.environ, "HF_MODULES_CACHE": scratch, **(environment or {})},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
-            raise ValueError(f"{source} does not load where rasalore is not installed: {reason}")
-        return load_file(result)
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -15,6 +15,7 @@ from itertools import count
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+import pytest
 import yaml
 
 LARGE = (".safetensors", ".parquet", ".png", ".gz")  # stored by LFS whatever their size
@@ -87,6 +88,16 @@ class LoopbackHub(ThreadingHTTPServer):
     def __exit__(self, *_: object) -> None:
         self.shutdown()
         self.server_close()
+
+
+def use_hub(hub: LoopbackHub, patch: pytest.MonkeyPatch) -> None:
+    """Let this process reach that Hub and no other."""
+    from huggingface_hub import constants  # here: on import it reads the environment
+
+    patch.setattr(constants, "ENDPOINT", hub.url)
+    patch.setattr(constants, "HF_HUB_OFFLINE", False)
+    patch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    patch.setenv("HF_TOKEN", "hf_loopback")
 
 
 class Answer(Exception):  # noqa: N818 - not an error: ends the handling of a request

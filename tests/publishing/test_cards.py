@@ -54,7 +54,8 @@ FACTS = ModelFacts(
     backbone=None,
     skip_slices=15,
     run=RUN,
-    rows=[*rows("threshold"), *rows("rasalore_without_sam")],
+    row="rasalore",
+    rows=[*rows("threshold"), *rows("rasalore")],
     thresholds=[],
     training_command="accelerate launch train/stage2.py",
     benchmark_command="python train/run_benchmark.py",
@@ -86,6 +87,8 @@ def test_neither_an_oracle_nor_another_system_enters_the_metadata() -> None:
     assert len(results) == 6  # two views x (Dice at two thresholds, average precision)
     assert not any("oracle" in str(result.metric_name) for result in results)
     assert eval_results(replace(FACTS, rows=rows("ceiling"))) == []
+    several = [*FACTS.rows, *rows("rasalore_poster")]
+    assert len(eval_results(replace(FACTS, rows=several))) == len(results)
 
 
 def test_the_metadata_is_what_the_hub_takes() -> None:
@@ -121,7 +124,7 @@ def test_the_card_lists_calibrated_thresholds_or_says_that_there_are_none() -> N
     assert "| 5 % of healthy slices | 0.6123 | 3 scans, 60 slices, 9000 voxels |" in text
     assert "--false-alarms 0.05 --per slices" in text
     assert "None was calibrated" in card().text
-    assert "## Thresholds" not in card(stage="ddpt", rows=rows("ddpt")).text
+    assert "## Thresholds" not in card(stage="ddpt", row="ddpt", rows=rows("ddpt")).text
 
 
 def test_a_card_without_scores_says_so_and_has_no_model_index() -> None:
@@ -163,9 +166,10 @@ def test_a_ceiling_is_not_called_weakly_supervised() -> None:
 
 
 def test_stage_1_names_its_backbone() -> None:
-    ddpt = card(stage="ddpt", backbone="openai/clip-vit-base-patch32", rows=rows("ddpt"))
-    assert ddpt.data.to_dict()["base_model"] == "openai/clip-vit-base-patch32"
-    assert "Backbone: openai/clip-vit-base-patch32" in ddpt.text
+    backbone = "openai/clip-vit-base-patch32"
+    ddpt = card(stage="ddpt", backbone=backbone, row="ddpt", rows=rows("ddpt"))
+    assert ddpt.data.to_dict()["base_model"] == backbone
+    assert f"Backbone: {backbone}" in ddpt.text
     assert "rasalore predict" not in ddpt.text  # it segments no volume
 
 

@@ -1,17 +1,21 @@
 """Publishing, over real HTTP: what a stranger loads from the Hub is what was trained."""
 
 import hashlib
+import io
 import json
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import numpy as np
+import push_to_hub
 import pytest
 import torch
-from loopback_hub import LoopbackHub
+from loopback_hub import LoopbackHub, use_hub
 from omegaconf import OmegaConf
 from PIL import Image
 from torch import Tensor
@@ -22,8 +26,9 @@ from modeling_rasalore.data.layouts import find_patients
 from modeling_rasalore.data.slices import read_slices
 from modeling_rasalore.data.splits import split_patients, write_split
 from modeling_rasalore.prediction.volume import describe_model, predict_slices
+from modeling_rasalore.publishing.checks import outputs_without_package
 from modeling_rasalore.publishing.repository import local_files
-from modeling_rasalore.publishing.stranger import outputs_without_package
+from modeling_rasalore.recipes import run_script
 from modeling_rasalore.scans.volume_writing import write_nifti
 
 pytestmark = pytest.mark.slow  # every step starts a process of its own
@@ -33,19 +38,6 @@ SLICES = np.random.default_rng(1).random((2, 60, 50), dtype=np.float32)
 SLICES[:, :10] = 0  # background
 FACTS = ["data_name=synthetic brains", "data_license=cc-by-4.0"]
 
-# Publishes one thing after the other as the script does, in one process; prints a line between.
-PUBLISHER = """
-import json, sys
-from pathlib import Path
-sys.path.insert(0, "train")
-from push_to_hub import UploadError, main
-for words in json.loads(sys.argv[1]):
-    print("----", flush=True)
-    try:
-        main(words)
-    except (ValueError, UploadError) as error:
-        print("error:", error)
-"""
 # What someone with `datasets` and `evaluate` runs on what was published.
 READER = """
 import json, sys
@@ -118,7 +110,7 @@ class Published:
         write_run(root / "astray", seed=2, weight=float("nan"))
         write_run(root / "other_weights", seed=3)
         shutil.copy(root / "first" / "calibration.json", root / "other_weights")
-        self.printed = self.publish(self.write_steps())
+        self.printed = {name: publish(words) for name, words in self.write_steps().items()}
 
     def write_steps(self) -> dict[str, list[str]]:
         """Name of each step -> words of the command."""
@@ -141,16 +133,13 @@ class Published:
             "space": [f"space={root}/space", space, "push=true", "private=false"],
             "leak": [f"space={root}/changed_space", space, "push=true"],
             "failed space": [f"space={root}/changed_space", space, "push=true", "private=false"],
-            "demo": ["space=space_app", "repo=me/brains", "push=true"],
-            "metric": ["space=hub_configs/anomaly_segmentation", "repo=me/anomaly_segmentation",
-                       "push=true"],
+            "demo": [f"space={ROOT}/space_app", "repo=me/brains", "push=true"],
+            "metric": [f"space={ROOT}/hub_configs/anomaly_segmentation",
+                       "repo=me/anomaly_segmentation", "push=true"],
         }  # fmt: skip
 
-    def publish(self, steps: dict[str, list[str]]) -> dict[str, str]:
-        printed = self.run(PUBLISHER, json.dumps(list(steps.values())))
-        return dict(zip(steps, printed.split("----\n")[1:], strict=True))
-
     def run(self, program: str, word: str) -> str:
+        """What a fresh process prints that reaches this Hub."""
         done = subprocess.run(
             [sys.executable, "-c", program, word],
             cwd=ROOT,
@@ -169,6 +158,14 @@ class Published:
         """What the newest revision holds."""
         repository = self.hub.repositories[kind, repo]
         return {path: blob.data for path, blob in repository.commits[repository.head].items()}
+
+
+def publish(words: list[str]) -> str:
+    """What the script prints in this process, its error last."""
+    printed = io.StringIO()
+    with redirect_stdout(printed), pytest.raises(SystemExit) as end:
+        run_script(push_to_hub.main, words)
+    return printed.getvalue() + (f"{end.value.code}\n" if end.value.code else "")
 
 
 def write_scans(folder: Path) -> None:
@@ -196,8 +193,9 @@ def write_space(folder: Path, content: bytes) -> str:
 
 
 @pytest.fixture(scope="module")
-def published(tmp_path_factory: pytest.TempPathFactory) -> Published:
-    with LoopbackHub() as hub:
+def published(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Published]:
+    with LoopbackHub() as hub, pytest.MonkeyPatch.context() as patch:
+        use_hub(hub, patch)
         yield Published(hub, tmp_path_factory.mktemp("published"))
 
 

@@ -1,0 +1,46 @@
+"""What is assembled states whose scores it holds, and only facts that others may read."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from modeling_rasalore.publishing.assembly import (
+    PushRecipe,
+    public_results,
+    require_row,
+    what_to_publish,
+)
+
+
+def test_scores_of_another_data_set_are_not_published_as_the_model_s(tmp_path: Path) -> None:
+    meta = {"split_sha256": "a", "learned_from": {"root": "x"}, "scored_on": {"root": "x"}}
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps({"meta": meta, "rows": []}))
+    assert public_results(path, {"split_sha256": "a"})["meta"] == {"split_sha256": "a"}
+    path.write_text(json.dumps({"meta": {**meta, "scored_on": {"root": "y"}}, "rows": []}))
+    with pytest.raises(ValueError, match="scores y, another data set than the run's"):
+        public_results(path, {"split_sha256": "a"})
+
+
+def test_a_model_claims_only_a_row_that_is_its_own() -> None:
+    rows = [{"system": "ddpt"}, {"system": "rasalore_poster"}, {"system": "rasalore_poster"}]
+    require_row("rasalore_poster", rows, "results.json")
+    with pytest.raises(ValueError, match="no row 'rasalore', only ddpt, rasalore_poster; say"):
+        require_row("rasalore", rows, "results.json")
+
+
+def test_one_thing_is_published_at_a_time_and_says_where_its_scans_come_from(
+    tmp_path: Path,
+) -> None:
+    folder = str(tmp_path)
+    for recipe, message in (
+        (PushRecipe(), "got none"),
+        (PushRecipe(stage1=folder, space=folder), "got stage1 and space"),
+        (PushRecipe(stage2=f"{folder}/none"), "there is none at"),
+        (PushRecipe(stage2=folder, data_name="x"), "add data_license="),
+        (PushRecipe(scans=folder, data_name="x", data_license="y"), "add split="),
+    ):
+        with pytest.raises(ValueError, match=message):
+            what_to_publish(recipe)
+    assert what_to_publish(PushRecipe(space=folder)) == "space"
