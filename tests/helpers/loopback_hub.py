@@ -12,6 +12,7 @@ import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -90,11 +91,14 @@ class LoopbackHub(ThreadingHTTPServer):
         self.server_close()
 
 
-def use_hub(hub: LoopbackHub, patch: pytest.MonkeyPatch) -> None:
-    """Let this process reach that Hub and no other."""
+def use_hub(hub: LoopbackHub, cache: Path, patch: pytest.MonkeyPatch) -> None:
+    """Let this process reach that Hub and no other, and keep what it loads in a cache."""
     from huggingface_hub import constants  # here: on import it reads the environment
 
+    template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, hub.url)
+    patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
     patch.setattr(constants, "ENDPOINT", hub.url)
+    patch.setattr(constants, "HF_HUB_CACHE", str(cache))
     patch.setattr(constants, "HF_HUB_OFFLINE", False)
     patch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     patch.setenv("HF_TOKEN", "hf_loopback")

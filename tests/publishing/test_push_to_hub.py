@@ -25,13 +25,18 @@ from modeling_rasalore import RasaloreConfig, RasaloreImageProcessor, RasaloreMo
 from modeling_rasalore.data.layouts import find_patients
 from modeling_rasalore.data.slices import read_slices
 from modeling_rasalore.data.splits import split_patients, write_split
+from modeling_rasalore.prediction.calibration import load_threshold
+from modeling_rasalore.prediction.loading import load_model
 from modeling_rasalore.prediction.volume import describe_model, predict_slices
 from modeling_rasalore.publishing.checks import outputs_without_package
 from modeling_rasalore.publishing.repository import local_files
 from modeling_rasalore.recipes import run_script
 from modeling_rasalore.scans.volume_writing import write_nifti
 
-pytestmark = pytest.mark.slow  # every step starts a process of its own
+pytestmark = [
+    pytest.mark.slow,  # strangers are processes of their own
+    pytest.mark.filterwarnings("ignore:Use 'content:DeprecationWarning"),  # within huggingface_hub
+]
 ROOT = Path(__file__).parents[2]
 TINY = ROOT / "hub_configs" / "rasalore-tiny"
 SLICES = np.random.default_rng(1).random((2, 60, 50), dtype=np.float32)
@@ -194,9 +199,10 @@ def write_space(folder: Path, content: bytes) -> str:
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Published]:
+    root = tmp_path_factory.mktemp("published")
     with LoopbackHub() as hub, pytest.MonkeyPatch.context() as patch:
-        use_hub(hub, patch)
-        yield Published(hub, tmp_path_factory.mktemp("published"))
+        use_hub(hub, root / "own_cache", patch)
+        yield Published(hub, root)
 
 
 def test_a_stranger_loads_the_newest_model_and_gets_our_logits(published: Published) -> None:
@@ -238,14 +244,9 @@ def test_a_folder_that_does_not_load_by_itself_is_refused(
 
 
 def test_the_calibrated_threshold_is_found_on_the_hub(published: Published) -> None:
-    program = """
-import sys
-from modeling_rasalore.prediction.calibration import load_threshold
-from modeling_rasalore.prediction.loading import load_model
-source, revision = "me/rasalore", sys.argv[1]
-print(load_threshold(source, load_model(source, revision, "cpu")[0], 0.05, revision=revision))
-"""
-    assert published.run(program, published.revision("model")) == "0.31\n"
+    revision = published.revision("model")
+    model, _ = load_model("me/rasalore", revision, "cpu")
+    assert load_threshold("me/rasalore", model, 0.05, revision=revision) == 0.31
     card = published.files("models", "me/rasalore")["README.md"].decode()
     assert "| 5 % of healthy voxels | 0.31 | 3 scans, 60 slices, 9000 voxels |" in card
 
