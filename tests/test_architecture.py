@@ -256,7 +256,9 @@ def test_the_space_keeps_the_import_rules() -> None:
 
 def test_no_script_is_named_like_a_library() -> None:
     stems = [
-        path.stem for folder in ("train", "space_app") for path in (ROOT / folder).glob("*.py")
+        path.stem
+        for folder in ("train", "train/plain", "space_app")
+        for path in (ROOT / folder).glob("*.py")
     ]
     found = {stem: importlib.util.find_spec(stem) for stem in stems}
     # Other tests may have put the Space's own folder on the path.

@@ -15,12 +15,11 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 LINE = re.compile(r"^(?:accelerate launch|python) (.+)$", re.MULTILINE)
 COMMANDS = LINE.findall(README.replace("\\\n", ""))
-COMMANDS = [c.replace("measure_speed.py scale", "measure_scale.py") for c in COMMANDS]
 SCHEMAS = {"stage1": "Stage1Recipe", "stage2": "Stage2Recipe"}
 SCHEMAS |= {"make_pseudo_masks": "PseudoMaskRecipe", "run_benchmark": "BenchmarkRecipe"}
 SCHEMAS |= {"push_to_hub": "PushRecipe", "prepare_slices": "PrepareRecipe"}
 SCHEMAS |= {"pool_folds": "PoolRecipe", "compare_runs": "ComparisonRecipe"}
-SCHEMAS |= {"predict_archive": "ArchiveRecipe", "measure_scale": "ScaleRecipe"}
+SCHEMAS |= {"predict_archive": "ArchiveRecipe", "scale": "ScaleRecipe"}
 TRAINING_COMMANDS = [
     command
     for command in LINE.findall((ROOT / "train" / "README.md").read_text().replace("\\\n", ""))
@@ -30,7 +29,8 @@ TRAINING_COMMANDS = [
 
 def script(name: str) -> ModuleType:
     """A training script as a module, without running it."""
-    spec = spec_from_file_location(f"script_{name}", ROOT / "train" / f"{name}.py")
+    (path,) = [*(ROOT / "train").glob(f"{name}.py"), *(ROOT / "train/plain").glob(f"{name}.py")]
+    spec = spec_from_file_location(f"script_{name}", path)
     assert spec and spec.loader
     module = module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up

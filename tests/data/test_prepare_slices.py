@@ -5,17 +5,19 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from measure_scale import main as measure_scale
+from prepare_slices import PrepareRecipe
 from prepare_slices import main as prepare_slices
 from small_study import write_scans
 
 from modeling_rasalore.data.layouts import find_patients
+from modeling_rasalore.recipes import load_recipe
 
 
 def prepare(folder: Path, *words: str) -> Path:
     out = folder / "slices"
     settings = ["patients_per_file=2", "processes=1", "with_masks=true", *words]
-    prepare_slices([f"root={folder}/scans", f"out={out}", *settings])
+    words = [f"root={folder}/scans", f"out={out}", *settings]
+    prepare_slices(load_recipe(PrepareRecipe, words))
     return out
 
 
@@ -60,19 +62,3 @@ def test_other_settings_are_refused(tmp_path: Path) -> None:
         prepare(tmp_path, "skip_slices=2")
     with pytest.raises(ValueError, match="modalities must be some of"):
         prepare(tmp_path, "modalities=[T2]")
-
-
-def test_the_cost_of_a_million_scans_names_its_bottleneck(tmp_path: Path, capsys) -> None:
-    write_scans(tmp_path / "scans", 1)
-    words = ["stage1=hub_configs/ddpt-tiny", "stage2=hub_configs/rasalore-tiny", "scans=1",
-             "skip_slices=1"]  # fmt: skip
-    measure_scale([f"root={tmp_path}/scans", f"out={tmp_path}/scale", *words])
-    found = json.loads((tmp_path / "scale" / "scale.json").read_text())
-    assert list(found["stages"]) == [
-        *("decode", "prepare", "stage 1", "heatmap", "stage 2", "write")
-    ]
-    million = found["million_scans"]
-    slowest = max(("decode", "prepare", "stage 2", "write"),
-                  key=lambda name: found["stages"][name]["seconds_per_scan"])  # fmt: skip
-    assert million["bottleneck"] == slowest
-    assert million["bottleneck"] in capsys.readouterr().out

@@ -31,6 +31,8 @@ from safetensors.torch import load_file
 from small_study import write_study
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from modeling_rasalore.recipes import load_recipe
+
 STEPS = 50
 
 
@@ -171,7 +173,7 @@ def main(folder: Path, kills: int) -> dict[str, Any]:
     train(folder / "workers", workers, 2)
     results["workers"] = difference(folder / "whole1", folder / "workers")
     words = [f"root={study}/scans", f"out={folder}/slices", "patients_per_file=2", "processes=1"]
-    prepare_slices.main(words)
+    prepare_slices.main(load_recipe(prepare_slices.PrepareRecipe, words))
     publish(folder / "slices")
     HUB.cuts = {12, 13}
     train(folder / "streamed", [*common, "data.root=me/slices"], 1)

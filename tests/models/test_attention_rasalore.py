@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from plain.rasalore import attend
+from plain_rasalore import attend
 from small_rasalore import make_input, make_model
 from torch import Tensor
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from plain.rasalore import plain_forward
+from plain_rasalore import plain_forward
 from small_rasalore import make_input, make_model
 from torch import Tensor
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import stage1
 import torch
-from plain.ddpt import plain_heatmaps, plain_step
+from plain_ddpt import plain_heatmaps, plain_step
 from small_ddpt import LABELS, TRAINED, make_model, make_slices
 from torch import Tensor, nn
 

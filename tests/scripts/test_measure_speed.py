@@ -5,45 +5,65 @@ import subprocess
 import sys
 from pathlib import Path
 
-import measure_speed
 import pytest
+import speed
 import torch
 import torch.nn.functional as F
-from measure_speed import NAMES, check_agreement, count_gflop
+from speed import NAMES, SpeedRecipe, check_agreement, count_gflop, run_for_peak
+
+from modeling_rasalore.recipes import load_recipe
 
 ROOT = Path(__file__).parents[2]
 KEYS = {"ratio", "seconds", "plain_seconds", "gflop", "peak_mib", "plain_peak_mib"}
 
 
-def run(*words: object) -> subprocess.CompletedProcess[str]:
-    program = [sys.executable, "train/measure_speed.py", *map(str, words)]
-    return subprocess.run(program, cwd=ROOT, capture_output=True, text=True, timeout=900)
+def toy_words(out: Path, names: list[str]) -> list[str]:
+    return [f"out={out}", "toy=true", "rounds=1", "threads=1", f"names=[{','.join(names)}]"]
 
 
-def check_table(out: Path, names: list[str]) -> None:
-    done = run(f"out={out}", "toy=true", "rounds=1", "threads=1", f"names=[{','.join(names)}]")
-    assert done.returncode == 0, done.stderr
+def check_table(out: Path, names: list[str], printed: str) -> None:
     figures = json.loads((out / "speed.json").read_text())
     assert list(figures) == names
     for name, figure in figures.items():
         assert set(figure) >= KEYS
         assert figure["ratio"] == pytest.approx(figure["plain_seconds"] / figure["seconds"])
-        assert name in done.stdout
+        assert name in printed
 
 
 def test_a_figure_is_printed_and_written(tmp_path: Path) -> None:
-    check_table(tmp_path, ["cut_volume"])
+    program = [sys.executable, "train/plain/speed.py", *toy_words(tmp_path, ["cut_volume"])]
+    done = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr
+    check_table(tmp_path, ["cut_volume"], done.stdout)
 
 
-@pytest.mark.slow
-def test_every_figure_agrees_with_its_plain_form_and_is_written(tmp_path: Path) -> None:
-    check_table(tmp_path, NAMES)
+def test_every_figure_agrees_with_its_plain_form_and_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(speed, "measure_peak", run_for_peak)  # here, and in no process of its own
+    threads = torch.get_num_threads()
+    try:
+        speed.main(load_recipe(SpeedRecipe, toy_words(tmp_path, NAMES)))
+    finally:
+        torch.set_num_threads(threads)
+    check_table(tmp_path, NAMES, capsys.readouterr().out)
+
+
+def test_without_linux_s_files_no_peak_is_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(speed, "CLEAR_PEAK", tmp_path / "none")
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
+    speed.main(load_recipe(SpeedRecipe, toy_words(tmp_path, ["losses"])))
+    figure = json.loads((tmp_path / "speed.json").read_text())["losses"]
+    assert (figure["peak_mib"], figure["plain_peak_mib"]) == (None, None)
+    assert capsys.readouterr().out.splitlines()[1].split()[7:9] == ["-", "-"]
 
 
 @pytest.mark.parametrize("words", [["names=[speed]"], ["rounds=0"]])
 def test_what_cannot_be_measured_is_refused(words: list[str], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="names must be some of inference_b1"):
-        measure_speed.main([f"out={tmp_path}", *words])
+        speed.main(load_recipe(SpeedRecipe, [f"out={tmp_path}", *words]))
 
 
 def test_forms_with_different_results_are_not_compared() -> None:

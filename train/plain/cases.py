@@ -1,12 +1,16 @@
-"""What `measure_speed.py` compares: the plain form of each computation beside the package's own."""
+"""Set up what `speed.py` compares: the plain form of each computation beside the package's own."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from plain_ddpt import plain_heatmaps, plain_step
+from plain_rasalore import plain_forward, plain_loss
+from plain_slices import plain_cut
 from torch import Tensor
 
 from modeling_rasalore import DdptConfig, DdptModel, RasaloreConfig, RasaloreModel
@@ -15,10 +19,6 @@ from modeling_rasalore.data.patient import Patient
 from modeling_rasalore.data.slices import read_slices
 from modeling_rasalore.models.modeling_rasalore import RasaloreOutput
 from modeling_rasalore.scans.volume_writing import write_nifti
-
-from .ddpt import plain_heatmaps, plain_step
-from .rasalore import plain_forward, plain_loss
-from .slices import plain_cut
 
 SLICES_SKIPPED = 15
 TOY: dict[str, Any] = {
@@ -32,9 +32,12 @@ TOY: dict[str, Any] = {
 
 @dataclass
 class Case:
-    """Two ways to the same result, each a function of nothing that returns it.
+    """Two ways to the same result.
 
-    tolerance: how far the results may lie apart; None where the forms differ on purpose.
+    Attributes:
+        plain: the obvious way.
+        ours: the package's.
+        tolerance: how far the results may lie apart; None where the forms differ on purpose.
     """
 
     plain: Callable[[], Tensor]
@@ -58,6 +61,7 @@ def make_masks(batch: int, size: int) -> tuple[Tensor, Tensor]:
 
 
 def inference_case(batch: int, toy: bool) -> Case:
+    """Logits of slices at the released sizes."""
     model = make_model("released", toy).eval()
     pixel_values = torch.rand(batch, 1, model.config.image_size, model.config.image_size)
 
@@ -134,19 +138,10 @@ def loss_case(toy: bool) -> Case:
 
 
 # --- Stage 1 ----------------------------------------------------------------------------------
-def stage1_case(name: str, toy: bool) -> Case:
-    """One guided step at batch 8, or the heatmaps of 16 slices; ViT-B/32 with random weights."""
-    fields = {"heatmap_views": 1} if toy else {"base_model_name_or_path": None}
-    model = DdptModel(DdptConfig.preset("tiny" if toy else "released", **fields))
-    vision = model.config.clip_config.vision_config
-    batch = 8 if name == "stage1_step" else 4 if toy else 16
-    pixel_values = torch.rand(batch, vision.num_channels, vision.image_size, vision.image_size)
-    if name == "heatmaps":
-        model.eval()
-        return Case(
-            lambda: plain_heatmaps(model, pixel_values),
-            lambda: model.heatmaps(pixel_values, "cls_attention"),
-        )
+def stage1_step_case(toy: bool) -> Case:
+    """One guided SGD step at batch 8."""
+    batch = 8
+    model, pixel_values = make_stage1(batch, toy)
     labels = torch.arange(batch) % 2
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(trained, lr=0.0, momentum=0.9)
@@ -162,6 +157,25 @@ def stage1_case(name: str, toy: bool) -> Case:
         lambda: step(plain_step(model, pixel_values, labels)),
         lambda: step(model(pixel_values, labels=labels, guidance=True).loss),
     )
+
+
+def heatmaps_case(toy: bool) -> Case:
+    """The heatmaps of 16 slices."""
+    model, pixel_values = make_stage1(4 if toy else 16, toy)
+    model.eval()
+    return Case(
+        lambda: plain_heatmaps(model, pixel_values),
+        lambda: model.heatmaps(pixel_values, "cls_attention"),
+    )
+
+
+def make_stage1(batch: int, toy: bool) -> tuple[DdptModel, Tensor]:
+    """Stage 1 on a ViT-B/32 with random weights, and slices (B, C, H, W) for it."""
+    fields = {"heatmap_views": 1} if toy else {"base_model_name_or_path": None}
+    model = DdptModel(DdptConfig.preset("tiny" if toy else "released", **fields))
+    vision = model.config.clip_config.vision_config
+    shape = (batch, vision.num_channels, vision.image_size, vision.image_size)
+    return model, torch.rand(shape)
 
 
 # --- Data -------------------------------------------------------------------------------------
@@ -191,3 +205,15 @@ def generated_patient(folder: Path, shape: tuple[int, int, int]) -> Patient:
     scan = write_nifti(folder / "ball_t2.nii.gz", brain, affine)
     mask = write_nifti(folder / "ball_seg.nii.gz", (radius < 0.4).astype(np.uint8), affine)
     return Patient("ball", {"t2": scan}, mask=mask)
+
+
+# By name, all but cut_case, which needs a folder: whether in toy sizes -> what is compared.
+CASES: dict[str, Callable[[bool], Case]] = {
+    "inference_b1": partial(inference_case, 1),
+    "inference_b4": partial(inference_case, 4),
+    "training_b4": partial(training_case, "released"),
+    "poster_training_b4": partial(training_case, "poster"),
+    "losses": loss_case,
+    "stage1_step": stage1_step_case,
+    "heatmaps": heatmaps_case,
+}

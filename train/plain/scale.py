@@ -1,7 +1,7 @@
-"""What a million scans cost on this machine, stage by stage, and which stage is the narrow one.
+"""Measure what a million scans cost on this machine, and which stage is the narrowest.
 
-    python train/measure_speed.py scale out=runs/scale
-    python train/measure_speed.py scale out=runs/scale root=scans modality=t2 scans=8
+    python train/plain/scale.py out=runs/scale
+    python train/plain/scale.py out=runs/scale root=scans modality=t2 scans=8
 
 Every stage of a scan's way is timed alone, on one thread: decode, prepare, stage 1, heatmap,
 stage 2, write. On a processor the time is the process's own, so other programs do not count; on a
@@ -9,9 +9,8 @@ GPU it is the clock's, with the GPU waited for. Then the slices of an epoch are 
 scans and from prepared slices. Writes scale.json and prints both tables.
 """
 
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -29,41 +28,53 @@ from modeling_rasalore import (
     RasaloreModel,
 )
 from modeling_rasalore.data.layouts import find_patients
-from modeling_rasalore.data.patient import LabelledSlice, Patient
+from modeling_rasalore.data.patient import Patient
 from modeling_rasalore.data.shard_writing import SliceChoice, write_manifest, write_part
 from modeling_rasalore.data.slices import read_slices
 from modeling_rasalore.files import write_json
 from modeling_rasalore.provenance import provenance
-from modeling_rasalore.recipes import load_recipe
+from modeling_rasalore.recipes import run_script
 from modeling_rasalore.scans.background import zero_background
 from modeling_rasalore.scans.volume_writing import write_nifti, write_volume
 from modeling_rasalore.scans.volumes import read_volume
 
 MILLION = 1_000_000
+STAGES = ("decode", "prepare", "stage 1", "heatmap", "stage 2", "write")
 INFERENCE = ("decode", "prepare", "stage 2", "write")  # what one scan of an archive needs
 MODELS = ("stage 1", "heatmap", "stage 2")  # run on the device; all else on a core
 
 
 @dataclass
 class ScaleRecipe:
-    """What is measured."""
+    """What is measured.
 
-    out: str = MISSING  # folder of scale.json
-    root: str = ""  # folder of scans; "": generated volumes of 155 slices of 240 x 240
+    Attributes:
+        out: folder of scale.json.
+        root: folder of scans; "": generated volumes of 155 slices of 240 x 240.
+        modality: t1, t1ce, t2 or flair.
+        skip_slices: lowest and highest slices that an epoch leaves out.
+        scans: how many are read.
+        batch_size: slices that a network sees at once.
+        stage1: folder of a stage-1 configuration; its weights are random.
+        stage2: folder of a stage-2 configuration; its weights are random.
+        device: that the networks run on.
+    """
+
+    out: str = MISSING
+    root: str = ""
     modality: str = "t2"
-    skip_slices: int = 15  # lowest and highest slices that an epoch leaves out
-    scans: int = 4  # how many are read
+    skip_slices: int = 15
+    scans: int = 4
     batch_size: int = 8
-    stage1: str = "hub_configs/ddpt"  # folders of configurations; weights are random
+    stage1: str = "hub_configs/ddpt"
     stage2: str = "hub_configs/rasalore"
     device: str = "cpu"
 
 
-def main(words: list[str]) -> None:
-    recipe = load_recipe(ScaleRecipe, words)
+def main(recipe: ScaleRecipe) -> None:
     torch.set_num_threads(1)
     with TemporaryDirectory() as scratch:
-        root = Path(recipe.root or generate(Path(scratch) / "scans", recipe.scans))
+        root = Path(recipe.root or generate_scans(Path(scratch) / "scans", recipe.scans))
         patients = find_patients(root)[: recipe.scans]
         seconds, slices = time_stages(recipe, patients, Path(scratch))
         reading = time_reading(recipe, patients, Path(scratch) / "prepared")
@@ -81,53 +92,66 @@ def main(words: list[str]) -> None:
 
 
 # --- The stages of a scan's way ---------------------------------------------------------------
+class Stopwatch:
+    """Seconds of each stage, a number per scan."""
+
+    def __init__(self, device: torch.device):
+        self.clock = clock_of(device)
+        self.seconds: dict[str, list[float]] = {name: [] for name in STAGES}
+
+    def time(self, stage: str, work: Callable[..., Any], *given: Any, **named: Any) -> Any:
+        """Return what `work` returns, and note how long it took."""
+        began = self.clock()
+        result = work(*given, **named)
+        self.seconds[stage].append(self.clock() - began)
+        return result
+
+
+class Networks:
+    """Both stages with random weights on a device, and what prepares slices for them."""
+
+    def __init__(self, recipe: ScaleRecipe, device: torch.device):
+        self.device = device
+        self.stage1 = DdptModel(DdptConfig.from_pretrained(recipe.stage1)).eval().to(device)
+        self.stage2 = RasaloreModel(RasaloreConfig.from_pretrained(recipe.stage2)).eval().to(device)
+        self.processor1 = RasaloreImageProcessor.from_pretrained(recipe.stage1)
+        self.processor2 = RasaloreImageProcessor.from_pretrained(recipe.stage2)
+
+    def time_batch(self, watch: Stopwatch, batch: list[np.ndarray]) -> None:
+        """Time preparing, both stages and the heatmaps of a batch of slices (H, W)."""
+        with torch.inference_mode():
+            inputs = watch.time("prepare", self.processor2, batch, return_tensors="pt")
+            inputs = inputs["pixel_values"].to(self.device)
+            prompted = self.processor1(batch, return_tensors="pt")["pixel_values"].to(self.device)
+            watch.time("stage 1", self.stage1, prompted)
+            watch.time("stage 2", self.stage2, inputs)
+        watch.time("heatmap", self.stage1.heatmaps, prompted)
+
+
 def time_stages(
     recipe: ScaleRecipe, patients: list[Patient], scratch: Path
 ) -> tuple[dict[str, float], float]:
-    """Seconds per scan of every stage, and the slices with brain per scan."""
+    """Return the median seconds per scan of every stage, and the slices with brain per scan."""
     device = torch.device(recipe.device)
-    clock = clock_of(device)
-    classifier = DdptModel(DdptConfig.from_pretrained(recipe.stage1)).eval().to(device)
-    network = RasaloreModel(RasaloreConfig.from_pretrained(recipe.stage2)).eval().to(device)
-    first, second = (
-        RasaloreImageProcessor.from_pretrained(name) for name in (recipe.stage1, recipe.stage2)
-    )
-    taken: dict[str, list[float]] = {}
-
-    def timed(name: str, work: Callable[..., Any], *given: Any, **named: Any) -> Any:
-        began = clock()
-        result = work(*given, **named)
-        taken.setdefault(name, []).append(clock() - began)
-        return result
-
-    counts = []
+    networks, watch, counts = Networks(recipe, device), Stopwatch(device), []
     for patient in patients:
         path, channel = patient.images[recipe.modality], patient.channels.get(recipe.modality)
-        volume = timed("decode", read_volume, path, channel)
+        volume = watch.time("decode", read_volume, path, channel)
         images = [image for image in zero_background(volume.slices) if image.any()]
-        counts.append(len(images))
         batch = images[len(images) // 2 :][: recipe.batch_size]
+        networks.time_batch(watch, batch)
         # One batch stands for the scan: a network's time does not depend on what it sees.
-        share = len(images) / len(batch)
-        with torch.inference_mode():
-            inputs = timed("prepare", second, batch, return_tensors="pt")
-            inputs = inputs["pixel_values"].to(device)
-            tuned = first(batch, return_tensors="pt")["pixel_values"].to(device)
-            timed("stage 1", classifier, tuned)
-            scores = timed("stage 2", network, inputs).logits.sigmoid()
-        timed("heatmap", classifier.heatmaps, tuned)
-        second.post_process_maps(scores, batch)
         for name in ("prepare", *MODELS):
-            taken[name][-1] *= share
+            watch.seconds[name][-1] *= len(images) / len(batch)
         mask = (volume.slices > np.median(volume.slices[volume.slices > 0])).astype(np.uint8)
-        path = scratch / "mask.nii.gz"
-        timed("write", write_volume, path, mask, volume, np.uint8)
-    order = ("decode", "prepare", "stage 1", "heatmap", "stage 2", "write")
-    return {name: float(np.median(taken[name])) for name in order}, float(np.mean(counts))
+        watch.time("write", write_volume, scratch / "mask.nii.gz", mask, volume, np.uint8)
+        counts.append(len(images))
+    medians = {name: float(np.median(taken)) for name, taken in watch.seconds.items()}
+    return medians, float(np.mean(counts))
 
 
 def clock_of(device: torch.device) -> Callable[[], float]:
-    """Processor time of this process, or on a GPU the time once it has finished."""
+    """Return the processor time of this process, or on a GPU the time once it has finished."""
     if device.type == "cpu":
         return time.process_time
 
@@ -139,7 +163,7 @@ def clock_of(device: torch.device) -> Callable[[], float]:
 
 
 def stage_row(seconds: float, slices: float) -> dict[str, float]:
-    """Throughput of one stage."""
+    """Return the throughput of one stage."""
     return {
         "seconds_per_scan": round(seconds, 4),
         "scans_per_second": round(1 / seconds, 3),
@@ -148,7 +172,7 @@ def stage_row(seconds: float, slices: float) -> dict[str, float]:
 
 
 def cost(recipe: ScaleRecipe, seconds: dict[str, float]) -> dict[str, Any]:
-    """Hours of a core and of a GPU for a million scans through stage 2, and the slowest stage."""
+    """Return core-hours and GPU-hours of a million scans through stage 2, and the slowest stage."""
     hours = {name: seconds[name] * MILLION / 3600 for name in INFERENCE}
     on_gpu = sum(hours[name] for name in INFERENCE if name in MODELS and recipe.device != "cpu")
     core = sum(hours.values()) - on_gpu
@@ -164,18 +188,13 @@ def cost(recipe: ScaleRecipe, seconds: dict[str, float]) -> dict[str, Any]:
 
 # --- An epoch's reading -----------------------------------------------------------------------
 def time_reading(recipe: ScaleRecipe, patients: list[Patient], folder: Path) -> dict[str, float]:
-    """Slices per second with a label to train on, from scans and from prepared slices."""
+    """Return the labelled slices per second, from scans and from prepared slices."""
     choice = SliceChoice((recipe.modality,))
     write_manifest(folder, [write_part(folder, "part-00000", patients, choice)], choice)
-    prepared = find_patients(folder)
-    rates = {}
-    for name, found in (("scans", patients), ("prepared", prepared)):
-        best = 0.0
-        for _ in range(3):
-            began = time.process_time()
-            count = sum(1 for patient in found for _ in labelled(patient, recipe))
-            best = max(best, count / (time.process_time() - began))
-        rates[f"{name}_slices_per_second"] = round(best, 1)
+    rates = {
+        "scans_slices_per_second": rate_of(patients, recipe),
+        "prepared_slices_per_second": rate_of(find_patients(folder), recipe),
+    }
     ratio = rates["prepared_slices_per_second"] / rates["scans_slices_per_second"]
     stored = sum(path.stat().st_size for path in (folder / "data").iterdir())
     scans = sum(patient.images[recipe.modality].stat().st_size for patient in patients)
@@ -186,25 +205,33 @@ def time_reading(recipe: ScaleRecipe, patients: list[Patient], folder: Path) -> 
     }
 
 
-def labelled(patient: Patient, recipe: ScaleRecipe) -> Iterator[LabelledSlice]:
-    return read_slices(patient, recipe.modality, skip=recipe.skip_slices, labels={0, 1})
+def rate_of(patients: list[Patient], recipe: ScaleRecipe) -> float:
+    """Return the labelled slices read per second of processor time, the best of three."""
+    best = 0.0
+    for _ in range(3):
+        began, count = time.process_time(), 0
+        for patient in patients:
+            slices = read_slices(patient, recipe.modality, skip=recipe.skip_slices, labels={0, 1})
+            count += sum(1 for _ in slices)
+        best = max(best, count / (time.process_time() - began))
+    return round(best, 1)
 
 
-def generate(folder: Path, count: int) -> Path:
-    """Scans of the size of BraTS, smooth as tissue is, with a mask each."""
+def generate_scans(folder: Path, count: int) -> Path:
+    """Return `folder` with scans of the size of BraTS, smooth as tissue is, with a mask each."""
     random = np.random.default_rng(0)
     shape = (240, 240, 155)
     axes = np.meshgrid(*(np.linspace(-1, 1, side) for side in shape), indexing="ij")
     inside = sum((axis / 0.75) ** 2 for axis in axes) < 1
     tumour = sum((axis - 0.2) ** 2 for axis in axes) < 0.03
+    affine = np.diag([-1.0, -1.0, 1.0, 1.0])
     for number in range(count):
         name = f"BraTS2021_{number:05d}"
         tissue = 400 + 150 * np.sin(9 * axes[0] + number) * np.cos(7 * axes[1] * axes[2])
         scan = np.where(inside, tissue + random.normal(0, 12, shape) + 200 * tumour, 0)
-        (folder / name).mkdir(parents=True)
-        affine = np.diag([-1.0, -1.0, 1.0, 1.0])
-        write_nifti(folder / name / f"{name}_t2.nii.gz", scan.astype(np.int16), affine)
         mask = np.logical_and(tumour, inside).astype(np.uint8)
+        (folder / name).mkdir(parents=True)
+        write_nifti(folder / name / f"{name}_t2.nii.gz", scan.astype(np.int16), affine)
         write_nifti(folder / name / f"{name}_seg.nii.gz", mask, affine)
     return folder
 
@@ -227,7 +254,4 @@ def show(results: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+    run_script(main)
