@@ -6,5 +6,6 @@ checks.py                 load that folder as others will
 onnx_export.py            a slice in, its scores out, as ONNX
 released_checkpoints.py   the authors' files -> a model folder
 repository.py             push a folder to the Hub, in one commit
+safe_reading.py           a checkpoint of strangers, without running what it brings
 stranger.py               a program: run a published model without this package
 """

@@ -1,4 +1,4 @@
-"""Model and data cards: a template, filled with what a run wrote about itself."""
+"""Fill the templates of model and data cards with what a run wrote about itself."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -55,7 +55,18 @@ class ModelFacts:
 
 @dataclass(frozen=True)
 class DataFacts:
-    """What a data card states; `splits` has one row of counts per split."""
+    """What a data card states.
+
+    Attributes:
+        repo: "user/name" it is published as.
+        modality: MRI sequence.
+        data_name, data_license: the scans it was made of, and their licence.
+        license: of the slices, an identifier of the Hub or a name.
+        skip_slices: lowest and highest slices left out.
+        with_masks: whether true masks lie beside the slices.
+        split_sha256: hash of the split by patient.
+        splits: a row of counts per split.
+    """
 
     repo: str
     modality: str
@@ -69,7 +80,7 @@ class DataFacts:
 
 
 def model_card(facts: ModelFacts, template: Path) -> ModelCard:
-    """The card of a model; ValueError where its metadata is not what the Hub reads."""
+    """Return the card of a model; ValueError where its metadata is not what the Hub reads."""
     title = facts.repo.split("/")[-1]
     metadata = ModelCardData(
         model_name=title,
@@ -93,7 +104,7 @@ def model_card(facts: ModelFacts, template: Path) -> ModelCard:
 
 
 def eval_results(facts: ModelFacts) -> list[EvalResult]:
-    """The `model-index` metadata: this model's scores, as shares of 1 with their intervals."""
+    """Return the `model-index` metadata: the model's scores, as shares of 1 with their intervals."""
     results = []
     for row in facts.rows:
         if row["system"] != facts.row:
@@ -108,7 +119,7 @@ def eval_results(facts: ModelFacts) -> list[EvalResult]:
 
 
 def eval_result(facts: ModelFacts, row: Row, name: str, title: str) -> EvalResult:
-    """One score of one row."""
+    """Return one score of one row."""
     limits = [row[f"{name}_low"], row[f"{name}_high"]]
     interval = None if None in limits else [round(limit, 4) for limit in limits]
     return EvalResult(
@@ -125,7 +136,7 @@ def eval_result(facts: ModelFacts, row: Row, name: str, title: str) -> EvalResul
 
 
 def data_card(facts: DataFacts, template: Path) -> DatasetCard:
-    """The card of a data set of slices; its metadata tells `datasets` where each split lies."""
+    """Return the card of a data set; its metadata tells `datasets` where each split lies."""
     kinds = {"default": "data", "masks": "masks"} if facts.with_masks else {"default": "data"}
     configs = [
         {
@@ -152,12 +163,12 @@ def data_card(facts: DataFacts, template: Path) -> DatasetCard:
 
 
 def license_fields(name: str) -> dict[str, Any]:
-    """A licence as the Hub's metadata states it: its identifier, or "other" with its name."""
+    """Return a licence as the Hub states it: its identifier, or "other" with its name."""
     if re.fullmatch(r"[a-z0-9][a-z0-9.-]*", name):
         return {"license": name}
     return {"license": "other", "license_name": slug(name)}
 
 
 def slug(name: str) -> str:
-    """A name as an identifier: lower case, words joined by hyphens."""
+    """Return a name as an identifier: lower case, words joined by hyphens."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")

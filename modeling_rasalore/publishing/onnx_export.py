@@ -1,8 +1,8 @@
-"""Stage 2 as one ONNX graph with pre- and post-processing inside: a slice in, its scores out.
+"""Export stage 2 as one ONNX graph with its pre- and post-processing: a slice in, scores out.
 
 Cropping to the brain depends on the data, which a graph of fixed shapes cannot follow. But crop and
 resize are linear along each axis, so both become products with two matrices of weights whose
-entries are computed from the box; the same goes for putting the map back into its place.
+entries are computed from the box; the same goes for putting the map back into the slice.
 """
 
 from copy import deepcopy
@@ -49,7 +49,7 @@ class SliceToScores(nn.Module):
         return torch.where((image > 0) & in_box, placed, 0.0)
 
     def box(self, unit: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """First and last + 1 row, then column, of the pixels above the brain's threshold."""
+        """Return first and last + 1 row, then column, of the pixels above the brain's threshold."""
         inside = unit > (self.processor.brain_threshold if self.processor.crop_to_brain else -1)
         return [span(inside.any(1)), span(inside.any(0))]
 
@@ -69,43 +69,43 @@ def unit_range(image: Tensor) -> Tensor:
 
 
 def span(inside: Tensor) -> tuple[Tensor, Tensor]:
-    """First index that is true and last one + 1, as floats; the whole length where none is."""
-    places = torch.arange(inside.shape[0], device=inside.device, dtype=torch.float32)
-    start = torch.where(inside, places, places.max()).min()
-    stop = torch.where(inside, places + 1, 0.0).max()
-    found = inside.any()
-    return torch.where(found, start, 0.0), torch.where(found, stop, places.max() + 1)
+    """Return the first index that is true and the last + 1, as floats; all indices for none."""
+    indices = torch.arange(inside.shape[0], device=inside.device, dtype=torch.float32)
+    start = torch.where(inside, indices, indices.max()).min()
+    stop = torch.where(inside, indices + 1, 0.0).max()
+    is_any = inside.any()
+    return torch.where(is_any, start, 0.0), torch.where(is_any, stop, indices.max() + 1)
 
 
 def shrink_weights(start: Tensor, stop: Tensor, length: int, size: int) -> Tensor:
-    """(size, length): the antialiased bilinear resize of [start, stop) to `size` pixels."""
+    """Return (size, length): the antialiased bilinear resize of [start, stop) to `size` pixels."""
     scale = (stop - start) / size
     centres = start + (torch.arange(size, dtype=torch.float32) + 0.5) * scale
-    places = torch.arange(length, dtype=torch.float32)
-    inside = (places >= start) & (places < stop)
-    return triangles(centres, places, scale) * inside / _total(centres, places, scale, inside)
+    pixels = torch.arange(length, dtype=torch.float32)
+    inside = (pixels >= start) & (pixels < stop)
+    return triangles(centres, pixels, scale) * inside / _total(centres, pixels, scale, inside)
 
 
 def place_weights(start: Tensor, stop: Tensor, length: int, size: int) -> Tensor:
-    """(length, size): `size` pixels resized into [start, stop), rows outside it being 0."""
+    """Return (length, size): `size` pixels resized into [start, stop), rows outside being 0."""
     scale = size / (stop - start)
-    places = torch.arange(length, dtype=torch.float32)
-    inside = (places >= start) & (places < stop)
-    centres = (places - start + 0.5) * scale
+    pixels = torch.arange(length, dtype=torch.float32)
+    inside = (pixels >= start) & (pixels < stop)
+    centres = (pixels - start + 0.5) * scale
     sources = torch.arange(size, dtype=torch.float32)
     every = torch.ones(size, dtype=torch.bool)
     weights = triangles(centres, sources, scale) / _total(centres, sources, scale, every)
     return torch.where(inside[:, None], weights, 0.0)
 
 
-def triangles(centres: Tensor, places: Tensor, scale: Tensor) -> Tensor:
-    """Weight of each place's pixel for each centre, 1 at the centre, 0 a pixel or `scale` away."""
-    distance = (places + 0.5 - centres[:, None]).abs() / scale.clamp(min=1)
+def triangles(centres: Tensor, pixels: Tensor, scale: Tensor) -> Tensor:
+    """Return each pixel's weight for each centre: 1 at the centre, 0 a pixel or `scale` away."""
+    distance = (pixels + 0.5 - centres[:, None]).abs() / scale.clamp(min=1)
     return (1 - distance).clamp(min=0)
 
 
-def _total(centres: Tensor, places: Tensor, scale: Tensor, inside: Tensor) -> Tensor:
-    total = (triangles(centres, places, scale) * inside).sum(1, keepdim=True)
+def _total(centres: Tensor, pixels: Tensor, scale: Tensor, inside: Tensor) -> Tensor:
+    total = (triangles(centres, pixels, scale) * inside).sum(1, keepdim=True)
     return torch.where(total > 0, total, 1.0)
 
 

@@ -1,13 +1,12 @@
-"""The authors' released files -> our models, without running anything that a file brings along.
+"""Convert the authors' released files into model folders.
 
 The released code stores stage 2 as two state dicts and a table, and stage 1 as three checkpoints
-that also hold its optimizers. Every tensor of a file has one place in a model; a file that leaves a
-place empty, or holds anything more, is refused with a list of what does not fit.
+that also hold its optimizers. Every tensor of a file fills one part of a model; a file that leaves
+a part empty, or holds anything more, is refused with a list of what does not fit.
 """
 
 import os
 import re
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,69 +21,16 @@ from ..models.configuration_rasalore import RasaloreConfig
 from ..models.image_processing_rasalore import RasaloreImageProcessor
 from ..models.modeling_ddpt import DdptModel
 from ..models.modeling_rasalore import RasaloreModel
+from .safe_reading import FilePath, read_checkpoint
 
-FilePath = str | os.PathLike[str]
 # Released name -> the parts of our model that the tensor fills, first rows first. A part is a view
 # of a parameter or buffer, in the released shape, so that copying into it fills the model.
-Places = dict[str, list[Tensor]]
+Layout = dict[str, list[Tensor]]
 
 
-# --- Reading ----------------------------------------------------------------------------------
-class Skipped:
-    """Takes the place of an optimizer, a scheduler or a numpy number; does and keeps nothing."""
-
-    def __new__(cls, *args: Any) -> "Skipped":
-        return super().__new__(cls)
-
-    def __setstate__(self, state: Any) -> None:
-        pass
-
-
-def new_dict(*args: Any) -> dict[Any, Any]:
-    """Takes the place of defaultdict: PyTorch's reader fills true dictionaries only."""
-    return {}
-
-
-# What training keeps beside its weights. No such object is ever built.
-BOOKKEEPING = ("torch.optim.", "dassl.", "numpy.")
-CONTAINERS = {"collections.defaultdict": new_dict, "builtins.dict": dict}
-
-
-def read_checkpoint(path: FilePath) -> Any:
-    """Return what a `torch.save` file holds: tensors, on the CPU, in plain containers.
-
-    PyTorch's restricted unpickler reads it and calls no function that the file names; objects of
-    `BOOKKEEPING` come back as `Skipped`.
-
-    Raises:
-        OSError: for a file that is not there.
-        ValueError: for a file that is damaged, is no checkpoint, or asks for other objects.
-    """
-    try:
-        # The format before PyTorch 1.6 is no zip and cannot be searched: nothing is skipped there.
-        zipped = zipfile.is_zipfile(path)
-        asked = torch.serialization.get_unsafe_globals_in_checkpoint(str(path)) if zipped else []
-        admitted: list[Any] = [(stand_in, name) for name, stand_in in CONTAINERS.items()]
-        admitted += [(Skipped, name) for name in asked if name.startswith(BOOKKEEPING)]
-        foreign = set(asked) - {name for _, name in admitted}
-        if not foreign:
-            with torch.serialization.safe_globals(admitted):
-                return torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, MemoryError):
-        raise
-    except Exception as error:  # a foreign file can break its reader in any way
-        raise ValueError(
-            f"{path} is damaged or no checkpoint of tensors in plain containers; anything else is "
-            "not read, as it could run code."
-        ) from error
-    raise ValueError(
-        f"{path} asks for {', '.join(sorted(foreign))}; only tensors in plain containers are read, "
-        "as anything else could run code."
-    )
-
-
-def fill(places: Places, stored: Any, path: FilePath) -> None:
-    """Copy every stored tensor to its place.
+# --- Layouts ----------------------------------------------------------------------------------
+def fill(layout: Layout, stored: Any, path: FilePath) -> None:
+    """Copy every stored tensor into the model.
 
     Raises:
         ValueError: lists the names that are missing, surplus, or of another shape; nothing is
@@ -92,37 +38,40 @@ def fill(places: Places, stored: Any, path: FilePath) -> None:
     """
     if not isinstance(stored, Mapping):
         raise ValueError(f"{path} must hold named tensors, got {type(stored).__name__}.")
-    shapes = {name: expected_shape(parts) for name, parts in places.items()}
-    found = {name: tuple(getattr(value, "shape", ())) for name, value in stored.items()}
-    problems = {
-        "missing": [name for name in shapes if name not in found],
-        "surplus": [str(name) for name in found if name not in shapes],
-        "no tensor": [n for n in shapes if n in found and not isinstance(stored[n], Tensor)],
-        "misshaped": [
-            f"{name} {found[name]} instead of {shape}"
-            for name, shape in shapes.items()
-            if isinstance(stored.get(name), Tensor) and found[name] != shape
-        ],
-    }
-    if any(problems.values()):
-        listed = "; ".join(
-            f"{kind}: {', '.join(names)}" for kind, names in problems.items() if names
-        )
-        raise ValueError(f"{path} does not fit the released layout. {listed}.")
-    for name, parts in places.items():
+    misfits = describe_misfits(layout, stored)
+    if misfits:
+        raise ValueError(f"{path} does not fit the released layout. {misfits}.")
+    for name, parts in layout.items():
         lengths = [len(part) for part in parts] if len(parts) > 1 else []
         pieces = stored[name].split(lengths) if lengths else [stored[name]]
         for part, piece in zip(parts, pieces, strict=True):
             part.copy_(piece)
 
 
+def describe_misfits(layout: Layout, stored: Mapping[Any, Any]) -> str:
+    """Return what of a file has no counterpart in a layout, or another shape; "" for a fit."""
+    expected = {name: expected_shape(parts) for name, parts in layout.items()}
+    shapes = {name: tuple(getattr(value, "shape", ())) for name, value in stored.items()}
+    misfits = {
+        "missing": [name for name in expected if name not in shapes],
+        "surplus": [str(name) for name in shapes if name not in expected],
+        "no tensor": [n for n in expected if n in shapes and not isinstance(stored[n], Tensor)],
+        "misshaped": [
+            f"{name} {shapes[name]} instead of {shape}"
+            for name, shape in expected.items()
+            if isinstance(stored.get(name), Tensor) and shapes[name] != shape
+        ],
+    }
+    return "; ".join(f"{kind}: {', '.join(names)}" for kind, names in misfits.items() if names)
+
+
 def expected_shape(parts: list[Tensor]) -> tuple[int, ...]:
-    """Shape of parts that stand below one another; a single part may have no rows."""
+    """Return the shape of parts that stand below one another; a single part may have no rows."""
     return tuple(parts[0].shape if len(parts) == 1 else torch.cat(parts).shape)
 
 
-def renamed(state: Mapping[str, Tensor], prefixes: dict[str, str]) -> Places:
-    """Places of tensors that differ in the beginning of their names alone."""
+def renamed_layout(state: Mapping[str, Tensor], prefixes: dict[str, str]) -> Layout:
+    """Return the layout of tensors that differ in the beginning of their names alone."""
     return {
         theirs + name.removeprefix(ours): [value]
         for ours, theirs in prefixes.items()
@@ -173,38 +122,38 @@ def load_released_rasalore(
         ValueError: for a file that cannot be read safely, or does not fit; all misfits are listed.
     """
     model = RasaloreModel(RasaloreConfig.preset("released"))
-    fill(encoder_places(model), read_checkpoint(encoder), encoder)
-    fill(decoder_places(model), read_checkpoint(decoder), decoder)
+    fill(encoder_layout(model), read_checkpoint(encoder), encoder)
+    fill(decoder_layout(model), read_checkpoint(decoder), decoder)
     table = {"table": read_checkpoint(location_embeddings)}
     fill({"table": [model.location_embeddings.table]}, table, location_embeddings)
     return model.eval()
 
 
-def encoder_places(model: RasaloreModel) -> Places:
-    """Places for `Encoder_Model.pth`; its attention heads are stored one by one."""
+def encoder_layout(model: RasaloreModel) -> Layout:
+    """Return the layout of `Encoder_Model.pth`; its attention heads are stored one by one."""
     state = model.state_dict()
-    places = renamed(state, ENCODER)
+    layout = renamed_layout(state, ENCODER)
     for part in PROJECTIONS:
         for kind in ("weight", "bias"):
             joint = state[f"spatial_attention.{part}.{kind}"]
             for head, rows in enumerate(joint.chunk(model.config.num_attention_heads)):
-                places[f"adapter2.{part}_projections.{head}.{kind}"] = [rows]
-    places["adapter2.positional_noise_encoding"] = [state["spatial_attention.noise.noise"]]
-    return places
+                layout[f"adapter2.{part}_projections.{head}.{kind}"] = [rows]
+    layout["adapter2.positional_noise_encoding"] = [state["spatial_attention.noise.noise"]]
+    return layout
 
 
-def decoder_places(model: RasaloreModel) -> Places:
-    """Places for `Decoder_Model.pth`; its three projections are stored as one."""
+def decoder_layout(model: RasaloreModel) -> Layout:
+    """Return the layout of `Decoder_Model.pth`; its three projections are stored as one."""
     state = model.state_dict()
-    places = renamed(state, DECODER)
+    layout = renamed_layout(state, DECODER)
     for kind in ("weight", "bias"):
-        places[f"cross_attention.in_proj_{kind}"] = [
+        layout[f"cross_attention.in_proj_{kind}"] = [
             state[f"mask_decoder.{part}.{kind}"] for part in PROJECTIONS
         ]
     side = model.config.image_size // 2
     noise = state["mask_decoder.noise.noise"]  # (side * side, d); theirs is (1, d, side, side)
-    places["positional_encoding"] = [noise.T.unflatten(1, (side, side))[None]]
-    return places
+    layout["positional_encoding"] = [noise.T.unflatten(1, (side, side))[None]]
+    return layout
 
 
 # --- Stage 1 ----------------------------------------------------------------------------------
@@ -247,9 +196,10 @@ def load_released_ddpt(folder: FilePath, clip: FilePath, **fields: Any) -> DdptM
     fill_text_prompts(model, paths[PROMPT_LEARNER])
     visual = {"ctx": [model.state_dict()["visual_prompts"]]}
     class_aware = model.class_aware_prompts.state_dict()
-    extractor = renamed(class_aware, CLASS_AWARE) | {"ctx": [class_aware["free_tokens"][None]]}
-    for name, places in ((VISUAL_PROMPTS, visual), (CLASS_AWARE_PROMPTS, extractor)):
-        fill(places, read_state_dict(paths[name]), paths[name])
+    extractor = renamed_layout(class_aware, CLASS_AWARE)
+    extractor["ctx"] = [class_aware["free_tokens"][None]]
+    for name, layout in ((VISUAL_PROMPTS, visual), (CLASS_AWARE_PROMPTS, extractor)):
+        fill(layout, read_state_dict(paths[name]), paths[name])
     return model.eval()
 
 
@@ -262,8 +212,8 @@ def fill_text_prompts(model: DdptModel, path: Path) -> None:
     prefix = torch.empty(len(lengths), 1, width)  # start
     # Class word, full stop, end, and padding, which no earlier token sees.
     suffix = torch.empty(len(lengths), room - 1 - len(context), width)
-    places = {"ctx": [context], "token_prefix": [prefix], "token_suffix": [suffix]}
-    fill(places, read_state_dict(path), path)
+    layout = {"ctx": [context], "token_prefix": [prefix], "token_suffix": [suffix]}
+    fill(layout, read_state_dict(path), path)
     sentences = torch.cat([prefix, suffix], dim=1)
     rows = [sentence[:length] for sentence, length in zip(sentences, lengths, strict=True)]
     words.copy_(torch.cat(rows))
@@ -280,17 +230,17 @@ def read_state_dict(path: Path) -> Any:
 def latest_epoch(folder: Path) -> dict[str, Path]:
     """Return each prompt file of the latest epoch that all have; OSError where there is none."""
     names = (PROMPT_LEARNER, VISUAL_PROMPTS, CLASS_AWARE_PROMPTS)
-    found = [
+    epochs = [
         {int(m[1]) for p in (folder / name).glob("*") if (m := EPOCH.fullmatch(p.name))}
         for name in names
     ]
-    epochs = set.intersection(*found)
-    if not epochs:
+    common = set.intersection(*epochs)
+    if not common:
         raise FileNotFoundError(
             f"{folder} must hold {', '.join(f'{name}/model.pth.tar-<epoch>' for name in names)} "
-            f"of one epoch, found epochs {', '.join(str(sorted(e)) for e in found)}."
+            f"of one epoch, found epochs {', '.join(str(sorted(e)) for e in epochs)}."
         )
-    return {name: folder / name / f"model.pth.tar-{max(epochs)}" for name in names}
+    return {name: folder / name / f"model.pth.tar-{max(common)}" for name in names}
 
 
 # --- Writing ----------------------------------------------------------------------------------
