@@ -104,7 +104,7 @@ def model_card(facts: ModelFacts, template: Path) -> ModelCard:
 
 
 def eval_results(facts: ModelFacts) -> list[EvalResult]:
-    """Return the `model-index` metadata: the model's scores, as shares of 1 with their intervals."""
+    """Return the `model-index` metadata: the model's scores, as shares of 1, with intervals."""
     results = []
     for row in facts.rows:
         if row["system"] != facts.row:
