@@ -93,8 +93,11 @@ class LoopbackHub(ThreadingHTTPServer):
 
 def use_hub(hub: LoopbackHub, cache: Path, patch: pytest.MonkeyPatch) -> None:
     """Let this process reach that Hub and no other, and keep what it loads in a cache."""
-    from huggingface_hub import constants  # here: on import it reads the environment
+    # Here: on import it reads the environment.
+    from huggingface_hub import constants
+    from huggingface_hub.utils import disable_progress_bars
 
+    disable_progress_bars()
     template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, hub.url)
     patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
     patch.setattr(constants, "ENDPOINT", hub.url)
