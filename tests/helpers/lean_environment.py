@@ -20,10 +20,10 @@ def lean_python(folder: Path) -> Path:
     venv.create(folder, symlinks=True)
     packages = next(folder.glob("lib/python*/site-packages"))
     for name in sorted(closure(HUB_RING_NEEDS)):
-        found = distribution(name)
-        for top in {file.parts[0] for file in found.files or []} - {"..", "__pycache__"}:
+        package = distribution(name)
+        for top in {file.parts[0] for file in package.files or []} - {"..", "__pycache__"}:
             if not top.endswith(".pth"):
-                (packages / top).symlink_to(Path(str(found.locate_file(top))))
+                (packages / top).symlink_to(Path(str(package.locate_file(top))))
     return folder / "bin" / "python"
 
 

@@ -182,7 +182,10 @@ def make_stage1(batch: int, toy: bool) -> tuple[DdptModel, Tensor]:
 def cut_case(root: str, folder: Path, toy: bool) -> Case:
     """A volume and its mask, cut into slices; the result is how many there are."""
     if root:
-        patient = next(p for p in find_patients(root) if p.mask and "t2" in p.images)
+        patients = [p for p in find_patients(root) if p.mask and "t2" in p.images]
+        if not patients:
+            raise ValueError(f"a patient with a T2 scan and a mask is cut, and {root} has none.")
+        patient = patients[0]
     else:
         patient = generated_patient(folder, (48, 48, 40) if toy else (240, 240, 155))
     scan, mask = patient.images["t2"], patient.mask

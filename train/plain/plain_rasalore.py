@@ -124,11 +124,11 @@ def plain_loss(
     scores, points = outputs["logits"].sigmoid(), sample_at_points(pseudo_masks, config.grid_size)
     total = torch.zeros(())
     for i in range(len(scores)):
-        one = slice(i, i + 1)
-        activation = el_dice(outputs["point_activations"][one], points[one])
+        sample = slice(i, i + 1)
+        activation = el_dice(outputs["point_activations"][sample], points[sample])
         total = total + (
-            decoder_loss(config, scores[one], pseudo_masks[one], sam_masks[one]).sum()
-            + config.point_activation_weight * where_not_empty(activation, points[one]).sum()
+            decoder_loss(config, scores[sample], pseudo_masks[sample], sam_masks[sample]).sum()
+            + config.point_activation_weight * where_not_empty(activation, points[sample]).sum()
             + config.structural_weight
             * structural_loss(outputs["point_embeddings"][i], points[i] > 0)
         )
