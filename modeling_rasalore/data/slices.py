@@ -149,16 +149,17 @@ def check_one_grid(patient: Patient, modalities: Sequence[str]) -> None:
     names = [name for name in modalities if name in patient.images]
     if patient.prepared or patient.channels or len(names) < 2:
         return
-    first, *others = [(name, read_facts(patient.images[name])) for name in names]
-    for name, facts in others:
-        if facts.shape == first[1].shape:
-            offset = float(np.abs(facts.corners - first[1].corners).max())
-            if offset <= min(facts.spacing):
+    geometries = {name: read_facts(patient.images[name]).geometry for name in names}
+    first = geometries[names[0]]
+    for name, geometry in geometries.items():
+        if geometry.shape == first.shape:
+            offset = geometry.offset_from(first)
+            if offset <= min(geometry.spacing):
                 continue
-            found = f"corners up to {offset:.1f} mm apart"
+            difference = f"corners up to {offset:.1f} mm apart"
         else:
-            found = f"{first[1].shape} and {facts.shape} voxels"
+            difference = f"{first.shape} and {geometry.shape} voxels"
         raise ValueError(
-            f"sequences that are used together must lie on one grid, but {first[0]} and {name} of "
-            f"{patient.patient_id} have {found}; register and resample one onto the other."
+            f"sequences that are used together must lie on one grid, but {names[0]} and {name} of "
+            f"{patient.patient_id} have {difference}; register and resample one onto the other."
         )

@@ -78,18 +78,19 @@ def inspect_scan(path: Path, volume: int | None, modality: str | None) -> dict[s
             f"{path}: a 4-D scan needs --volume 0 to {facts.volumes - 1}, or --modality for the "
             f"scans of MSD Task01, got {channel}."
         )
+    slices, rows, columns = facts.geometry.shape
     return {
         "input": str(path),
         "reason": reason,
-        "slices": facts.shape[0],
-        "rows": facts.shape[1],
-        "columns": facts.shape[2],
-        "spacing_mm": list(facts.spacing),
-        "voxel_order": facts.axis_codes,
+        "slices": slices,
+        "rows": rows,
+        "columns": columns,
+        "spacing_mm": list(facts.geometry.spacing),
+        "voxel_order": facts.geometry.axis_codes,
         "volumes": facts.volumes,
         "volume_used": channel,
         "dtype": facts.dtype,
-        "memory_mib": round(prod(facts.shape) * PEAK_BYTES_PER_VOXEL / 2**20),
+        "memory_mib": round(prod(facts.geometry.shape) * PEAK_BYTES_PER_VOXEL / 2**20),
         "warnings": list(facts.warnings),
     }
 

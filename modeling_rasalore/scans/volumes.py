@@ -13,13 +13,12 @@ from typing import Any, NamedTuple
 
 import nibabel as nib
 import numpy as np
-from nibabel.affines import voxel_sizes
 from nibabel.arrayproxy import ArrayProxy
 from nibabel.spatialimages import HeaderDataError
 
 from ..files import first_line
 from .header_guard import UNITS, VOXEL_SIZES_MM, VolumeError, check_header
-from .slice_frame import axis_codes, corners, has_three_axes, in_own_order, own_axes, slice_affine
+from .slice_frame import Geometry, has_three_axes
 
 PIECE_VOXELS = 2**22  # decoded at once
 
@@ -41,46 +40,43 @@ class Volume:
 
     Attributes:
         slices: (S, H, W) float32, finite.
-        spacing: mm between slices, between rows, between columns.
+        geometry: where its voxels lie.
         path: the file it was read from.
         replaced_voxels: how many NaN or infinite voxels were set to 0.
-        affine: (4, 4) float64, voxel indices of the file -> its world coordinates.
         header: the file's own header, with what the header guard had to put right.
         warnings: what it put right, one sentence each.
         sequence: MRI sequence that it is known to be, such as "t2"; None where it is not told.
     """
 
     slices: np.ndarray
-    spacing: tuple[float, float, float]
+    geometry: Geometry
     path: Path
     replaced_voxels: int
-    affine: np.ndarray
     header: nib.Nifti1Header
     warnings: tuple[str, ...] = ()
     sequence: str | None = None
 
     @property
-    def axis_codes(self) -> str:
-        """Three letters: the directions in which the file's own voxel axes run, such as "LPS"."""
-        return axis_codes(self.affine)
+    def spacing(self) -> tuple[float, float, float]:
+        """mm between slices, between rows and between columns."""
+        return self.geometry.spacing
 
     @property
-    def slice_affine(self) -> np.ndarray:
-        """(4, 4): slice, row and column, counted from 0, -> world coordinates in mm."""
-        return _slice_affine(self.affine, self.header, self.slices.shape)
+    def affine(self) -> np.ndarray:
+        """(4, 4) float64, voxel indices of the file -> its world coordinates."""
+        return self.geometry.affine
 
 
 class ScanFile(NamedTuple):
     """A file whose header passed the guard; no voxel is read yet.
 
     Attributes:
-        shape: voxels along each axis of the file, 3 or 4 numbers.
-        stored: the voxels, an array or something that decodes when sliced.
+        stored: the voxels in the file's own order, an array or something that decodes when sliced;
+            its shape has 3 or 4 numbers.
     """
 
     header: nib.Nifti1Header
-    affine: np.ndarray
-    shape: tuple[int, ...]
+    geometry: Geometry
     stored: Any
     warnings: tuple[str, ...]
 
@@ -90,22 +86,16 @@ class ScanFacts:
     """What the header alone says about a scan.
 
     Attributes:
-        shape: (S, H, W) in the slice frame.
-        spacing: mm between slices, rows and columns.
-        axis_codes: where the file's voxel axes run, such as "LPS".
+        geometry: where its voxels lie.
         volumes: how many volumes the file holds, 1 for a 3-D file.
         dtype: name of the stored number type.
         warnings: what the header guard put right.
-        corners: where the corner voxels lie, (8, 3) in mm, in slice-frame order.
     """
 
-    shape: tuple[int, int, int]
-    spacing: tuple[float, float, float]
-    axis_codes: str
+    geometry: Geometry
     volumes: int
     dtype: str
     warnings: tuple[str, ...]
-    corners: np.ndarray
 
 
 def read_volume(path: str | Path, channel: int | None = None) -> Volume:
@@ -121,7 +111,7 @@ def read_volume(path: str | Path, channel: int | None = None) -> Volume:
     """
     path = Path(path)
     scan = _open(path)
-    return _fill(path, scan, _pick_channel(path, scan.shape, channel))
+    return _fill(path, scan, _pick_channel(path, scan.stored.shape, channel))
 
 
 def volume_from_voxels(
@@ -158,16 +148,12 @@ def facts_from_voxels(
 
 
 def _facts(scan: ScanFile) -> ScanFacts:
-    slices, rows, columns = (scan.shape[axis] for axis in own_axes(scan.affine))
-    shape = (slices, rows, columns)
+    shape = scan.stored.shape
     return ScanFacts(
-        shape=shape,
-        spacing=_spacing(scan.affine, scan.header),
-        axis_codes=axis_codes(scan.affine),
-        volumes=scan.shape[3] if len(scan.shape) == 4 else 1,
+        geometry=scan.geometry,
+        volumes=shape[3] if len(shape) == 4 else 1,
         dtype=scan.stored.dtype.name,
         warnings=scan.warnings,
-        corners=_corners(_slice_affine(scan.affine, scan.header, shape), shape),
     )
 
 
@@ -184,8 +170,7 @@ def read_mask(path: str | Path, like: Volume) -> np.ndarray:
             f"{path}: a mask needs the shape of its scan, {like.slices.shape} (slices, rows, "
             f"columns), got {mask.slices.shape}; resample it onto {like.path.name}."
         )
-    places = [_corners(volume.slice_affine, volume.slices.shape) for volume in (mask, like)]
-    offset = float(np.abs(places[0] - places[1]).max())
+    offset = mask.geometry.offset_from(like.geometry)
     if offset > min(like.spacing):
         raise VolumeError(
             f"{path}: a mask needs the place in space of its scan, but its corners lie up to "
@@ -215,11 +200,11 @@ def _open(path: Path) -> ScanFile:
     with _one_sentence(path):
         affine = np.asarray(header.get_best_affine(), dtype=np.float64)
         scaling = header.get_slope_inter()
-    _check_affine(path, affine, header)
+    geometry = _geometry(path, affine, header, checked.shape)
     slope, inter = (1.0, 0.0) if None in scaling else scaling
     layout = (checked.shape, checked.dtype, header.get_data_offset(), slope, inter)
     stored = ArrayProxy(path, layout, mmap=False, keep_file_open=True)  # read on, not anew
-    return ScanFile(header, affine, checked.shape, stored, checked.warnings)
+    return ScanFile(header, geometry, stored, checked.warnings)
 
 
 def _pick_channel(path: Path, shape: tuple[int, ...], channel: int | None) -> int | None:
@@ -240,9 +225,8 @@ def _pick_channel(path: Path, shape: tuple[int, ...], channel: int | None) -> in
 
 def _fill(path: Path, scan: ScanFile, channel: int | None) -> Volume:
     """Return the volume, decoded piece by piece straight into the slice frame."""
-    axes = own_axes(scan.affine)
-    slices = np.empty([scan.shape[axis] for axis in axes], np.float32)
-    target = in_own_order(slices, scan.affine)  # a view: writing to it fills `slices`
+    slices = np.empty(scan.geometry.shape, np.float32)
+    target = scan.geometry.in_own_order(slices)  # a view: writing to it fills `slices`
     planes = max(PIECE_VOXELS // (target.shape[0] * target.shape[1]), 1)
     replaced = 0
     for start in range(0, target.shape[2], planes):
@@ -254,8 +238,7 @@ def _fill(path: Path, scan: ScanFile, channel: int | None) -> Volume:
         piece[wrong] = 0
         replaced += int(np.count_nonzero(wrong))
         target[index] = piece
-    spacing = _spacing(scan.affine, scan.header)
-    return Volume(slices, spacing, path, replaced, scan.affine, scan.header, scan.warnings)
+    return Volume(slices, scan.geometry, path, replaced, scan.header, scan.warnings)
 
 
 def _scan_file(path: Path, voxels: Any, affine: np.ndarray, warnings: tuple[str, ...]) -> ScanFile:
@@ -269,42 +252,27 @@ def _scan_file(path: Path, voxels: Any, affine: np.ndarray, warnings: tuple[str,
         header.set_qform(affine, code=1)
         header.set_xyzt_units("mm")
         stored = np.asarray(header.get_best_affine(), dtype=np.float64)
-    _check_affine(path, stored, header)
-    return ScanFile(header, stored, tuple(voxels.shape), voxels, warnings)
+    return ScanFile(header, _geometry(path, stored, header, voxels.shape), voxels, warnings)
 
 
-def _check_affine(path: Path, affine: np.ndarray, header: nib.Nifti1Header) -> None:
-    """Refuse an affine that loses an axis, or whose voxels no scanner makes."""
+def _geometry(
+    path: Path, affine: np.ndarray, header: nib.Nifti1Header, shape: tuple[int, ...]
+) -> Geometry:
+    """Return where voxels of `shape` lie; refuse a lost axis, and voxels that no scanner makes."""
     if not has_three_axes(affine):
         raise VolumeError(
             f"{path}: the affine must map voxels to 3-D space, got {affine.tolist()}; save the "
             "scan with a valid sform or qform."
         )
-    sizes, (low, high) = _spacing(affine, header), VOXEL_SIZES_MM
+    unit = UNITS.get(int(header["xyzt_units"]) & 7, 1.0)
+    geometry = Geometry.of_voxels(affine, unit, shape)
+    sizes, (low, high) = geometry.spacing, VOXEL_SIZES_MM
     if not low <= min(sizes) <= max(sizes) <= high:
         raise VolumeError(
             f"{path}: voxels must measure {low:g} to {high:g} mm, got {sizes} mm from the affine; "
             "write the true sizes and unit into the header."
         )
-
-
-def _spacing(affine: np.ndarray, header: nib.Nifti1Header) -> tuple[float, float, float]:
-    """Return mm per slice, row and column: the lengths of the affine's columns, as mm."""
-    millimetres = UNITS.get(int(header["xyzt_units"]) & 7, 1.0)
-    between_slices, rows, columns = voxel_sizes(affine)[own_axes(affine)] * millimetres
-    return float(between_slices), float(rows), float(columns)
-
-
-def _slice_affine(
-    affine: np.ndarray, header: nib.Nifti1Header, shape: tuple[int, ...]
-) -> np.ndarray:
-    scale = np.array([UNITS.get(int(header["xyzt_units"]) & 7, 1.0)] * 3 + [1.0])
-    return scale[:, None] * slice_affine(affine, shape)
-
-
-def _corners(affine: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Return where the corner voxels lie, (8, 3) in mm, in slice-frame order."""
-    return corners(affine, np.zeros(3), np.array(shape) - 1)
+    return geometry
 
 
 @contextmanager

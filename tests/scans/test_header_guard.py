@@ -92,7 +92,9 @@ def test_a_good_header_passes_unchanged(tmp_path: Path, version: int, byte_order
 def test_the_header_alone_tells_what_a_scan_is(tmp_path: Path) -> None:
     (tmp_path / "a.nii").write_bytes(scan_bytes(np.zeros((4, 5, 6, 2), np.uint8)))
     facts = read_facts(tmp_path / "a.nii")
-    assert (facts.shape, facts.spacing, facts.axis_codes) == ((6, 5, 4), (3.0, 1.5, 2.0), "LPS")
+    geometry = facts.geometry
+    assert (geometry.shape, geometry.spacing) == ((6, 5, 4), (3.0, 1.5, 2.0))
+    assert geometry.axis_codes == "LPS"
     assert (facts.volumes, facts.dtype, facts.warnings) == (2, "uint8", ())
 
 
@@ -151,7 +153,7 @@ def test_a_mutated_header_is_refused_in_one_sentence_or_read_whole(
             assert str(refused).startswith(f"{path}: ") and "\n" not in str(refused)
             return
     assert np.isfinite(volume.slices).all()
-    assert volume.slices.shape == read_facts(path).shape
+    assert volume.slices.shape == read_facts(path).geometry.shape
     copy = write_volume(folder / "copy.nii", volume.slices, volume, np.float32)
     again = read_volume(copy)
     assert np.array_equal(again.affine, volume.affine)
