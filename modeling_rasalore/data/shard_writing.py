@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from datasets import Features, Image, List, Value
 
 from ..files import first_line, replace_file, sha256_of, write_json
+from ..scans.background import brain_of
 from .labels import LABEL_NAMES
 from .layouts import INDEX_FILE, SLICES_FILE, SLICES_FORMAT
 from .patient import LabelledSlice, Patient
@@ -205,7 +206,7 @@ def read_rows(patient: Patient, choice: SliceChoice) -> list[Row]:
         for example in read_slices(patient, modality, choice.with_masks, choice.skip):
             row = rows.setdefault(example.slice_index, _blank(example, choice))
             row[modality] = {"bytes": encode_slice(example.image), "path": None}
-            row[BRAIN + modality] = int(np.count_nonzero(example.image))
+            row[BRAIN + modality] = int(np.count_nonzero(brain_of(example.image)))
             if example.mask is not None:
                 row["mask"] = {"bytes": encode_mask(example.mask), "path": None}
     if not rows:

@@ -7,7 +7,7 @@ from functools import cache
 
 import numpy as np
 
-from ..scans.background import zero_background
+from ..scans.background import brain_of, zero_background
 from ..scans.naming import MODALITIES
 from ..scans.volumes import read_facts, read_mask, read_volume
 from .labels import LABELS_FILE, UNKNOWN, label_slices
@@ -58,7 +58,7 @@ def read_slices(
     truth = lesion.astype(np.uint8) if with_mask and lesion is not None else None
     slice_labels = _all_labels(patient, len(images), lesion, volume.spacing[1:])
     used = _used(patient, len(images), skip)
-    with_brain = [index for index in used if images[index].any()]
+    with_brain = [index for index in used if brain_of(images[index]).any()]
     if blank := len(used) - len(with_brain):
         _say_once(logging.INFO, f"{volume.path}: {blank} slices without brain are skipped")
     for index in with_brain:

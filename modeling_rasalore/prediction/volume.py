@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from torch import nn
 from tqdm.auto import tqdm
 
-from ..scans.background import BrainSlices, brain_of
+from ..scans.background import BrainSlices, brain_of, index_box
 from ..scans.slice_frame import box_corners
 from ..scans.volumes import Volume
-from .mask_3d import index_box, part_sizes, remove_small_parts, smooth_scores
+from .mask_3d import part_sizes, remove_small_parts, smooth_scores
 
 FloatImage = NDArray[np.float32]
 
@@ -180,7 +180,7 @@ def _fill_maps(
     """Write the scores of slices with brain into `maps`, zeros of the slices' shapes."""
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
-    with_brain = [index for index, image in enumerate(images) if (image > 0).any()]
+    with_brain = [index for index, image in enumerate(images) if brain_of(image).any()]
     batches = range(0, len(with_brain), batch_size)
     for start in tqdm(batches, desc="slices", leave=False, disable=None):
         indices = with_brain[start : start + batch_size]
