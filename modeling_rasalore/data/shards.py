@@ -1,10 +1,9 @@
-"""Prepared slices, read back: the Parquet files that `slice_files.py` writes.
+"""Read prepared slices back from the Parquet files that `shard_writing.py` writes.
 
 Training reads data/; the true masks lie in masks/, and only who asks for them opens that.
 """
 
 import io
-import struct
 from collections.abc import Collection, Iterator
 from functools import lru_cache
 from typing import Any
@@ -81,48 +80,35 @@ def read_footer(root: str, name: str, size: int) -> Any:
         return pq.read_metadata(file)
 
 
-# An uncompressed TIFF of one strip behind a header of fixed length: any reader opens it, ours skips
-# the header, and the Parquet file around it compresses as well as PNG and unpacks far faster.
-# width, height, bits, uncompressed, grey, start, channels, rows, bytes, number format
-TAGS = (256, 257, 258, 259, 262, 273, 277, 278, 279, 339)
-HEADER_BYTES = 8 + 2 + 12 * len(TAGS) + 4  # file header, count, entries, end
-LONG = 4  # type of an entry
-FORMATS: dict[int, np.dtype[Any]] = {1: np.dtype("<u2"), 3: np.dtype("<f4")}
-
-
+# Slices are uncompressed TIFF: any reader opens it, and the Parquet file around it compresses as
+# well as PNG and unpacks far faster.
 def encode_slice(image: NDArray[np.float32]) -> bytes:
-    """A slice (H, W) as TIFF: 16-bit where all values are whole numbers below 65536, as scanners
-    store them, otherwise 32-bit float."""
+    """Return a slice (H, W) as TIFF, without loss.
+
+    16-bit where all values are whole numbers below 65536, as scanners store them, otherwise
+    32-bit float.
+    """
     with np.errstate(invalid="ignore"):  # what does not fit wraps, and so differs
-        whole = image.astype("<u2")
-    stored = whole if np.array_equal(whole, image) else image.astype("<f4")
-    height, width = stored.shape
-    kind = 3 if stored.dtype.kind == "f" else 1
-    bits, size = 8 * stored.itemsize, stored.nbytes
-    values = (width, height, bits, 1, 1, HEADER_BYTES, 1, height, size, kind)
-    entries = [
-        struct.pack("<HHII", number, LONG, 1, value)
-        for number, value in zip(TAGS, values, strict=True)
-    ]
-    header = struct.pack("<2sHIH", b"II", 42, 8, len(entries)) + b"".join(entries) + b"\0" * 4
-    return header + stored.tobytes()
+        whole = image.astype(np.uint16)
+    return _encode(whole if np.array_equal(whole, image) else image, "TIFF")
 
 
 def decode_slice(data: bytes) -> NDArray[np.float32]:
-    """The slice (H, W) float32 that `encode_slice` was given."""
-    width, height = (struct.unpack_from("<I", data, 10 + 12 * row + 8)[0] for row in (0, 1))
-    kind = FORMATS[struct.unpack_from("<I", data, 10 + 12 * (len(TAGS) - 1) + 8)[0]]
-    values = np.frombuffer(data, kind, width * height, HEADER_BYTES)
-    return values.reshape(height, width).astype(np.float32)
+    """Return the slice (H, W) that `encode_slice` was given."""
+    return np.array(Image.open(io.BytesIO(data), formats=("TIFF",)), np.float32)
 
 
 def encode_mask(mask: NDArray[np.uint8]) -> bytes:
-    """A mask (H, W), 0 or 1, as PNG, 255 in the lesion."""
-    file = io.BytesIO()
-    Image.fromarray(mask * np.uint8(255)).save(file, "PNG")
-    return file.getvalue()
+    """Return a mask (H, W), 0 or 1, as PNG, 255 in the lesion."""
+    return _encode(mask * np.uint8(255), "PNG")
 
 
 def decode_mask(data: bytes) -> NDArray[np.uint8]:
-    """The mask (H, W) that `encode_mask` was given."""
-    return (np.asarray(Image.open(io.BytesIO(data))) > 0).astype(np.uint8)
+    """Return the mask (H, W) that `encode_mask` was given."""
+    return (np.asarray(Image.open(io.BytesIO(data), formats=("PNG",))) > 0).astype(np.uint8)
+
+
+def _encode(values: NDArray[np.number], kind: str) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(values).save(file, kind)
+    return file.getvalue()
