@@ -1,9 +1,8 @@
-"""Slices as Parquet: nothing lost, one row group per patient, true masks in files of their own.
+"""Write slices as Parquet: nothing lost, a row group per patient, true masks in their own files.
 
-A folder holds data/<part>.parquet, masks/<part>.parquet where masks are asked for,
-index.parquet with every row but its images, and slices.json, which says what lies where and is
-written last. `datasets` reads the files alone; `find_patients`
-reads the folder like one of scans.
+A folder holds data/<part>.parquet, masks/<part>.parquet where masks are asked for, index.parquet
+with every row but its images, and slices.json, which says what lies where and is written last.
+`datasets` reads the files alone; `find_patients` reads the folder like one of scans.
 """
 
 from collections import Counter

@@ -29,13 +29,13 @@ def read_prepared(
     only: Collection[int] | None,
 ) -> Iterator[LabelledSlice]:
     """Yield what `slices.read_slices` yields for the scan the slices came from, bit for bit."""
-    place = patient.prepared
-    assert place is not None
+    prepared = patient.prepared
+    assert prepared is not None
     check_skip(patient, skip)
-    table = read_row_group(place, (*FACTS, BRAIN + modality, modality))
+    table = read_row_group(prepared, (*FACTS, BRAIN + modality, modality))
     masks = None
-    if with_mask and place.mask_bytes:
-        masks = read_row_group(place, ("slice_index", "mask"), masks=True).column("mask")
+    if with_mask and prepared.mask_bytes:
+        masks = read_row_group(prepared, ("slice_index", "mask"), masks=True).column("mask")
     images = table.column(modality)
     for number, row in enumerate(table.drop_columns(modality).to_pylist()):
         index = row["slice_index"]
@@ -55,22 +55,22 @@ def read_prepared(
 
 def check_skip(patient: Patient, skip: int) -> None:
     """Raise ValueError where slices are asked for that were not prepared."""
-    place = patient.prepared
-    if place and skip < place.skip:
+    prepared = patient.prepared
+    if prepared and skip < prepared.skip:
         raise ValueError(
-            f"skip must be at least {place.skip}, with which the slices in {place.root} were "
+            f"skip must be at least {prepared.skip}, with which the slices in {prepared.root} were "
             f"prepared, got {skip}; prepare them again with skip_slices={skip}."
         )
 
 
-def read_row_group(place: PreparedSlices, columns: Collection[str], masks: bool = False) -> Any:
+def read_row_group(prepared: PreparedSlices, columns: Collection[str], masks: bool = False) -> Any:
     """Return some columns of one patient's rows, as an Arrow table."""
-    size = place.mask_bytes if masks else place.part_bytes
-    name = f"{'masks' if masks else 'data'}/{place.part}.parquet"
-    with open_file(place.root, name, size or 0) as file:
-        footer = read_footer(place.root, name, size or 0)
+    size = prepared.mask_bytes if masks else prepared.part_bytes
+    name = f"{'masks' if masks else 'data'}/{prepared.part}.parquet"
+    with open_file(prepared.root, name, size or 0) as file:
+        footer = read_footer(prepared.root, name, size or 0)
         parquet = pq.ParquetFile(file, metadata=footer, pre_buffer=True)
-        return parquet.read_row_group(place.row_group, list(columns), use_threads=False)
+        return parquet.read_row_group(prepared.row_group, list(columns), use_threads=False)
 
 
 @lru_cache(maxsize=64)

@@ -1,28 +1,24 @@
 """Read one DICOM series, in a folder or a zip, as voxels with an affine.
 
-Only this file imports pydicom. Files are read one by one into memory under byte budgets; nothing of
-an archive is written to disk. No text of the files goes anywhere: a series gives only numbers, and
+Only this file imports pydicom. No text of the files goes anywhere: a series gives only numbers, and
 the sequence that its name tells.
 """
 
 import importlib.util
 import io
 import warnings
-import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..files import first_line
-from .header_guard import SUSPECT_BYTES, SUSPECT_RATIO, VOXEL_BUDGET, VolumeError
+from .header_guard import VOXEL_BUDGET, VolumeError
+from .series_files import SeriesError, SeriesFiles, open_files
 
-LARGEST_FILE = 2**26  # bytes of one slice's file; 2048 x 2048 voxels of 16 bits are 8 MiB
-LARGEST_ARCHIVE = 2 * VOXEL_BUDGET  # bytes of all files once unpacked
-MOST_FILES = 20_000
 GAP_TOLERANCE = 0.02  # of the distance between slices: positions are rounded in the files
 UNCOMPRESSED = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")
 PLACE_TAGS = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
@@ -33,14 +29,6 @@ HEADER_TAGS = [
 ]
 
 Namer = Callable[[str], str | None]  # words -> the sequence they name, such as "t2"
-
-
-@dataclass(frozen=True)
-class SeriesFiles:
-    """The files of an open folder or zip: their names, sorted, and what reads one of them."""
-
-    names: Sequence[str]
-    read: Callable[[str], bytes]
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,13 +95,6 @@ class Series:
         return np.stack(voxels, axis=-1)[columns, rows]
 
 
-def is_dicom(path: Path) -> bool:
-    """Whether a path is a zip, or a folder with a DICOM file right in it."""
-    if path.is_dir():
-        return any(_starts_like_dicom(file) for file in _plain_files(path))
-    return path.suffix.lower() == ".zip"
-
-
 @contextmanager
 def open_series(source: Path, modality: str | None, name_sequence: Namer) -> Iterator[Series]:
     """Give the one series of a folder or zip; headers are read, no voxel is decoded.
@@ -133,7 +114,7 @@ def open_series(source: Path, modality: str | None, name_sequence: Namer) -> Ite
         )
     with ExitStack() as stack:
         with _one_sentence(source):
-            files = stack.enter_context(_open_files(source))
+            files = stack.enter_context(open_files(source))
             headers = _choose(_read_headers(files), modality, name_sequence)
             slices = _in_order([_describe(name, header) for name, header in headers.items()])
             step = _step(slices)
@@ -170,10 +151,6 @@ def _warnings(slices: Sequence[DicomSlice], step: np.ndarray, kind: str) -> tupl
     return tuple(sentences)
 
 
-class _SeriesError(Exception):
-    """The sentence without the source's name."""
-
-
 @contextmanager
 def _one_sentence(source: Path) -> Iterator[None]:
     """Turn whatever pydicom or zipfile raise about a damaged file into one VolumeError."""
@@ -183,68 +160,11 @@ def _one_sentence(source: Path) -> Iterator[None]:
             yield
     except VolumeError:
         raise
-    except _SeriesError as error:
+    except SeriesError as error:
         raise VolumeError(f"{source}: {error}.") from error
     except Exception as error:  # a DICOM parser meets anything in a damaged file
         reason = first_line(error).rstrip(".")
         raise VolumeError(f"{source}: cannot be read as DICOM: {reason}.") from error
-
-
-@contextmanager
-def _open_files(source: Path) -> Iterator[SeriesFiles]:
-    """Give the files in a folder or zip."""
-    if source.is_dir():
-        names = [path.name for path in _plain_files(source)]
-        yield SeriesFiles(names, lambda name: _read(source / name))
-        return
-    with zipfile.ZipFile(source) as archive:
-        members = _check_archive(archive.infolist(), source.stat().st_size)
-        yield SeriesFiles(sorted(members), lambda name: archive.read(members[name]))
-
-
-def _plain_files(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
-
-
-def _read(path: Path) -> bytes:
-    if path.stat().st_size > LARGEST_FILE or not _starts_like_dicom(path):
-        return b""
-    return path.read_bytes()
-
-
-def _starts_like_dicom(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(132)[128:] == b"DICM"
-
-
-def _check_archive(members: Sequence[zipfile.ZipInfo], packed: int) -> dict[str, zipfile.ZipInfo]:
-    """Return the files of a safe archive of `packed` bytes by name; it is unpacked in memory."""
-    total = sum(member.file_size for member in members)
-    if len(members) > MOST_FILES or total > LARGEST_ARCHIVE:
-        raise _SeriesError(
-            f"an archive may hold {MOST_FILES} files and {LARGEST_ARCHIVE / 2**30:.0f} GiB, got "
-            f"{len(members)} files and {total / 2**30:.2f} GiB; pack one series"
-        )
-    if total > max(SUSPECT_BYTES, SUSPECT_RATIO * packed):
-        raise _SeriesError(
-            f"an archive may unpack to {SUSPECT_RATIO} times its size, got {total / packed:.0f}; "
-            "pack the slices as the scanner wrote them"
-        )
-    for member in members:
-        name = PurePosixPath(member.filename.replace("\\", "/"))
-        if name.is_absolute() or ".." in name.parts or ":" in name.parts[0]:
-            raise _SeriesError(
-                f"names in an archive must stay inside it, got {str(name)[:80]!r}; pack it anew"
-            )
-        if member.flag_bits & 1:
-            raise _SeriesError("the archive asks for a password; pack it without one")
-        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise _SeriesError("the archive must be stored or deflated; pack it as plain zip")
-    return {
-        member.filename: member
-        for member in members
-        if not member.is_dir() and member.file_size <= LARGEST_FILE
-    }
 
 
 def _header(content: bytes) -> Any:
@@ -258,7 +178,7 @@ def _header(content: bytes) -> Any:
     file.seek(132)
     meta = pydicom.filereader.read_dataset(file, False, True, stop_when=_after_meta)
     if str(meta.get("TransferSyntaxUID", "")) not in UNCOMPRESSED:
-        raise _SeriesError(
+        raise SeriesError(
             "the slices are compressed; decompress them, for example with gdcmconv --raw, or "
             "convert the series with dcm2niix"
         )
@@ -276,7 +196,7 @@ def _choose(
 ) -> dict[str, Any]:
     """Return the headers of the one series, or of the one that names the modality."""
     if not series:
-        raise _SeriesError("there is no DICOM file with an image in it")
+        raise SeriesError("there is no DICOM file with an image in it")
     if len(series) == 1:
         return next(iter(series.values()))
     first = {uid: next(iter(headers.values())) for uid, headers in series.items()}
@@ -285,7 +205,7 @@ def _choose(
     if len(fitting) == 1:
         return series[fitting[0]]
     known = ", ".join(sorted({sequence for sequence in named.values() if sequence})) or "nothing"
-    raise _SeriesError(
+    raise SeriesError(
         "there must be one series (or one that --modality chooses, on the command line), got "
         f"{len(series)} series whose descriptions name {known}; give each one a folder or zip"
     )
@@ -299,13 +219,13 @@ def _words(header: Any) -> str:
 def _describe(name: str, header: Any) -> DicomSlice:
     """Return what is needed of a slice's header, checked."""
     if int(header.get("NumberOfFrames", 1) or 1) > 1:
-        raise _SeriesError("several slices in one file are not read; convert it with dcm2niix")
+        raise SeriesError("several slices in one file are not read; convert it with dcm2niix")
     colours = int(header.get("SamplesPerPixel", 1)), header.get("PhotometricInterpretation")
     if colours != (1, "MONOCHROME2"):
-        raise _SeriesError(f"expected one grey value per voxel, bright for high, got {colours[1]}")
+        raise SeriesError(f"expected one grey value per voxel, bright for high, got {colours[1]}")
     missing = [tag for tag in PLACE_TAGS if header.get(tag) is None]
     if missing:
-        raise _SeriesError(f"a slice lacks {missing[0]}, so its place in space is unknown")
+        raise SeriesError(f"a slice lacks {missing[0]}, so its place in space is unknown")
     vectors = np.array(header.ImageOrientationPatient, float).reshape(2, 3)
     spacing = tuple(float(size) for size in header.PixelSpacing)
     distance = header.get("SpacingBetweenSlices") or header.get("SliceThickness") or 1
@@ -322,7 +242,7 @@ def _describe(name: str, header: Any) -> DicomSlice:
     numbers = [*described.position, *vectors.ravel(), *spacing, described.thickness]
     numbers += described.scaling
     if not np.isfinite(numbers).all() or min(*spacing, *described.shape) <= 0:
-        raise _SeriesError("a slice's position, spacing or scaling is not a usable number")
+        raise SeriesError("a slice's position, spacing or scaling is not a usable number")
     return described
 
 
@@ -332,10 +252,10 @@ def _in_order(slices: Sequence[DicomSlice]) -> list[DicomSlice]:
     if any(s.shape != first.shape or s.spacing != first.spacing for s in slices) or any(
         np.abs(s.rows_and_columns - first.rows_and_columns).max() > 1e-3 for s in slices
     ):
-        raise _SeriesError("the slices differ in size, spacing or direction; give one series")
+        raise SeriesError("the slices differ in size, spacing or direction; give one series")
     size = first.shape[0] * first.shape[1] * len(slices) * 4
     if size > VOXEL_BUDGET:
-        raise _SeriesError(f"a volume may take {VOXEL_BUDGET / 2**30:g} GiB; got {size / 2**30:g}")
+        raise SeriesError(f"a volume may take {VOXEL_BUDGET / 2**30:g} GiB; got {size / 2**30:g}")
     return sorted(slices, key=lambda part: float(part.position @ first.normal))
 
 
@@ -350,9 +270,9 @@ def _step(slices: Sequence[DicomSlice]) -> np.ndarray:
     length = float(np.linalg.norm(step))
     gaps = np.diff(positions @ normal)
     if length == 0 or gaps.min() < length * GAP_TOLERANCE:
-        raise _SeriesError("several slices lie at one place; give one volume, not a time series")
+        raise SeriesError("several slices lie at one place; give one volume, not a time series")
     if np.abs(positions - expected).max() > max(length * GAP_TOLERANCE, 0.01):
-        raise _SeriesError(
+        raise SeriesError(
             f"slices are missing or unevenly spaced: {gaps.min():.3g} to {gaps.max():.3g} mm from "
             "one to the next; export the series again"
         )

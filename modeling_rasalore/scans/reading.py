@@ -7,8 +7,9 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from .dicom import is_dicom, open_series
+from .dicom import open_series
 from .naming import channels_of, sequence_of
+from .series_files import is_dicom
 from .volumes import ScanFacts, ScanFile, Volume, VolumeError, open_nifti, scan_from_voxels
 
 

@@ -1,4 +1,4 @@
-"""NIfTI files on the grid of a scan, whatever its voxel order, and on a grid of their own."""
+"""Write NIfTI files on the grid of a scan, whatever its voxel order, or on a grid of their own."""
 
 from pathlib import Path
 

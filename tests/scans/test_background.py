@@ -35,6 +35,19 @@ def test_a_given_brain_decides_what_is_background() -> None:
     assert np.array_equal(BrainSlices(SLICES, brain).foreground(), expected > 0)
 
 
+def test_a_brain_mask_sets_the_background_and_the_least_brain_value_to_0() -> None:
+    scan = np.array([[[-3.0, -1, 2, 5]]], np.float32)
+    inside = np.array([[[False, True, True, False]]])
+    assert zero_background(scan, inside).tolist() == [[[0, 0, 3, 0]]]
+
+
+def test_without_a_brain_mask_the_corner_value_is_the_background() -> None:
+    scan = np.array([[[-3.0, -5, 2, -3]]], np.float32)
+    assert zero_background(scan).tolist() == [[[0, 0, 7, 0]]]
+    assert zero_background(np.full((1, 2, 2), -4.0)).tolist() == [[[0, 0], [0, 0]]]
+    assert np.array_equal(zero_background(scan + 5), scan + 5)  # nothing below 0: left alone
+
+
 @pytest.mark.parametrize("dtype", [np.uint8, np.bool_])
 def test_the_box_holds_the_mask_and_nothing_more(dtype: type) -> None:
     mask = np.zeros((8, 8, 9), dtype)

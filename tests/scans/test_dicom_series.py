@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modeling_rasalore.scans.dicom import is_dicom
 from modeling_rasalore.scans.finding import find_scans
 from modeling_rasalore.scans.reading import read_scan, read_scan_facts
+from modeling_rasalore.scans.series_files import is_dicom
 from modeling_rasalore.scans.volume_writing import write_nifti, write_volume
 from modeling_rasalore.scans.volumes import VolumeError, read_volume
 
