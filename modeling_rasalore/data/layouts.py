@@ -127,6 +127,7 @@ def _find_prepared(root: str) -> list[Patient]:
 
 
 def _match(root: Path, layout: Layout) -> list[Patient]:
+    """Return the patients of one known layout."""
     patients = []
     for match in sorted(root.glob(layout.pattern)):
         if match.name.startswith("."):  # "._name" files are left behind by macOS archives
