@@ -1,7 +1,10 @@
-"""Files of a folder, of a web address or of a data set on the Hub, read piece by piece.
+"""Read files of a folder, of a web address or of a data set on the Hub, piece by piece.
 
 Remote files are read with HTTP range requests, each repeated until it succeeds or the network is
 gone for good, so that a long run survives a short cut. Nothing is kept on the disk.
+
+fsspec's files behind HTTP need aiohttp, are wrong from servers without ranges, and do not survive a
+cut; the client of huggingface_hub reaches no address at all where the Hub is switched off.
 """
 
 import io
@@ -27,8 +30,10 @@ Result = TypeVar("Result")
 
 
 def is_remote(root: str | Path) -> bool:
-    """True for a web address, and for a repo id, user/name or user/name@revision, where no folder
-    has that name."""
+    """Whether a root is a web address, or a repo id that is no folder here.
+
+    A repo id is user/name or user/name@revision.
+    """
     text = str(root)
     if text.startswith(("http://", "https://")):
         return True
@@ -36,7 +41,7 @@ def is_remote(root: str | Path) -> bool:
 
 
 def is_repo_id(text: str) -> bool:
-    """True for what may name a repository on the Hub, user/name."""
+    """Whether a text may name a repository on the Hub, user/name."""
     return bool(re.fullmatch(REPO_ID, text))
 
 
@@ -48,7 +53,7 @@ def read_bytes(root: str | Path, name: str) -> bytes:
     """
     if not is_remote(root):
         return (Path(root) / name).read_bytes()
-    return _patiently(partial(_fetch, str(root), name, None))
+    return _retry(partial(_fetch, str(root), name, None))
 
 
 def open_file(root: str | Path, name: str, size: int) -> BinaryIO:
@@ -80,12 +85,13 @@ class RemoteFile(io.RawIOBase):
         if end <= self.position:
             return 0
         span = (self.position, end)
-        buffer[: end - self.position] = _patiently(partial(_fetch, self.root, self.name, span))
+        buffer[: end - self.position] = _retry(partial(_fetch, self.root, self.name, span))
         count, self.position = end - self.position, end
         return count
 
 
-def _patiently(fetch: Callable[[], Result]) -> Result:
+def _retry(fetch: Callable[[], Result]) -> Result:
+    """Return what `fetch` returns once the network lets it; it raises what cannot change."""
     for wait in WAITS:
         try:
             return fetch()

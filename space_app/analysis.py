@@ -13,7 +13,7 @@ from modeling_rasalore.prediction.outputs import compose_summary, describe_input
 from modeling_rasalore.prediction.uncertainty import has_value_noise, predict_uncertainty
 from modeling_rasalore.prediction.volume import FloatImage, VolumePrediction, predict_volume
 from modeling_rasalore.scans import reading
-from modeling_rasalore.scans.background import zero_background
+from modeling_rasalore.scans.background import BrainSlices
 from modeling_rasalore.scans.finding import scan_stem
 from modeling_rasalore.scans.volume_writing import write_volume
 from modeling_rasalore.scans.volumes import Volume
@@ -101,11 +101,11 @@ class Analyst:
             progress(0.2, f"Scoring {len(volume.slices)} slices")
             prediction = predict_volume(self.model, self.processor, volume, threshold=threshold)
         progress(0.9, "Drawing")
-        images = zero_background(volume.slices)
-        brain = images[images > 0]
+        images = BrainSlices(volume.slices)
+        brain = images.whole()[images.foreground()]
         return Analysis(
             scan=scan,
-            images=images,
+            images=images.whole(),
             white=float(np.percentile(brain, 99.5)) if brain.size else 1.0,
             prediction=prediction,
         )

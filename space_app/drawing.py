@@ -11,7 +11,8 @@ from PIL import Image
 
 from modeling_rasalore.prediction.outputs import describe
 from modeling_rasalore.prediction.volume import FloatImage, VolumePrediction
-from modeling_rasalore.scans.overlays import MASK_COLOUR, SCORE_RAMP, overlay_slice
+from modeling_rasalore.scans.background import brain_of
+from modeling_rasalore.scans.overlays import MASK_COLOUR, SCORE_RAMP, brain_window, overlay_slice
 
 WIDTH = 512  # of a picture in pixels
 DOUBT_RAMP = ((20, 60, 160), (80, 240, 255))  # no or full doubt; far from the colours of scores
@@ -44,22 +45,12 @@ def draw_slice(
     colours, ramp = analysis.prediction.scores[place], SCORE_RAMP
     if spread is not None:
         # Of the slice's most uncertain pixels, as a root: trained models doubt little, at edges.
-        most = np.percentile(spread[analysis.images[index] > 0], 99) if spread.any() else 0
+        most = np.percentile(spread[brain_of(analysis.images[index])], 99) if spread.any() else 0
         share = (spread[rows, columns] / max(float(most), LEAST_SPREAD)).clip(0, 1)
         colours, ramp = np.sqrt(share), DOUBT_RAMP
     plain = overlay_slice(unit_image, np.zeros_like(unit_image), [], size)
     outlines = [(mask[place], MASK_COLOUR, 2)]
     return plain, overlay_slice(unit_image, colours, outlines, size, opacity, ramp)
-
-
-def brain_window(images: FloatImage) -> tuple[slice, slice]:
-    """Rows and columns of (S, H, W) that hold brain in any slice, with a margin of 4 pixels."""
-    window = []
-    for axes in ((0, 2), (0, 1)):
-        brain = (images > 0).any(axes)
-        used = np.flatnonzero(brain) if brain.any() else np.arange(brain.size)
-        window.append(slice(max(int(used[0]) - 4, 0), int(used[-1]) + 5))
-    return window[0], window[1]
 
 
 def inline_picture(picture: Image.Image) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from modeling_rasalore import (
     RasaloreModel,
 )
 from modeling_rasalore.cli import main
-from modeling_rasalore.scans.finding import output_places
+from modeling_rasalore.scans.finding import output_stems
 from modeling_rasalore.scans.volume_writing import write_nifti
 from modeling_rasalore.scans.volumes import read_volume
 
@@ -115,7 +115,7 @@ def test_incomplete_weights_are_refused(scan, tmp_path, capsys):
 
 def test_results_mirror_the_folders_of_the_scans():
     scans = [Path("/data/sub-1/anat/t2.nii.gz"), Path("/data/sub-2/anat/t2.nii")]
-    assert output_places(scans, Path("out")) == [
+    assert output_stems(scans, Path("out")) == [
         Path("out/sub-1/anat/t2"),
         Path("out/sub-2/anat/t2"),
     ]
@@ -123,12 +123,12 @@ def test_results_mirror_the_folders_of_the_scans():
 
 def test_results_of_one_folder_are_not_nested():
     scans = [Path("/data/a.nii"), Path("/data/b.nii.gz")]
-    assert output_places(scans, Path("out")) == [Path("out/a"), Path("out/b")]
+    assert output_stems(scans, Path("out")) == [Path("out/a"), Path("out/b")]
 
 
 def test_two_scans_with_one_name_are_refused():
     with pytest.raises(ValueError, match="name each scan once"):
-        output_places([Path("/data/a.nii"), Path("/data/a.nii.gz")], Path("out"))
+        output_stems([Path("/data/a.nii"), Path("/data/a.nii.gz")], Path("out"))
 
 
 def test_phantoms_are_written_with_the_asked_numbers(tmp_path, capsys):

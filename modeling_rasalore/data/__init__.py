@@ -3,6 +3,7 @@
 labels.py            slice labels: slice_labels.csv, rules for areas
 layouts.py           BraTS 20/21/23, MSD and plain folders -> patients
 patient.py           Patient: what is known before anything is opened
+phantom_template.py  the tissue maps that synthetic brains are warped from
 phantom_tumours.py   tumours of synthetic patients
 phantoms.py          synthetic patients
 shard_writing.py     write prepared slices as Parquet

@@ -1,4 +1,4 @@
-"""Slice labels: read slice_labels.csv, or derive them from lesion areas."""
+"""Read slice labels from slice_labels.csv, or derive them from lesion areas."""
 
 import csv
 import difflib
@@ -15,10 +15,22 @@ from .patient import Patient
 logger = logging.getLogger(__name__)
 
 LABELS_FILE = "slice_labels.csv"
-LABEL_WORDS = {"healthy": 0, "0": 0, "unhealthy": 1, "1": 1}
+UNHEALTHY, HEALTHY, UNKNOWN = 1, 0, -1
+LABEL_NAMES = {UNHEALTHY: "unhealthy", HEALTHY: "healthy"}
+LABEL_WORDS = {"healthy": HEALTHY, "0": HEALTHY, "unhealthy": UNHEALTHY, "1": UNHEALTHY}
+# The paper counts "more than 200 px" on 1 mm pixels; as an area it means the same on every scan.
+UNHEALTHY_AREA = 200.0  # mm2
 
 
 def add_slice_labels(patients: Sequence[Patient], path: Path) -> list[Patient]:
+    """Return the patients with the labels that slice_labels.csv at `path` gives their slices.
+
+    A patient that the file does not name has no labelled slice; a warning says so.
+
+    Raises:
+        ValueError: a column is missing, a row without an index or a label, one slice with both
+            labels, or a volume that is none of the patients.
+    """
     labels = _read_labels(path)
     known = [patient.patient_id for patient in patients]
     for volume in labels:
@@ -61,12 +73,6 @@ def _read_labels(path: Path) -> dict[str, dict[int, int]]:
                     "healthy and unhealthy; keep one of the two rows."
                 )
     return labels
-
-
-# The paper counts "more than 200 px" on 1 mm pixels; as an area it means the same on every scan.
-UNHEALTHY_AREA = 200.0  # mm2
-UNHEALTHY, HEALTHY, UNKNOWN = 1, 0, -1
-LABEL_NAMES = {UNHEALTHY: "unhealthy", HEALTHY: "healthy"}
 
 
 def label_slices(lesion: np.ndarray, spacing: tuple[float, float]) -> list[int]:

@@ -1,4 +1,4 @@
-"""Which scans, masks and slice labels a folder holds: one table for the known data-set layouts."""
+"""Find which scans, masks and slice labels a folder holds, by one table of known layouts."""
 
 import json
 from collections.abc import Iterable
@@ -106,7 +106,7 @@ def _find_prepared(root: str) -> list[Patient]:
     for part in content["parts"]:
         path = Path("data", f"{part['name']}.parquet")
         for row_group, entry in enumerate(part["patients"]):
-            place = PreparedSlices(
+            prepared = PreparedSlices(
                 root,
                 part["name"],
                 part["bytes"],
@@ -118,15 +118,16 @@ def _find_prepared(root: str) -> list[Patient]:
                 Patient(
                     patient_id=entry["patient_id"],
                     images=dict.fromkeys(entry["modalities"], path),
-                    mask=path if place.mask_bytes else None,
+                    mask=path if prepared.mask_bytes else None,
                     source=entry["source"],
-                    prepared=place,
+                    prepared=prepared,
                 )
             )
     return sorted(patients, key=lambda patient: patient.patient_id)
 
 
 def _match(root: Path, layout: Layout) -> list[Patient]:
+    """Return the patients of one known layout."""
     patients = []
     for match in sorted(root.glob(layout.pattern)):
         if match.name.startswith("."):  # "._name" files are left behind by macOS archives
@@ -150,13 +151,13 @@ def _match(root: Path, layout: Layout) -> list[Patient]:
 
 def _match_names(root: Path) -> list[Patient]:
     """Return the patients of a folder of patient folders, or of plain files, by words in names."""
-    found: dict[str, list[tuple[str | None, Path]]] = {}
+    files: dict[str, list[tuple[str | None, Path]]] = {}
     levels = ("*", "*/*", "*/*/*", "*/*/*/*")  # "**" would not enter linked folders
     for path in (path for level in levels for path in nifti_files(root, level)):
         parts = path.relative_to(root).parts
         patient_id = parts[0] if len(parts) > 1 else name_before_role(path)
-        found.setdefault(patient_id, []).append((role_by_words(path), path))
-    patients = [_patient(patient_id, roles, "folder") for patient_id, roles in found.items()]
+        files.setdefault(patient_id, []).append((role_by_words(path), path))
+    patients = [_patient(patient_id, roles, "folder") for patient_id, roles in files.items()]
     return [patient for patient in patients if patient.images]
 
 
@@ -188,9 +189,9 @@ def _role_by_ending(path: Path, layout: Layout) -> str | None:
 def _nothing_found(root: Path) -> str:
     if not root.is_dir():
         return f"the data root must be a folder, got {root}, which is not there."
-    found = sorted(path.name for path in root.iterdir())
+    names = sorted(path.name for path in root.iterdir())
     patterns = ", ".join(layout.pattern for layout in LAYOUTS)
     return (
         f"no known layout in {root}: looked for {patterns}, and for .nii or .nii.gz files named by "
-        f"sequence (flair, t1ce, t1, t2, ...); found {some(found) if found else 'nothing'}."
+        f"sequence (flair, t1ce, t1, t2, ...); found {some(names) if names else 'nothing'}."
     )

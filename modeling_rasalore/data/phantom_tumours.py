@@ -1,4 +1,4 @@
-"""Random tumours: where they grow in a brain, what they consist of, how bright each part is.
+"""Grow random tumours: where they lie in a brain, what they consist of, how bright each part is.
 
 A tumour is a noise-perturbed ellipsoid of two nested parts. The tumour core displaces whatever was
 there; the oedema around it spreads by a travel cost that is low in white matter, high in grey
@@ -153,23 +153,23 @@ def draw_tumour(
 def place_tumours(
     rng: np.random.Generator,
     seeds: np.ndarray,
-    places: np.ndarray,
+    positions: np.ndarray,
     inside: np.ndarray,
     axes: tuple[np.ndarray, ...],
 ) -> list[Tumour]:
     """Return one random tumour, sometimes two.
 
     Args:
-        rng: source of their number, places and properties.
+        rng: source of their number, positions and properties.
         seeds: (N, 3), where in an atlas tumours may start; all are equally likely.
-        places: (3, X, Y, Z), where each voxel lies in that atlas.
+        positions: (3, X, Y, Z), where each voxel lies in that atlas.
         inside: (X, Y, Z) bool, the brain.
         axes: per axis, the voxel centres in mm from the centre of the volume.
     """
     tumours = []
     for _ in range(1 + (rng.random() < 0.12)):
         seed = seeds[rng.integers(len(seeds))]
-        offsets = places[:, inside] - seed[:, None]
+        offsets = positions[:, inside] - seed[:, None]
         nearest = np.argwhere(inside)[(offsets**2).sum(axis=0).argmin()]
         centre = np.array([float(axis[i]) for axis, i in zip(axes, nearest, strict=True)])
         tumours.append(draw_tumour(rng, centre))
@@ -182,7 +182,7 @@ def push_away(tumour: Tumour, axes: tuple[np.ndarray, ...]) -> np.ndarray:
     Largest on the surface of the tumour core, 0 in its centre and from 2.5 core radii on.
 
     Args:
-        tumour: gives the place, the amount and the size of the core.
+        tumour: gives the centre, the amount and the size of the core.
         axes: per axis, the voxel centres in mm from the centre of the volume.
     """
     radius = tumour.diameter / 2 * np.cbrt(max(tumour.core_share, 0.1))

@@ -1,4 +1,4 @@
-"""Synthetic brains in four MRI sequences, with or without tumours, and with their masks.
+"""Make synthetic brains in four MRI sequences, with or without tumours, and their masks.
 
 A patient is made in five steps: (1) warp the tissue maps of the MNI152 template, (2) grow tumours
 in them, (3) mix tissue intensities per sequence, with texture and harmless bright spots, (4) paint
@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from scipy import ndimage
 from tqdm.auto import tqdm
 
 from ..scans.volume_writing import write_nifti
+from .phantom_template import Template, load_template
 from .phantom_tumours import (
     Growth,
     Tumour,
@@ -65,39 +66,19 @@ class Phantom:
 
 
 @dataclass(frozen=True, eq=False)
-class Template:
-    """MNI152 at 1 mm, cropped to the brain, blurred as far as a voxel size asks for.
-
-    Attributes:
-        grey, white, fluid, brain: (I, J, K) float32 in [0, 1].
-        into_ventricles: (3, I/4, J/4, K/4) float32, vectors of length <= 1 towards the ventricles.
-        seeds: (N, 3), the places where a tumour may start, in template voxels.
-        midline: the first coordinate that separates the hemispheres.
-    """
-
-    grey: np.ndarray
-    white: np.ndarray
-    fluid: np.ndarray
-    brain: np.ndarray
-    into_ventricles: np.ndarray
-    seeds: np.ndarray
-    midline: float
-
-
-@dataclass(frozen=True, eq=False)
 class Brain:
     """A warped template on the phantom's grid.
 
     Attributes:
         axes: per axis, the voxel centres in mm from the centre of the volume.
-        places: (3, X, Y, Z) float32, where each voxel lies in the template, in its voxels.
+        positions: (3, X, Y, Z) float32, where each voxel lies in the template, in its voxels.
         to_template: (3, 3), mm on this grid -> template voxels, the fine warp left out.
         inside: (X, Y, Z) bool, the N voxels of the brain.
         surface: (N,) float32, 1 at the border of the brain, 0 from about 3 mm on.
     """
 
     axes: tuple[np.ndarray, ...]
-    places: np.ndarray
+    positions: np.ndarray
     to_template: np.ndarray
     inside: np.ndarray
     surface: np.ndarray
@@ -145,11 +126,11 @@ def make_phantom(
     axes = tuple((np.arange(n, dtype=np.float32) - (n - 1) / 2) * step for n, step in steps)
     template = load_template(voxel)
     brain = _warp_template(anatomy_rng, template, axes)
-    where = (template.seeds, brain.places, brain.inside, axes)
+    where = (template.seeds, brain.positions, brain.inside, axes)
     tumours = place_tumours(tumour_rng, *where) if tumour else []
     tissues = _read_tissues(anatomy_rng, template, brain, tumours)
     white, fluid = brain.volume(tissues.white), brain.volume(tissues.fluid, outside=1)
-    side = brain.places[0] - template.midline
+    side = brain.positions[0] - template.midline
     growths = [grow_tumour(t, tumour_rng, axes, white, fluid, side) for t in tumours]
     mask = np.zeros(size, np.uint8)
     for growth in growths:
@@ -221,42 +202,6 @@ def _check_grid(
     return size, (x, y, z)
 
 
-@lru_cache(maxsize=2)
-def load_template(voxel_size: tuple[float, float, float]) -> Template:
-    """Return the MNI152 template, ready to be sampled with voxels of `voxel_size` mm."""
-    from nilearn import datasets  # here, because importing it takes seconds
-
-    scans = [
-        datasets.load_mni152_gm_template(resolution=1),
-        datasets.load_mni152_wm_template(resolution=1),
-        datasets.load_mni152_brain_mask(resolution=1),
-    ]
-    maps = [np.asarray(scan.dataobj, dtype=np.float32) for scan in scans]
-    box = ndimage.find_objects(maps[-1].astype(int))[0]
-    grey, white, brain = (volume[box] for volume in maps)
-    origin = np.linalg.inv(scans[0].affine)[:3, 3] - [side.start for side in box]
-    fluid = np.clip(brain - grey - white, 0, 1)
-
-    # The ventricles are the CSF more than 20 mm below the surface; 4 mm are fine enough here.
-    depth = 4 * ndimage.distance_transform_edt(brain[::4, ::4, ::4])
-    ventricles = ndimage.gaussian_filter(fluid, 2)[::4, ::4, ::4] * (depth > 20)
-    pull = np.stack(np.gradient(ndimage.gaussian_filter(ventricles, 1.5)))
-    pull /= np.linalg.norm(pull, axis=0).max()
-
-    seeds = np.argwhere(white[::4, ::4, ::4] > 0.7) * 4
-    seeds = seeds[seeds[:, 2] > origin[2] - 30]  # cerebrum: tumours below it are rare in adults
-    blur = 0.42 * np.sqrt(np.maximum(np.square(voxel_size) - 1, 0))
-    return Template(
-        grey=ndimage.gaussian_filter(grey, blur),
-        white=ndimage.gaussian_filter(white, blur),
-        fluid=ndimage.gaussian_filter(fluid, blur),
-        brain=ndimage.gaussian_filter(brain, np.maximum(blur, 2)),
-        into_ventricles=pull.astype(np.float32),
-        seeds=seeds,
-        midline=float(origin[0]),
-    )
-
-
 def _warp_template(
     rng: np.random.Generator, template: Template, axes: tuple[np.ndarray, ...]
 ) -> Brain:
@@ -268,13 +213,15 @@ def _warp_template(
     to_template = (np.diag([flip, -1, 1] / scale) @ tilt).astype(np.float32)  # LPS mm -> RAS voxels
     centre = (np.array(template.brain.shape) - 1) / 2 + rng.normal(0, 2, 3)
     grid = np.meshgrid(*axes, indexing="ij", sparse=True)
-    places = np.stack([sum(f * g for f, g in zip(row, grid, strict=True)) for row in to_template])
+    positions = np.stack(
+        [sum(f * g for f, g in zip(row, grid, strict=True)) for row in to_template]
+    )
     for axis in range(3):
-        places[axis] += centre[axis]
-        places[axis] += 3.0 * smooth_field(rng, axes, 45.0) + 1.2 * smooth_field(rng, axes, 18.0)
-    depth = _sample(template.brain, places)
+        positions[axis] += centre[axis]
+        positions[axis] += 3.0 * smooth_field(rng, axes, 45.0) + 1.2 * smooth_field(rng, axes, 18.0)
+    depth = _sample(template.brain, positions)
     inside = depth > 0.68
-    return Brain(axes, places, to_template, inside, np.clip((0.98 - depth[inside]) / 0.25, 0, 1))
+    return Brain(axes, positions, to_template, inside, np.clip((0.98 - depth[inside]) / 0.25, 0, 1))
 
 
 def _read_tissues(
@@ -282,15 +229,16 @@ def _read_tissues(
 ) -> Tissues:
     """Return the tissues of a brain with its own width of sulci and ventricles, pushed aside by
     `tumours`; how many numbers `rng` draws does not depend on these."""
-    places = brain.places[:, brain.inside]
+    positions = brain.positions[:, brain.inside]
     for tumour in tumours:
         push = push_away(tumour, brain.axes)[:, brain.inside]
-        places = places - np.einsum("ij,jn->in", brain.to_template, push)
-    pull = np.stack([_sample(axis, places / 4) for axis in template.into_ventricles])
+        positions = positions - np.einsum("ij,jn->in", brain.to_template, push)
+    pull = np.stack([_sample(axis, positions / 4) for axis in template.into_ventricles])
     left, right = rng.uniform(-2, 4) + rng.normal(0, 1, 2)  # mm by which each ventricle is wider
-    places = places + np.where(places[0] < template.midline, left, right).astype(np.float32) * pull
+    wider = np.where(positions[0] < template.midline, left, right).astype(np.float32)
+    positions = positions + wider * pull
     maps = (template.white, template.grey, template.fluid)
-    white, grey, fluid = (_sample(tissue, places) for tissue in maps)
+    white, grey, fluid = (_sample(tissue, positions) for tissue in maps)
     widening = rng.normal(0.0, 0.3) + 0.6 * smooth_field(rng, brain.axes, 9.0)[brain.inside]
     # Powers undo part of the blur of a template that averages 152 people.
     white, grey, fluid = white**1.5, grey**1.5, fluid**1.2 * np.exp(widening)
@@ -298,8 +246,8 @@ def _read_tissues(
     return Tissues(white / total, grey / total, fluid / total, np.linalg.norm(pull, axis=0))
 
 
-def _sample(data: np.ndarray, places: np.ndarray) -> np.ndarray:
-    return ndimage.map_coordinates(data, places, np.float32, order=1, mode="constant")
+def _sample(data: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    return ndimage.map_coordinates(data, positions, np.float32, order=1, mode="constant")
 
 
 def _image(

@@ -1,9 +1,8 @@
-"""Slices as Parquet: nothing lost, one row group per patient, true masks in files of their own.
+"""Write slices as Parquet: nothing lost, a row group per patient, true masks in their own files.
 
-A folder holds data/<part>.parquet, masks/<part>.parquet where masks are asked for,
-index.parquet with every row but its images, and slices.json, which says what lies where and is
-written last. `datasets` reads the files alone; `find_patients`
-reads the folder like one of scans.
+A folder holds data/<part>.parquet, masks/<part>.parquet where masks are asked for, index.parquet
+with every row but its images, and slices.json, which says what lies where and is written last.
+`datasets` reads the files alone; `find_patients` reads the folder like one of scans.
 """
 
 from collections import Counter
@@ -19,6 +18,7 @@ import pyarrow.parquet as pq
 from datasets import Features, Image, List, Value
 
 from ..files import first_line, replace_file, sha256_of, write_json
+from ..scans.background import brain_of
 from .labels import LABEL_NAMES
 from .layouts import INDEX_FILE, SLICES_FILE, SLICES_FORMAT
 from .patient import LabelledSlice, Patient
@@ -105,8 +105,8 @@ def write_part(
         masks.parent.mkdir(parents=True, exist_ok=True)
         replace_file(
             masks,
-            lambda beside: replace_file(
-                data, lambda draft: _fill(draft, beside, patients, choice, entry)
+            lambda mask_draft: replace_file(
+                data, lambda draft: _fill(draft, mask_draft, patients, choice, entry)
             ),
         )
     else:
@@ -120,10 +120,13 @@ def write_part(
 def write_manifest(
     folder: Path, parts: Sequence[dict[str, Any]], choice: SliceChoice, **facts: Any
 ) -> Path:
-    """Write index.parquet, every row without its images, and slices.json, which names the parts."""
-    facts_of = [*FACTS, *(BRAIN + modality for modality in choice.modalities)]
+    """Write index.parquet, every row without its images, and slices.json, which names the parts.
+
+    Returns the path of slices.json.
+    """
+    columns = [*FACTS, *(BRAIN + modality for modality in choice.modalities)]
     tables = [
-        pq.read_table(folder / "data" / f"{p['name']}.parquet", columns=facts_of) for p in parts
+        pq.read_table(folder / "data" / f"{p['name']}.parquet", columns=columns) for p in parts
     ]
     index = pa.concat_tables(tables).replace_schema_metadata(None)
     replace_file(folder / INDEX_FILE, lambda draft: pq.write_table(index, draft))
@@ -146,12 +149,12 @@ def write_manifest(
 
 
 def label_counts(labels: Counter[str]) -> dict[str, int]:
-    """How many slices have each label."""
+    """Return how many slices have each label."""
     return {name: labels[name] for name in ("unhealthy", "healthy", "neither")}
 
 
 def describe_inputs(patient: Patient, modalities: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Name of each of a patient's files -> its length."""
+    """Return the length of each of a patient's files, by name."""
     if patient.prepared:
         return {}
     paths = [patient.images[modality] for modality in modalities if modality in patient.images]
@@ -166,6 +169,7 @@ def _fill(
     choice: SliceChoice,
     entry: dict[str, Any],
 ) -> None:
+    """Write the Parquet files of some patients, and what is in them into `entry`."""
     with ExitStack() as stack:
         writer = stack.enter_context(_writer(data, choice.columns))
         mask_writer = stack.enter_context(_writer(masks, MASK_COLUMNS)) if masks else None
@@ -205,7 +209,7 @@ def read_rows(patient: Patient, choice: SliceChoice) -> list[Row]:
         for example in read_slices(patient, modality, choice.with_masks, choice.skip):
             row = rows.setdefault(example.slice_index, _blank(example, choice))
             row[modality] = {"bytes": encode_slice(example.image), "path": None}
-            row[BRAIN + modality] = int(np.count_nonzero(example.image))
+            row[BRAIN + modality] = int(np.count_nonzero(brain_of(example.image)))
             if example.mask is not None:
                 row["mask"] = {"bytes": encode_mask(example.mask), "path": None}
     if not rows:

@@ -7,7 +7,7 @@ from functools import cache
 
 import numpy as np
 
-from ..scans.background import zero_background
+from ..scans.background import brain_of, zero_background
 from ..scans.naming import MODALITIES
 from ..scans.volumes import read_facts, read_mask, read_volume
 from .labels import LABELS_FILE, UNKNOWN, label_slices
@@ -31,7 +31,7 @@ def read_slices(
         modality: "t1", "t1ce", "t2", "flair" or "all".
         with_mask: also read the true masks, for scoring.
         skip: how many of the first and of the last axial slices are left out.
-        labels: keep only slices with these labels, such as {0, 1} to train; None keeps all.
+        labels: yield only slices with these labels, such as {0, 1} to train; None yields all.
         only: indices of slices, to read no others; None reads all.
 
     Raises:
@@ -42,10 +42,21 @@ def read_slices(
     _require(patient, modality)
     if modality == ALL:
         yield from _read_all(patient, with_mask, skip, labels, only)
-        return
-    if patient.prepared:
+    elif patient.prepared:
         yield from read_prepared(patient, modality, with_mask, skip, labels, only)
-        return
+    else:
+        yield from _read_scan(patient, modality, with_mask, skip, labels, only)
+
+
+def _read_scan(
+    patient: Patient,
+    modality: str,
+    with_mask: bool,
+    skip: int,
+    labels: Collection[int] | None,
+    only: Collection[int] | None,
+) -> Iterator[LabelledSlice]:
+    """Yield the slices of one sequence, decoded once."""
     volume = read_volume(patient.images[modality], patient.channels.get(modality))
     if volume.replaced_voxels:
         replaced = f"{volume.replaced_voxels} NaN or infinite voxels were set to 0"
@@ -55,10 +66,10 @@ def read_slices(
     lesion = None
     if patient.mask is not None and (with_mask or patient.slice_labels is None):
         lesion = read_mask(patient.mask, volume) > 0
-    truth = lesion.astype(np.uint8) if with_mask and lesion is not None else None
+    truth = lesion if with_mask else None
     slice_labels = _all_labels(patient, len(images), lesion, volume.spacing[1:])
     used = _used(patient, len(images), skip)
-    with_brain = [index for index in used if images[index].any()]
+    with_brain = [index for index in used if brain_of(images[index]).any()]
     if blank := len(used) - len(with_brain):
         _say_once(logging.INFO, f"{volume.path}: {blank} slices without brain are skipped")
     for index in with_brain:
@@ -66,7 +77,7 @@ def read_slices(
             yield LabelledSlice(
                 image=images[index].copy(),  # a view would keep the whole volume in memory
                 label=slice_labels[index],
-                mask=None if truth is None else truth[index].copy(),
+                mask=None if truth is None else truth[index].astype(np.uint8),
                 patient_id=patient.patient_id,
                 slice_index=index,
                 slice_count=len(images),
@@ -82,7 +93,7 @@ def _read_all(
     labels: Collection[int] | None,
     only: Collection[int] | None,
 ) -> Iterator[LabelledSlice]:
-    """Slices with brain in any sequence; one that the patient does not have is 0 everywhere."""
+    """Yield slices with brain in any sequence; one that the patient lacks is 0 everywhere."""
     check_one_grid(patient, MODALITIES)
     slices: dict[int, LabelledSlice] = {}
     for channel, modality in enumerate(MODALITIES):
@@ -138,7 +149,7 @@ def _all_labels(
 
 
 def check_one_grid(patient: Patient, modalities: Sequence[str]) -> None:
-    """Return nothing where these sequences share shape and place in space; headers alone are read.
+    """Refuse sequences that do not share shape and place in space; headers alone are read.
 
     Those that the patient does not have are passed over; prepared slices were checked when they
     were prepared.
@@ -149,16 +160,17 @@ def check_one_grid(patient: Patient, modalities: Sequence[str]) -> None:
     names = [name for name in modalities if name in patient.images]
     if patient.prepared or patient.channels or len(names) < 2:
         return
-    first, *others = [(name, read_facts(patient.images[name])) for name in names]
-    for name, facts in others:
-        if facts.shape == first[1].shape:
-            offset = float(np.abs(facts.corners - first[1].corners).max())
-            if offset <= min(facts.spacing):
+    geometries = {name: read_facts(patient.images[name]).geometry for name in names}
+    first = geometries[names[0]]
+    for name, geometry in geometries.items():
+        if geometry.shape == first.shape:
+            offset = geometry.offset_from(first)
+            if offset <= min(geometry.spacing):
                 continue
-            found = f"corners up to {offset:.1f} mm apart"
+            difference = f"corners up to {offset:.1f} mm apart"
         else:
-            found = f"{first[1].shape} and {facts.shape} voxels"
+            difference = f"{first.shape} and {geometry.shape} voxels"
         raise ValueError(
-            f"sequences that are used together must lie on one grid, but {first[0]} and {name} of "
-            f"{patient.patient_id} have {found}; register and resample one onto the other."
+            f"sequences that are used together must lie on one grid, but {names[0]} and {name} of "
+            f"{patient.patient_id} have {difference}; register and resample one onto the other."
         )

@@ -1,4 +1,4 @@
-"""Who is learned from, who chooses and who is tested: shared out once, and kept in a file."""
+"""Share patients out once, to learn from, to choose by and to test on, and store it in a file."""
 
 import hashlib
 import json
@@ -71,7 +71,7 @@ def write_split(
     """
     seen = [ids for source in sources for ids in _read_all(Path(source) / "split.json")]
     own, earlier = split_hash(split), {_hash_of(ids): ids for ids in seen}
-    named = [{**ids, "sha256": found} for found, ids in earlier.items() if found != own]
+    named = [{**ids, "sha256": digest} for digest, ids in earlier.items() if digest != own]
     content = {**_ids(split), "sha256": own, "earlier": named}
     Path(path).write_text(json.dumps(content, indent=1) + "\n")
     return Path(path)
@@ -113,12 +113,12 @@ def refuse_other_split(folder: str | Path, split: Mapping[str, Sequence[Patient]
 
 
 def _read_all(path: str | Path) -> list[Ids]:
-    """The split of a file, then the earlier ones that it names; raises as `read_split`."""
+    """Return the split of a file, then the earlier ones that it names; raises as `read_split`."""
     try:
         content = json.loads(Path(path).read_text())
-        found = [content, *content.get("earlier", [])]
-        named = [{name: [str(one) for one in split[name]] for name in SPLITS} for split in found]
-        hashes = [split["sha256"] for split in found]
+        splits = [content, *content.get("earlier", [])]
+        named = [{name: list(map(str, split[name])) for name in SPLITS} for split in splits]
+        hashes = [split["sha256"] for split in splits]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         keys = ", ".join((*SPLITS, "sha256"))
         raise ValueError(f"{path}: a split file is JSON with the keys {keys}.") from error
@@ -129,15 +129,15 @@ def _read_all(path: str | Path) -> list[Ids]:
     return named
 
 
-def _share(asked: int | float, total: int, name: str) -> int:
+def _share(amount: int | float, total: int, name: str) -> int:
     """Return how many of `total` persons a count or a fraction stands for."""
-    if asked < 0 or (isinstance(asked, float) and asked >= 1):
+    if amount < 0 or (isinstance(amount, float) and amount >= 1):
         raise ValueError(
-            f"{name} must be a number of patients or a fraction from 0 to below 1, got {asked}."
+            f"{name} must be a number of patients or a fraction from 0 to below 1, got {amount}."
         )
-    if isinstance(asked, float):
-        return max(1, round(asked * total)) if asked > 0 else 0
-    return asked
+    if isinstance(amount, float):
+        return max(1, round(amount * total)) if amount > 0 else 0
+    return amount
 
 
 def _check_fold(folds: int, fold: int, persons: int) -> None:

@@ -1,10 +1,12 @@
-"""What tells that one patient is in two places: ids in two parts of a split, copies of an image."""
+"""Tell that one patient is in two places: ids in two parts of a split, copies of an image."""
 
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
 import numpy as np
+
+from ..scans.background import index_box
 
 
 def check_disjoint(split: Mapping[str, Iterable[str]]) -> None:
@@ -27,8 +29,7 @@ def image_fingerprint(slices: np.ndarray) -> str:
     Data type, a factor on the intensities and margins without signal (0 or below) change nothing.
     """
     shown = np.asarray(slices, np.float64).clip(min=0)
-    sides = [np.flatnonzero(shown.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
-    shown = shown[np.ix_(*sides)]
+    shown = shown[index_box(shown > 0) or np.s_[:0, :0, :0]]
     # Not rounded at one half: ratios of whole numbers lie on it, where a copy's last bit decides.
     levels = np.floor(shown / shown.max(initial=1e-30) * 255 + 0.382).astype(np.uint8)
     return hashlib.sha256(repr(levels.shape).encode() + levels.tobytes()).hexdigest()

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ..files import first_line, remove_drafts, replace_file, sha256_of
-from ..scans.finding import output_places
+from ..scans.finding import output_stems
 from ..scans.reading import read_scan
 from ..scans.volume_writing import write_volume
 from ..scans.volumes import Volume
@@ -159,7 +159,7 @@ def close_line(path: Path) -> None:
 def places_of(archive: Archive) -> dict[str, Path]:
     """Start of the names of each scan's files, by scan: `out` mirrors the archive's folders."""
     paths = [archive.root / name for name in archive.names]
-    return dict(zip(archive.names, output_places(paths, archive.out / VOLUMES), strict=True))
+    return dict(zip(archive.names, output_stems(paths, archive.out / VOLUMES), strict=True))
 
 
 def read_ahead(

@@ -11,6 +11,8 @@ from scipy import ndimage
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from ..scans.background import index_box
+
 NEIGHBOURS_26 = np.ones((3, 3, 3))
 PIECE_VOXELS = 2**20
 
@@ -63,15 +65,6 @@ def remove_small_parts(mask: NDArray[np.uint8], smallest: float) -> None:
     for own, parts, count in _pieces(mask[box]):
         own[...] = np.append(False, kept[start : start + count])[parts[: len(own)]]
         start += count
-
-
-def index_box(mask: NDArray[np.uint8]) -> tuple[slice, slice, slice] | None:
-    """Return the slices, rows and columns that a mask touches; None when it is empty."""
-    touched = [np.flatnonzero(mask.any(axes)) for axes in ((1, 2), (0, 2), (0, 1))]
-    if not len(touched[0]):
-        return None
-    slices, rows, columns = (slice(int(t[0]), int(t[-1]) + 1) for t in touched)
-    return slices, rows, columns
 
 
 def _pieces(

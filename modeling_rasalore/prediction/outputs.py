@@ -145,6 +145,6 @@ def describe_input(
     return {
         "input": volume.path.name,
         "input_sha256": digest or sha256_of(volume.path),
-        "input_voxel_order": volume.axis_codes,
+        "input_voxel_order": volume.geometry.axis_codes,
         "warnings": find_warnings(volume, trained_on),
     }

@@ -9,8 +9,8 @@ from typing import Any
 
 from ..files import first_line, remove_drafts, sha256_of, write_json
 from ..provenance import DISCLAIMER, peak_mib, provenance
-from ..scans.bids import BIDS_ENDINGS, bids_place, write_description
-from ..scans.finding import output_places
+from ..scans.bids import BIDS_ENDINGS, bids_stem, write_description
+from ..scans.finding import output_stems
 from ..scans.reading import read_scan
 from ..scans.volumes import Volume
 from .loading import computing_in
@@ -75,13 +75,13 @@ def predict_scans(
     Raises:
         ValueError: two scans would share their outputs.
     """
-    places = output_places(scans, out)
+    places = output_stems(scans, out)
     out.mkdir(parents=True, exist_ok=True)
     manifest = _new_manifest(model, settings)
     finished = _finished(out, manifest) if resume else {}
     if resume:
         remove_drafts(out)
-    if any(bids_place(scan) for scan in scans):
+    if any(bids_stem(scan) for scan in scans):
         write_description(out, manifest["versions"]["rasalore"])
     start = time.monotonic()
     for scan, place in zip(scans, places, strict=True):
@@ -141,7 +141,7 @@ def _predict_one(
     for warning in source["warnings"]:
         say(f"warning: {scan}: {warning}")
     prediction = predict_with(settings, model, processor, volume, model_facts)
-    endings = ENDINGS | (BIDS_ENDINGS if bids_place(scan) else {})
+    endings = ENDINGS | (BIDS_ENDINGS if bids_stem(scan) else {})
     paths = write_prediction(prediction, volume, place.parent, place.name, endings, source)
     seconds = round(time.monotonic() - start, 2)
     say(f"{scan}: {describe(prediction)}, {seconds:.1f} s")

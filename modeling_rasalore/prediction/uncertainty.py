@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..scans.background import BrainSlices
+from ..scans.background import BrainSlices, brain_of
 from ..scans.volumes import Volume
 from .volume import FloatImage, VolumePrediction, score_images
 
@@ -40,7 +40,7 @@ def predict_uncertainty(
         ValueError: fewer than 2 samples, or a model without Gaussian value noise.
     """
     with _drawing(model, samples, seed):
-        if not (image > 0).any():
+        if not brain_of(image).any():
             return np.zeros(image.shape, np.float32)
         scores = list(_draws(model, processor, image, samples, flips=False))
     return np.std(scores, axis=0, dtype=np.float32)
@@ -77,7 +77,7 @@ def add_uncertainty(
     agreed = 0
     with _drawing(model, samples, seed):
         for image, place in zip(images, spread, strict=True):
-            if not (image > 0).any():
+            if not brain_of(image).any():
                 continue
             draws = np.stack(list(_draws(model, processor, image, samples, flips)))
             place[...] = draws.std(axis=0)

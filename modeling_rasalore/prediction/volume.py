@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from torch import nn
 from tqdm.auto import tqdm
 
-from ..scans.background import BrainSlices, brain_of
-from ..scans.slice_frame import corners
+from ..scans.background import BrainSlices, brain_of, index_box
+from ..scans.slice_frame import box_corners
 from ..scans.volumes import Volume
-from .mask_3d import index_box, part_sizes, remove_small_parts, smooth_scores
+from .mask_3d import part_sizes, remove_small_parts, smooth_scores
 
 FloatImage = NDArray[np.float32]
 
@@ -82,7 +82,7 @@ class VolumePrediction:
             return None
         low = np.array([side.start for side in box]) - 0.5  # a voxel's index is its centre
         high = np.array([side.stop for side in box]) - 0.5
-        found = corners(self.slice_affine, low, high)
+        found = box_corners(self.slice_affine, low, high)
         return [found.min(0).round(3).tolist(), found.max(0).round(3).tolist()]
 
 
@@ -135,9 +135,10 @@ def predict_volume(
         smooth_scores(scores, images.foreground(), volume.spacing, smooth_mm)
     mask = (scores > threshold).view(np.uint8)
     if smallest_ml:
-        remove_small_parts(mask, smallest_ml * 1000 / float(np.prod(volume.spacing)))
+        remove_small_parts(mask, smallest_ml * 1000 / volume.geometry.voxel_mm3)
     facts = model_facts or describe_model(model)
-    return VolumePrediction(scores, mask, threshold, volume.spacing, facts, volume.slice_affine)
+    affine = volume.geometry.slice_affine
+    return VolumePrediction(scores, mask, threshold, volume.spacing, facts, affine)
 
 
 def predict_slices(
@@ -179,7 +180,7 @@ def _fill_maps(
     """Write the scores of slices with brain into `maps`, zeros of the slices' shapes."""
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
-    with_brain = [index for index, image in enumerate(images) if (image > 0).any()]
+    with_brain = [index for index, image in enumerate(images) if brain_of(image).any()]
     batches = range(0, len(with_brain), batch_size)
     for start in tqdm(batches, desc="slices", leave=False, disable=None):
         indices = with_brain[start : start + batch_size]

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
+from ..scans.background import brain_of
+
 # How a heatmap is scaled before its threshold. The poster divides by the maximum; rollout and
 # relevance have no zero of their own, so their range inside the brain is used.
 SCALING = {"cls_attention": "maximum", "attention_rollout": "geometric", "relevance": "range"}
@@ -99,7 +101,7 @@ class PseudoMaskRule:
         self, heatmap: NDArray[np.float32], image: NDArray[np.float32]
     ) -> NDArray[np.float32]:
         """Scores (H, W) of one slice and its heatmap, both (H, W); 0 outside the brain."""
-        brain = image > 0
+        brain = brain_of(image)
         heat = scale_heatmap(heatmap, brain, self.scaling)
         if self.guidance:
             heat = guided_filter(heat, image, brain, self.guidance)

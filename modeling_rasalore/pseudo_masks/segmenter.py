@@ -7,6 +7,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ..scans.background import index_box
+
 Mask = NDArray[np.uint8]
 Box = tuple[float, float, float, float]  # x of left, y of top, x of right, y of bottom in px
 
@@ -16,11 +18,11 @@ def bounding_box(mask: Mask, margin: float = 0.05) -> Box | None:
 
     The released code adds 0 to 19 px drawn without a seed; a fixed share gives the same box twice.
     """
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    if not len(rows):
+    box = index_box(mask)
+    if box is None:
         return None
     height, width = mask.shape
-    top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
+    top, bottom, left, right = box[0].start, box[0].stop, box[1].start, box[1].stop
     pad = margin * max(bottom - top, right - left)
     return (
         float(max(left - pad, 0)),

@@ -1,14 +1,15 @@
 """Bring a scan from disk into the slice frame, and results back onto its grid.
 
-background.py       what is brain, what is background
+background.py       what is brain, what is background, the box around it
 bids.py             BIDS data sets, raw and derived
 dicom.py            DICOM series from folders and zips
 finding.py          which scans a folder holds, where results go
 header_guard.py     refuse crafted headers before anything is decoded
 naming.py           what a file's name says it shows
 overlays.py         pictures of slices with map, mask and truth
-reading.py          any scan through one door; what its header tells
-slice_frame.py      the one place where axes change
+reading.py          any scan through one door, opened once; what its header tells
+series_files.py     files of a DICOM folder or zip, under byte budgets
+slice_frame.py      Geometry: where voxels lie; the one place where axes change
 volume_writing.py   NIfTI files on a scan's own grid
-volumes.py          Volume: NIfTI into the slice frame
+volumes.py          Volume: scans in the slice frame, from NIfTI or voxels
 """

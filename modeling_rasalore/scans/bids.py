@@ -1,4 +1,4 @@
-"""The names of BIDS: which scans of a data set are raw anatomy, and what results are called.
+"""Tell which scans of a BIDS data set are raw anatomy, and name results as BIDS does.
 
 https://bids-specification.readthedocs.io, version 1.10: raw data, and the derivatives of masks.
 """
@@ -23,11 +23,11 @@ def is_bids_dataset(folder: Path) -> bool:
 def is_raw_anatomy(path: Path, dataset: Path) -> bool:
     """Whether a file of a data set is a raw anatomical scan: sub-*/[ses-*/]anat/sub-*_*.nii.gz."""
     folders = path.relative_to(dataset).parts[:-1]
-    place = bids_place(path)
-    return place is not None and folders == place.parts[:-1]
+    stem = bids_stem(path)
+    return stem is not None and folders == stem.parts[:-1]
 
 
-def bids_place(path: Path) -> Path | None:
+def bids_stem(path: Path) -> Path | None:
     """Return where results of an anatomical scan belong, below a derivatives folder, or None.
 
     Such as sub-01/ses-1/anat/sub-01_ses-1_desc-anomaly, to which endings are added.

@@ -1,28 +1,24 @@
-"""One DICOM series, in a folder or a zip, as voxels with an affine; only this file imports pydicom.
+"""Read one DICOM series, in a folder or a zip, as voxels with an affine.
 
-Files are read one by one into memory under byte budgets; nothing of an archive is written to disk.
-No text of the files goes anywhere: of a series only numbers, and the sequence its name tells, are
-kept.
+Only this file imports pydicom. No text of the files goes anywhere: a series gives only numbers, and
+the sequence that its name tells.
 """
 
 import importlib.util
 import io
 import warnings
-import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..files import first_line
-from .header_guard import SUSPECT_BYTES, SUSPECT_RATIO, VOXEL_BUDGET, VolumeError
+from .header_guard import VOXEL_BUDGET, VolumeError
+from .series_files import SeriesError, SeriesFiles, open_files
 
-LARGEST_FILE = 2**26  # bytes of one slice's file; 2048 x 2048 voxels of 16 bits are 8 MiB
-LARGEST_ARCHIVE = 2 * VOXEL_BUDGET  # bytes of all files once unpacked
-MOST_FILES = 20_000
 GAP_TOLERANCE = 0.02  # of the distance between slices: positions are rounded in the files
 UNCOMPRESSED = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")
 PLACE_TAGS = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
@@ -33,7 +29,6 @@ HEADER_TAGS = [
 ]
 
 Namer = Callable[[str], str | None]  # words -> the sequence they name, such as "t2"
-Reader = Callable[[str], bytes]
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,35 +53,51 @@ class DicomSlice:
     shape: tuple[int, int]
     scaling: tuple[float, float]
 
+    @property
+    def normal(self) -> np.ndarray:
+        """(3,): which way the slice faces, LPS."""
+        return np.cross(*self.rows_and_columns)
 
-class StoredSlices:
-    """Slices on disk that look like an array (columns, rows, slices), decoded when sliced."""
 
-    dtype = np.dtype(np.float32)
+@dataclass(frozen=True, eq=False)
+class Series:
+    """An open series that looks like an array (columns, rows, slices), decoded when sliced.
 
-    def __init__(self, source: Path, slices: Sequence[DicomSlice], sequence: str | None):
-        self.source, self.slices, self.sequence = source, slices, sequence
-        rows, columns = slices[0].shape
-        self.shape = (columns, rows, len(slices))
+    Attributes:
+        source: the folder or zip.
+        affine: (4, 4), voxel indices -> mm in RAS+ world coordinates.
+        sequence: what its description names, such as "t2"; None if nothing.
+        warnings: one sentence each, for people.
+    """
+
+    source: Path
+    files: SeriesFiles
+    slices: Sequence[DicomSlice]
+    affine: np.ndarray
+    sequence: str | None
+    warnings: tuple[str, ...]
+
+    @property
+    def dtype(self) -> np.dtype:
+        """What voxels are decoded to."""
+        return np.dtype(np.float32)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Columns, rows, slices."""
+        rows, columns = self.slices[0].shape
+        return columns, rows, len(self.slices)
 
     def __getitem__(self, index: tuple[slice, slice, slice]) -> np.ndarray:
-        columns, rows, places = index
-        with _one_sentence(self.source), _files(self.source) as (_, read):
-            planes = [_decode(read(found.name), found) for found in self.slices[places]]
-        return np.stack(planes, axis=-1)[columns, rows]
+        columns, rows, planes = index
+        with _one_sentence(self.source):
+            voxels = [_decode(self.files.read(part.name), part) for part in self.slices[planes]]
+        return np.stack(voxels, axis=-1)[columns, rows]
 
 
-def is_dicom(path: Path) -> bool:
-    """Whether a path is a zip, or a folder with a DICOM file right in it."""
-    if path.is_dir():
-        return any(_starts_like_dicom(file) for file in _plain_files(path))
-    return path.suffix.lower() == ".zip"
-
-
-def read_series(
-    source: Path, modality: str | None, name_sequence: Namer
-) -> tuple[StoredSlices, np.ndarray, list[str]]:
-    """Return slices in order, their affine (4, 4) to RAS+ mm, and warnings; no voxel is decoded.
+@contextmanager
+def open_series(source: Path, modality: str | None, name_sequence: Namer) -> Iterator[Series]:
+    """Give the one series of a folder or zip; headers are read, no voxel is decoded.
 
     Args:
         source: a folder, or a zip, with the files of one series at any depth of the zip.
@@ -101,26 +112,43 @@ def read_series(
         raise VolumeError(
             f"{source}: DICOM needs the extra [dicom]; run pip install 'rasalore[dicom]'."
         )
-    with _one_sentence(source), _files(source) as (names, read):
-        series: dict[str, list[Any]] = {}
-        for name in names:
-            header = _header(read(name))
-            if header is not None:
-                series.setdefault(str(header.get("SeriesInstanceUID", "")), []).append(
-                    (name, header)
-                )
-        headers = _choose(series, modality, name_sequence)
-        found = [_describe(name, header) for name, header in headers]
-        slices, affine, notes = _arrange(found)
-        kind = str(headers[0][1].get("Modality", "MR"))
-        sequence = name_sequence(_words(headers[0][1]))
+    with ExitStack() as stack:
+        with _one_sentence(source):
+            files = stack.enter_context(open_files(source))
+            headers = _choose(_read_headers(files), modality, name_sequence)
+            slices = _in_order([_describe(name, header) for name, header in headers.items()])
+            step = _step(slices)
+            header = next(iter(headers.values()))
+            series = Series(
+                source=source,
+                files=files,
+                slices=slices,
+                affine=_affine(slices[0], step),
+                sequence=name_sequence(_words(header)),
+                warnings=_warnings(slices, step, str(header.get("Modality", "MR"))),
+            )
+        yield series
+
+
+def _read_headers(files: SeriesFiles) -> dict[str, dict[str, Any]]:
+    """Return the headers by series and by the name of their file."""
+    series: dict[str, dict[str, Any]] = {}
+    for name in files.names:
+        header = _header(files.read(name))
+        if header is not None:
+            series.setdefault(str(header.get("SeriesInstanceUID", "")), {})[name] = header
+    return series
+
+
+def _warnings(slices: Sequence[DicomSlice], step: np.ndarray, kind: str) -> tuple[str, ...]:
+    """Return what people should know of a series whose slices lie `step` mm apart."""
+    sentences = []
+    length = float(np.linalg.norm(step))
+    if len(slices) > 1 and abs(float(step @ slices[0].normal)) < 0.999 * length:
+        sentences.append("the slices are shifted against one another (tilted gantry).")
     if kind != "MR":
-        notes.append(f"the series is {kind}, not MR; models are trained on MRI.")
-    return StoredSlices(source, slices, sequence), affine, notes
-
-
-class _SeriesError(Exception):
-    """The sentence without the source's name."""
+        sentences.append(f"the series is {kind}, not MR; models are trained on MRI.")
+    return tuple(sentences)
 
 
 @contextmanager
@@ -132,64 +160,11 @@ def _one_sentence(source: Path) -> Iterator[None]:
             yield
     except VolumeError:
         raise
-    except _SeriesError as error:
+    except SeriesError as error:
         raise VolumeError(f"{source}: {error}.") from error
     except Exception as error:  # a DICOM parser meets anything in a damaged file
         reason = first_line(error).rstrip(".")
         raise VolumeError(f"{source}: cannot be read as DICOM: {reason}.") from error
-
-
-@contextmanager
-def _files(source: Path) -> Iterator[tuple[list[str], Reader]]:
-    """Give the names of the files in a folder or zip, sorted, and a function that reads one."""
-    if source.is_dir():
-        yield [path.name for path in _plain_files(source)], lambda name: _read(source / name)
-        return
-    with zipfile.ZipFile(source) as archive:
-        members = _check_archive(archive.infolist(), source.stat().st_size)
-        yield sorted(members), lambda name: archive.read(members[name])
-
-
-def _plain_files(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
-
-
-def _read(path: Path) -> bytes:
-    if path.stat().st_size > LARGEST_FILE or not _starts_like_dicom(path):
-        return b""
-    return path.read_bytes()
-
-
-def _starts_like_dicom(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(132)[128:] == b"DICM"
-
-
-def _check_archive(members: Sequence[zipfile.ZipInfo], packed: int) -> dict[str, zipfile.ZipInfo]:
-    """Return the files of a safe archive of `packed` bytes by name; it is unpacked in memory."""
-    total = sum(member.file_size for member in members)
-    if len(members) > MOST_FILES or total > LARGEST_ARCHIVE:
-        raise _SeriesError(
-            f"an archive may hold {MOST_FILES} files and {LARGEST_ARCHIVE / 2**30:.0f} GiB, got "
-            f"{len(members)} files and {total / 2**30:.2f} GiB; pack one series"
-        )
-    if total > max(SUSPECT_BYTES, SUSPECT_RATIO * packed):
-        raise _SeriesError(
-            f"an archive may unpack to {SUSPECT_RATIO} times its size, got {total / packed:.0f}; "
-            "pack the slices as the scanner wrote them"
-        )
-    for member in members:
-        name = PurePosixPath(member.filename.replace("\\", "/"))
-        if name.is_absolute() or ".." in name.parts or ":" in name.parts[0]:
-            raise _SeriesError(
-                f"names in an archive must stay inside it, got {str(name)[:80]!r}; pack it anew"
-            )
-        if member.flag_bits & 1:
-            raise _SeriesError("the archive asks for a password; pack it without one")
-        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise _SeriesError("the archive must be stored or deflated; pack it as plain zip")
-    kept = (m for m in members if not m.is_dir() and m.file_size <= LARGEST_FILE)
-    return {member.filename: member for member in kept}
 
 
 def _header(content: bytes) -> Any:
@@ -203,7 +178,7 @@ def _header(content: bytes) -> Any:
     file.seek(132)
     meta = pydicom.filereader.read_dataset(file, False, True, stop_when=_after_meta)
     if str(meta.get("TransferSyntaxUID", "")) not in UNCOMPRESSED:
-        raise _SeriesError(
+        raise SeriesError(
             "the slices are compressed; decompress them, for example with gdcmconv --raw, or "
             "convert the series with dcm2niix"
         )
@@ -217,19 +192,20 @@ def _after_meta(tag: Any, *_: Any) -> bool:
 
 
 def _choose(
-    series: dict[str, list[Any]], modality: str | None, name_sequence: Namer
-) -> list[tuple[str, Any]]:
-    """Return the files of the one series, or of the one that names the modality."""
+    series: dict[str, dict[str, Any]], modality: str | None, name_sequence: Namer
+) -> dict[str, Any]:
+    """Return the headers of the one series, or of the one that names the modality."""
     if not series:
-        raise _SeriesError("there is no DICOM file with an image in it")
+        raise SeriesError("there is no DICOM file with an image in it")
     if len(series) == 1:
         return next(iter(series.values()))
-    named = {uid: name_sequence(_words(headers[0][1])) for uid, headers in series.items()}
+    first = {uid: next(iter(headers.values())) for uid, headers in series.items()}
+    named = {uid: name_sequence(_words(header)) for uid, header in first.items()}
     fitting = [uid for uid, sequence in named.items() if sequence and sequence == modality]
     if len(fitting) == 1:
         return series[fitting[0]]
     known = ", ".join(sorted({sequence for sequence in named.values() if sequence})) or "nothing"
-    raise _SeriesError(
+    raise SeriesError(
         "there must be one series (or one that --modality chooses, on the command line), got "
         f"{len(series)} series whose descriptions name {known}; give each one a folder or zip"
     )
@@ -243,18 +219,18 @@ def _words(header: Any) -> str:
 def _describe(name: str, header: Any) -> DicomSlice:
     """Return what is needed of a slice's header, checked."""
     if int(header.get("NumberOfFrames", 1) or 1) > 1:
-        raise _SeriesError("several slices in one file are not read; convert it with dcm2niix")
+        raise SeriesError("several slices in one file are not read; convert it with dcm2niix")
     colours = int(header.get("SamplesPerPixel", 1)), header.get("PhotometricInterpretation")
     if colours != (1, "MONOCHROME2"):
-        raise _SeriesError(f"expected one grey value per voxel, bright for high, got {colours[1]}")
+        raise SeriesError(f"expected one grey value per voxel, bright for high, got {colours[1]}")
     missing = [tag for tag in PLACE_TAGS if header.get(tag) is None]
     if missing:
-        raise _SeriesError(f"a slice lacks {missing[0]}, so its place in space is unknown")
+        raise SeriesError(f"a slice lacks {missing[0]}, so its place in space is unknown")
     vectors = np.array(header.ImageOrientationPatient, float).reshape(2, 3)
     spacing = tuple(float(size) for size in header.PixelSpacing)
     distance = header.get("SpacingBetweenSlices") or header.get("SliceThickness") or 1
     slope, intercept = header.get("RescaleSlope"), header.get("RescaleIntercept")
-    found = DicomSlice(
+    described = DicomSlice(
         name=name,
         position=np.array(header.ImagePositionPatient, float),
         rows_and_columns=vectors,
@@ -263,58 +239,61 @@ def _describe(name: str, header: Any) -> DicomSlice:
         shape=(int(header.Rows), int(header.Columns)),
         scaling=(1.0 if slope is None else float(slope), float(intercept or 0)),
     )
-    numbers = [*found.position, *vectors.ravel(), *spacing, found.thickness, *found.scaling]
-    if not np.isfinite(numbers).all() or min(*spacing, *found.shape) <= 0:
-        raise _SeriesError("a slice's position, spacing or scaling is not a usable number")
-    return found
+    numbers = [*described.position, *vectors.ravel(), *spacing, described.thickness]
+    numbers += described.scaling
+    if not np.isfinite(numbers).all() or min(*spacing, *described.shape) <= 0:
+        raise SeriesError("a slice's position, spacing or scaling is not a usable number")
+    return described
 
 
-def _arrange(found: list[DicomSlice]) -> tuple[list[DicomSlice], np.ndarray, list[str]]:
-    """Return slices sorted along their normal, the affine to RAS+, and warnings."""
-    first = found[0]
-    if any(s.shape != first.shape or s.spacing != first.spacing for s in found) or any(
-        np.abs(s.rows_and_columns - first.rows_and_columns).max() > 1e-3 for s in found
+def _in_order(slices: Sequence[DicomSlice]) -> list[DicomSlice]:
+    """Return slices of one grid, sorted along their normal."""
+    first = slices[0]
+    if any(s.shape != first.shape or s.spacing != first.spacing for s in slices) or any(
+        np.abs(s.rows_and_columns - first.rows_and_columns).max() > 1e-3 for s in slices
     ):
-        raise _SeriesError("the slices differ in size, spacing or direction; give one series")
-    size = first.shape[0] * first.shape[1] * len(found) * 4
+        raise SeriesError("the slices differ in size, spacing or direction; give one series")
+    size = first.shape[0] * first.shape[1] * len(slices) * 4
     if size > VOXEL_BUDGET:
-        raise _SeriesError(f"a volume may take {VOXEL_BUDGET / 2**30:g} GiB; got {size / 2**30:g}")
-    row, column = first.rows_and_columns
-    normal = np.cross(row, column)
-    slices = sorted(found, key=lambda one: float(one.position @ normal))
-    step, notes = _step(slices, normal)
-    affine = np.eye(4)
-    affine[:3, :3] = np.column_stack([row * first.spacing[1], column * first.spacing[0], step])
-    affine[:3, 3] = slices[0].position
-    return slices, np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine, notes  # LPS -> RAS
+        raise SeriesError(f"a volume may take {VOXEL_BUDGET / 2**30:g} GiB; got {size / 2**30:g}")
+    return sorted(slices, key=lambda part: float(part.position @ first.normal))
 
 
-def _step(slices: Sequence[DicomSlice], normal: np.ndarray) -> tuple[np.ndarray, list[str]]:
-    """Return the vector from slice to slice; a tilted gantry makes it leave the normal."""
+def _step(slices: Sequence[DicomSlice]) -> np.ndarray:
+    """Return the vector from slice to slice, (3,) mm; a tilted gantry makes it leave the normal."""
+    normal = slices[0].normal
     if len(slices) == 1:
-        return normal * slices[0].thickness, []
-    positions = np.array([one.position for one in slices])
+        return normal * slices[0].thickness
+    positions = np.array([part.position for part in slices])
     step = (positions[-1] - positions[0]) / (len(slices) - 1)
     expected = positions[0] + np.arange(len(slices))[:, None] * step
     length = float(np.linalg.norm(step))
     gaps = np.diff(positions @ normal)
     if length == 0 or gaps.min() < length * GAP_TOLERANCE:
-        raise _SeriesError("several slices lie at one place; give one volume, not a time series")
+        raise SeriesError("several slices lie at one place; give one volume, not a time series")
     if np.abs(positions - expected).max() > max(length * GAP_TOLERANCE, 0.01):
-        raise _SeriesError(
+        raise SeriesError(
             f"slices are missing or unevenly spaced: {gaps.min():.3g} to {gaps.max():.3g} mm from "
             "one to the next; export the series again"
         )
-    tilted = abs(float(step @ normal)) < 0.999 * length
-    return step, ["the slices are shifted against one another (tilted gantry)."] * tilted
+    return step
 
 
-def _decode(content: bytes, found: DicomSlice) -> np.ndarray:
+def _affine(first: DicomSlice, step: np.ndarray) -> np.ndarray:
+    """Return the affine of (column, row, slice) to RAS+ mm."""
+    row, column = first.rows_and_columns
+    affine = np.eye(4)
+    affine[:3, :3] = np.column_stack([row * first.spacing[1], column * first.spacing[0], step])
+    affine[:3, 3] = first.position
+    return np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine  # LPS -> RAS
+
+
+def _decode(content: bytes, described: DicomSlice) -> np.ndarray:
     """Return the voxels of one slice, (columns, rows) float32."""
     import pydicom
 
     pixels = pydicom.dcmread(io.BytesIO(content)).pixel_array
-    if pixels.shape != found.shape:
-        raise ValueError(f"a slice of shape {pixels.shape} was announced as {found.shape}")
-    slope, intercept = found.scaling
+    if pixels.shape != described.shape:
+        raise ValueError(f"a slice of shape {pixels.shape} was announced as {described.shape}")
+    slope, intercept = described.scaling
     return (pixels.T * np.float64(slope) + intercept).astype(np.float32)

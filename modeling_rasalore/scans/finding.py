@@ -1,4 +1,4 @@
-"""Which scans a command line means, and where the results of each go."""
+"""Find the scans that a command line means, and where the results of each go."""
 
 import os
 import re
@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from .bids import bids_place, is_bids_dataset, is_raw_anatomy
-from .dicom import is_dicom
+from .bids import bids_stem, is_bids_dataset, is_raw_anatomy
 from .naming import MODALITIES, channels_of, role_by_words
+from .series_files import is_dicom
 
 
 def nifti_files(folder: Path, pattern: str) -> list[Path]:
@@ -29,7 +29,7 @@ def find_scans(inputs: Sequence[Path], modality: str | None = None) -> list[Path
     """Return the scans that files and folders stand for, folders searched through, sorted.
 
     Args:
-        inputs: files, kept whatever they are called, and folders. Of a BIDS data set, raw
+        inputs: files, taken whatever they are called, and folders. Of a BIDS data set, raw
             anatomical scans are taken; of other folders NIfTI files without masks, and DICOM
             series in folders and zips.
         modality: which files of folders to take, such as "t2"; None takes all of them.
@@ -41,24 +41,21 @@ def find_scans(inputs: Sequence[Path], modality: str | None = None) -> list[Path
     if modality not in (None, *MODALITIES):
         raise ValueError(f"--modality must be one of {', '.join(MODALITIES)}, got {modality}.")
     scans: list[Path] = []
-    for given in inputs:
-        scans += _scans_in(given, modality) if given.is_dir() else [given]
+    for path in inputs:
+        scans += _scans_in(path, modality) if path.is_dir() else [path]
     return scans
 
 
 def _scans_in(folder: Path, modality: str | None) -> list[Path]:
-    found = nifti_files(folder, "**/*")
+    paths = nifti_files(folder, "**/*")
     if is_bids_dataset(folder):
-        found = [path for path in found if is_raw_anatomy(path, folder)]
+        paths = [path for path in paths if is_raw_anatomy(path, folder)]
     else:
-        found += _series_in(folder)
-    roles = {path: role_by_words(path) for path in found}
+        paths += _series_in(folder)
+    roles = {path: role_by_words(path) for path in paths}
     scans = {path: role for path, role in roles.items() if role not in NOT_SCANS}
     if modality is not None:
-        # What a DICOM series shows may stand in its files only.
-        open_ones = {p for p, role in scans.items() if role is None and is_dicom(p)}
-        fits = {p: {r, *channels_of(p)} for p, r in scans.items()}
-        scans = {p: r for p, r in scans.items() if modality in fits[p] or p in open_ones}
+        scans = {path: role for path, role in scans.items() if _may_show(modality, path, role)}
     known = sorted({role for role in scans.values() if role is not None})
     if not scans:
         wanted = f"{modality} scan" if modality else "scan"
@@ -73,6 +70,11 @@ def _scans_in(folder: Path, modality: str | None) -> list[Path]:
     return list(scans)
 
 
+def _may_show(modality: str, path: Path, role: str | None) -> bool:
+    """Whether a scan may show a sequence; a DICOM series may name it in its files only."""
+    return modality == role or modality in channels_of(path) or (role is None and is_dicom(path))
+
+
 def _series_in(folder: Path) -> list[Path]:
     """Return the folders and zips with DICOM files, sorted, without hidden ones."""
     below = [path for path in folder.rglob("*") if path.is_dir() or path.suffix.lower() == ".zip"]
@@ -84,24 +86,24 @@ def _series_in(folder: Path) -> list[Path]:
     ]
 
 
-def output_places(scans: Sequence[Path], out: Path) -> list[Path]:
+def output_stems(scans: Sequence[Path], out: Path) -> list[Path]:
     """Return where each scan's results go, without ending.
 
     `out` mirrors the scans' folders; scans of a BIDS data set get the names of BIDS derivatives.
 
     Raises:
-        ValueError: two scans would share a place.
+        ValueError: two scans would share their results.
     """
     parents = [scan.absolute().parent for scan in scans]
     common = os.path.commonpath(parents)
-    places = [
-        out / (bids_place(scan) or parent.relative_to(common) / scan_stem(scan))
+    stems = [
+        out / (bids_stem(scan) or parent.relative_to(common) / scan_stem(scan))
         for scan, parent in zip(scans, parents, strict=True)
     ]
-    for place, count in Counter(places).items():
+    for stem, count in Counter(stems).items():
         if count > 1:
-            raise ValueError(f"two scans would both be written to {place}*; name each scan once.")
-    return places
+            raise ValueError(f"two scans would both be written to {stem}*; name each scan once.")
+    return stems
 
 
 def scan_stem(scan: Path) -> str:

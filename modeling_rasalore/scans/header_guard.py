@@ -1,14 +1,17 @@
-"""What a NIfTI header claims, checked against a byte budget and the file before any decoding.
+"""Check what a NIfTI header claims against a byte budget and the file, before any decoding.
 
 Only the first 540 bytes are looked at, so a crafted file costs milliseconds and no memory. A claim
 that cannot be true or would make results wrong is refused; one that can be put right is, and said.
 """
 
 import math
+import os
 import zlib
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 import numpy as np
 
@@ -28,7 +31,7 @@ NUMBER_TYPES |= {1024: "i8", 1280: "u8"}
 OTHER_TYPES = {1: "bit", 32: "complex", 128: "RGB", 1536: "128-bit float", 1792: "complex"}
 OTHER_TYPES |= {2048: "complex", 2304: "RGB"}
 
-# name: (type, place) in NIfTI-1 and NIfTI-2.
+# name: (type, offset in bytes) in NIfTI-1 and NIfTI-2.
 FIELDS_1 = {
     **{"sizeof_hdr": ("i4", 0), "dim": ("8i2", 40), "datatype": ("i2", 70), "bitpix": ("i2", 72)},
     **{"pixdim": ("8f4", 76), "vox_offset": ("f4", 108), "scl_slope": ("f4", 112)},
@@ -59,6 +62,7 @@ class CheckedHeader:
         byte_order: "<" or ">".
         shape: voxels along each axis, 3 or 4 numbers, all above 0.
         dtype: of the stored voxels.
+        compressed: whether the file is gzip data.
         warnings: one sentence per repair, for people.
     """
 
@@ -67,50 +71,64 @@ class CheckedHeader:
     byte_order: ByteOrder
     shape: tuple[int, ...]
     dtype: np.dtype
+    compressed: bool
     warnings: tuple[str, ...]
 
 
-def check_header(path: str | Path) -> CheckedHeader:
-    """Return the header of the NIfTI file at `path`, which it is then safe to decode.
+@contextmanager
+def open_checked(path: str | Path) -> Iterator[tuple[BinaryIO, CheckedHeader]]:
+    """Give the NIfTI file at `path`, at its start, and its header: it is safe to decode.
+
+    What was checked is what is decoded, whatever takes the file's name in between.
 
     Raises:
         VolumeError: no NIfTI-1 or NIfTI-2 file, or a header that cannot be true or be used; the
             sentence says the rule, the value found and the way out.
     """
     path = Path(path)
-    try:
-        start, compressed = _read_start(path)
-        return _check(start, compressed, path.stat().st_size)
-    except (_HeaderError, OSError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise VolumeError(f"{path}: {reason.rstrip('.')}.") from error
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(_open(path))
+            raw = file.read(2**16)
+            compressed = _check_ending(path.name.lower(), raw)
+            start = _decompress(raw) if compressed else raw[:HEADER_BYTES]
+            header = _check(start, compressed, os.fstat(file.fileno()).st_size)
+            file.seek(0)
+        except (_HeaderError, OSError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            raise VolumeError(f"{path}: {reason.rstrip('.')}.") from error
+        yield file, header
 
 
 class _HeaderError(Exception):
     """The sentence without the file's name."""
 
 
-def _read_start(path: Path) -> tuple[bytes, bool]:
-    """Return up to HEADER_BYTES decoded bytes, and whether the file is compressed."""
-    name = path.name.lower()
+def _open(path: Path) -> BinaryIO:
     if path.is_dir():
         raise _HeaderError("a folder is a scan only with DICOM files right in it; name the file")
     if not path.is_file():
         raise _HeaderError("there is no such file")
-    with path.open("rb") as file:
-        raw = file.read(2**16)
+    return path.open("rb")
+
+
+def _check_ending(name: str, raw: bytes) -> bool:
+    """Return whether a file that starts with `raw` is compressed, as its name must say."""
     if not raw:
         raise _HeaderError("the file is empty")
     if not name.endswith((".nii", ".nii.gz")):
         raise _HeaderError("expected a .nii or .nii.gz file; convert it to NIfTI")
     compressed = raw.startswith(GZIP_MAGIC)
     if compressed != name.endswith(".gz"):
-        found, ending = ("gzip", ".nii.gz") if compressed else ("plain", ".nii")
-        raise _HeaderError(f"the content is {found} data; rename the file to end in {ending}")
-    if not compressed:
-        return raw[:HEADER_BYTES], False
-    try:  # never more than HEADER_BYTES come out, whatever the 64 KiB would grow to
-        return zlib.decompressobj(wbits=31).decompress(raw, HEADER_BYTES), True
+        content, ending = ("gzip", ".nii.gz") if compressed else ("plain", ".nii")
+        raise _HeaderError(f"the content is {content} data; rename the file to end in {ending}")
+    return compressed
+
+
+def _decompress(raw: bytes) -> bytes:
+    """Return up to HEADER_BYTES bytes, whatever the compressed `raw` would grow to."""
+    try:
+        return zlib.decompressobj(wbits=31).decompress(raw, HEADER_BYTES)
     except zlib.error as error:
         raise _HeaderError(f"cannot be read as NIfTI: {error}; copy it again") from error
 
@@ -124,7 +142,9 @@ def _check(start: bytes, compressed: bool, file_bytes: int) -> CheckedHeader:
     _check_size(shape, dtype, offset, file_bytes, compressed)
     _check_scaling(header, dtype, warnings)
     _check_geometry(header, warnings)
-    return CheckedHeader(header.tobytes(), version, byte_order, shape, dtype, tuple(warnings))
+    return CheckedHeader(
+        header.tobytes(), version, byte_order, shape, dtype, compressed, tuple(warnings)
+    )
 
 
 def _parse(start: bytes) -> tuple[np.ndarray, int, ByteOrder]:
@@ -141,17 +161,17 @@ def _parse(start: bytes) -> tuple[np.ndarray, int, ByteOrder]:
                 {
                     "names": list(fields),
                     "formats": [_in_order(kind, byte_order) for kind, _ in fields.values()],
-                    "offsets": [place for _, place in fields.values()],
+                    "offsets": [offset for _, offset in fields.values()],
                     "itemsize": size,
                 }
             )
             # A structured copy would drop the bytes between the fields, hence the bytearray.
             header = np.frombuffer(bytearray(start[:size]), layout)
-            found = bytes(header["magic"][0])
-            if found in (b"ni1", b"ni2\0\r\n\x1a\n"):
+            stored = bytes(header["magic"][0])
+            if stored in (b"ni1", b"ni2\0\r\n\x1a\n"):
                 raise _HeaderError("the voxels are in a separate .img file; save as one file")
-            if found != magic:
-                raise _HeaderError(f"cannot be read as NIfTI: the magic word is {found!r}")
+            if stored != magic:
+                raise _HeaderError(f"cannot be read as NIfTI: the magic word is {stored!r}")
             return header, version, byte_order
     raise _HeaderError(
         "cannot be read as NIfTI: the file does not start with 348 or 540, the size of a header, "
@@ -176,8 +196,8 @@ def _check_shape(header: np.ndarray) -> tuple[int, ...]:
 def _check_type(header: np.ndarray, byte_order: ByteOrder, warnings: list[str]) -> np.dtype:
     code, bits = int(header["datatype"][0]), int(header["bitpix"][0])
     if code not in NUMBER_TYPES:
-        found = OTHER_TYPES.get(code, f"unknown (datatype {code})")
-        raise _HeaderError(f"expected one real number per voxel, got {found} voxels")
+        kind = OTHER_TYPES.get(code, f"unknown (datatype {code})")
+        raise _HeaderError(f"expected one real number per voxel, got {kind} voxels")
     dtype = np.dtype(NUMBER_TYPES[code]).newbyteorder(byte_order)
     if bits != 8 * dtype.itemsize:
         warnings.append(f"bitpix is {bits}, but {dtype.name} voxels have {8 * dtype.itemsize}.")

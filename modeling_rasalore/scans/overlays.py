@@ -1,4 +1,4 @@
-"""Pictures of slices for people: score maps in colour and masks as outlines on grey brains."""
+"""Draw slices for people: score maps in colour and masks as outlines on grey brains."""
 
 from collections.abc import Sequence
 from math import prod
@@ -10,13 +10,13 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
 from ..provenance import DISCLAIMER
-from .background import BrainSlices
+from .background import BrainSlices, brain_of, index_box
 
 Colour = tuple[int, int, int]
 
 CELL = 256  # width of one slice in the montage, pixels
 GAP = 6
-WHITE_VOXELS = 2**22  # what white is, larger scans are asked in some of their rows only
+WHITE_VOXELS = 2**22  # of larger scans, some of their rows only tell what white is
 # Readable on grey, and with red-green colour blindness.
 INK, PAPER = (235, 235, 235), (16, 16, 16)
 SCORE_RAMP = ((120, 20, 140), (255, 120, 40))  # colours of the scores 0 and 1
@@ -57,17 +57,15 @@ def overlay_montage(
     rows, columns = brain_window(images)
     height = round(CELL * (rows.stop - rows.start) * spacing[0])
     size = (CELL, max(round(height / ((columns.stop - columns.start) * spacing[1])), 1))
-    step = max(prod(images.shape) // WHITE_VOXELS, 1)
-    some = np.concatenate([image[::step][image[::step] > 0] for image in images])
-    white = np.percentile(some, 99.5) if some.size else 1.0
+    white = _white_level(images)
     cells = []
     for index in choose_slices(images, marked, count):
-        place = (index, rows, columns)
+        window = (index, rows, columns)
         image = images[index][rows, columns] / white
-        outlines = [(mask[place], MASK_COLOUR, 2)]
+        outlines = [(mask[window], MASK_COLOUR, 2)]
         if truth is not None:
-            outlines.insert(0, (truth[place], TRUTH_COLOUR, 3))
-        cell = overlay_slice(image, scores[place], outlines, size)
+            outlines.insert(0, (truth[window], TRUTH_COLOUR, 3))
+        cell = overlay_slice(image, scores[window], outlines, size)
         cells.append(_numbered(cell, index))
     return _assemble(cells, title, truth is not None)
 
@@ -105,42 +103,52 @@ def choose_slices(
     these are too few, brain slices without a mark, evenly spaced too, fill up.
     """
     # Slice by slice: of a large scan, one more array of its shape is much.
-    areas = np.array([np.count_nonzero(one) for one in marked])
-    found = np.flatnonzero(areas)
-    if len(found) > count:
-        chosen = _evenly(found, count)
+    areas = np.array([np.count_nonzero(plane) for plane in marked])
+    indices = np.flatnonzero(areas)
+    if len(indices) > count:
+        chosen = _evenly(indices, count)
         chosen[np.abs(chosen - areas.argmax()).argmin()] = areas.argmax()
         return sorted(set(chosen.tolist()))
-    brain = np.array([np.count_nonzero(one > 0) for one in images])
+    brain = np.array([np.count_nonzero(brain_of(image)) for image in images])
     others = np.flatnonzero((areas == 0) & (brain >= brain.max() / 4))
-    return sorted([*found.tolist(), *_evenly(others, count - len(found)).tolist()])
+    return sorted([*indices.tolist(), *_evenly(others, count - len(indices)).tolist()])
 
 
 def brain_window(images: NDArray[np.floating] | BrainSlices) -> tuple[slice, slice]:
-    """Rows and columns that hold the brain in any slice, with a margin of 4 pixels."""
-    window = []
-    for axis in (1, 2):
-        filled = np.flatnonzero(np.any([(one > 0).any(2 - axis) for one in images], axis=0))
-        low, high = (filled[0], filled[-1]) if len(filled) else (0, images.shape[axis])
-        window.append(slice(max(low - 4, 0), min(high + 5, images.shape[axis])))
-    return window[0], window[1]
+    """Return rows and columns that hold the brain of all slices, with a margin of 4 pixels."""
+    anywhere = np.zeros(images.shape[1:], np.bool_)
+    for image in images:
+        anywhere |= brain_of(image)
+    rows, columns = index_box(anywhere) or (slice(0, size) for size in anywhere.shape)
+    return (
+        slice(max(rows.start - 4, 0), min(rows.stop + 4, images.shape[1])),
+        slice(max(columns.start - 4, 0), min(columns.stop + 4, images.shape[2])),
+    )
+
+
+def _white_level(images: NDArray[np.floating] | BrainSlices) -> float:
+    """Return the intensity that is drawn white: few voxels of the brain are brighter."""
+    step = max(prod(images.shape) // WHITE_VOXELS, 1)
+    rows = (image[::step] for image in images)
+    values = np.concatenate([part[brain_of(part)] for part in rows])
+    return float(np.percentile(values, 99.5)) if values.size else 1.0
 
 
 def _evenly(values: NDArray[np.integer], count: int) -> NDArray[np.integer]:
-    """Up to `count` of the values, evenly spaced, without the ends where there is a choice."""
+    """Return up to `count` values, evenly spaced, without the ends where there is a choice."""
     if len(values) <= count:
         return values
     return values[((np.arange(count) + 0.5) * len(values) / max(count, 1)).astype(int)]
 
 
 def _resize(values: NDArray[Any], size: tuple[int, int]) -> NDArray[np.float32]:
-    """Array (H, W) at `size` (width, height), bilinear."""
+    """Return an array (H, W) at `size` (width, height), bilinear."""
     image = Image.fromarray(values.astype(np.float32))
     return np.asarray(image.resize(size, Image.Resampling.BILINEAR))
 
 
 def _grey(unit_image: NDArray[np.floating], size: tuple[int, int]) -> NDArray[np.float32]:
-    """Slice (H, W) as grey (height, width, 3) in [0, 255]; above 1 is white."""
+    """Return a slice (H, W) as grey (height, width, 3) in [0, 255]; above 1 is white."""
     grey = _resize(unit_image.clip(0, 1), size) * 255
     return np.repeat(grey[..., None], 3, axis=2)
 
@@ -158,7 +166,7 @@ def _tint(
 
 
 def _outline(mask: NDArray[Any], size: tuple[int, int], width: int) -> NDArray[np.bool_]:
-    """Pixels (height, width) along the inner edge of a mask (H, W), `width` pixels wide."""
+    """Return the inner edge of a mask (H, W), `width` pixels wide, as pixels (height, width)."""
     inside = _resize(mask > 0, size) > 0.5
     return inside & ~ndimage.binary_erosion(inside, iterations=width)
 
@@ -169,14 +177,14 @@ def _numbered(cell: Image.Image, index: int) -> Image.Image:
 
 
 def _assemble(cells: list[Image.Image], title: str, with_truth: bool) -> Image.Image:
-    """Cells in lines of four or six over the legend."""
+    """Return cells in lines of four or six over the legend."""
     columns = min(len(cells), 4 if len(cells) <= 12 else 6)
     width, height = cells[0].size
     lines = -(-len(cells) // columns)
     total = (max(columns, 3) * (width + GAP) + GAP, lines * (height + GAP) + GAP + 70)
     montage = Image.new("RGB", total, PAPER)
-    for place, cell in enumerate(cells):
-        row, column = divmod(place, columns)
+    for number, cell in enumerate(cells):
+        row, column = divmod(number, columns)
         montage.paste(cell, (GAP + column * (width + GAP), GAP + row * (height + GAP)))
     _draw_legend(montage, total[1] - 66, title, with_truth)
     return montage

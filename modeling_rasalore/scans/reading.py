@@ -1,63 +1,65 @@
-"""A scan through one door, whether it is a NIfTI file or a DICOM series."""
+"""Read a scan through one door, whether it is a NIfTI file or a DICOM series."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from math import prod
 from pathlib import Path
 from typing import Any
 
-from .dicom import is_dicom, read_series
+from .dicom import open_series
 from .naming import channels_of, sequence_of
-from .volumes import (
-    ScanFacts,
-    Volume,
-    VolumeError,
-    facts_from_voxels,
-    read_facts,
-    read_volume,
-    volume_from_voxels,
-)
+from .series_files import is_dicom
+from .volumes import ScanFacts, ScanFile, Volume, VolumeError, open_nifti, scan_from_voxels
 
 
-def read_scan(path: Path, volume: int | None = None, modality: str | None = None) -> Volume:
+def read_scan(path: Path, channel: int | None = None, modality: str | None = None) -> Volume:
     """Return the scan at `path` in the slice frame.
 
     Args:
         path: a .nii or .nii.gz file, or a folder or zip with a DICOM series.
-        volume: which volume of a 4-D file, counted from 0.
+        channel: which volume of a 4-D file, counted from 0.
         modality: the scan's sequence, where its name and header do not tell it; chooses the volume
             of MSD Task01, or the DICOM series whose description fits.
 
     Raises:
-        VolumeError: as `read_volume` and `read_series`.
+        VolumeError: as `read_volume` and `open_series`.
     """
-    if is_dicom(path):
-        stored, affine, notes = read_series(path, modality, sequence_of)
-        scan = volume_from_voxels(stored, affine, path, notes)
-        in_header = stored.sequence
-    else:
-        scan = read_volume(path, pick_volume(path, read_facts(path).volumes, volume, modality))
-        in_header = sequence_of(scan.header["descrip"].item().decode("latin-1"))
-    return replace(scan, sequence=modality or sequence_of(path.name) or in_header)
+    with open_scan(path, modality) as scan:
+        return scan.read(pick_channel(scan, channel, modality))
 
 
 def read_scan_facts(path: Path, modality: str | None = None) -> ScanFacts:
     """As `read_scan`, of what headers say; no voxel is decoded."""
+    with open_scan(path, modality) as scan:
+        return scan.facts
+
+
+@contextmanager
+def open_scan(path: Path, modality: str | None = None) -> Iterator[ScanFile]:
+    """Give the scan at `path`, opened once; its sequence is `modality` where that is given."""
+    named = modality or sequence_of(path.name)
     if is_dicom(path):
-        stored, affine, notes = read_series(path, modality, sequence_of)
-        return facts_from_voxels(stored, affine, path, notes)
-    return read_facts(path)
+        with open_series(path, modality, sequence_of) as series:
+            scan = scan_from_voxels(series, series.affine, path, series.warnings)
+            yield replace(scan, sequence=named or series.sequence)
+    else:
+        with open_nifti(path) as scan:
+            description = scan.header["descrip"].item().decode("latin-1")
+            yield replace(scan, sequence=named or sequence_of(description))
 
 
-def pick_volume(path: Path, volumes: int, volume: int | None, modality: str | None) -> int | None:
-    """Return which volume of a file with `volumes` volumes to read, None for a 3-D file.
+def pick_channel(scan: ScanFile, channel: int | None, modality: str | None) -> int | None:
+    """Return which volume of a file to read, None for a 3-D file.
 
-    `volume` decides where it is given. The 4-D scans of MSD Task01 hold one modality per volume,
+    `channel` decides where it is given. The 4-D scans of MSD Task01 hold one modality per volume,
     so `modality` is enough for them.
     """
-    if volume is not None or modality is None or volumes == 1:
-        return volume
-    channels = channels_of(path)
-    return channels.get(modality) if len(channels) == volumes else None
+    count = scan.facts.channels
+    if channel is not None or modality is None or count == 1:
+        return channel
+    channels = channels_of(scan.path)
+    return channels.get(modality) if len(channels) == count else None
 
 
 # Arrays of one volume held at once at the peak: float32 slices, a copy with zero background and
@@ -65,37 +67,33 @@ def pick_volume(path: Path, volumes: int, volume: int | None, modality: str | No
 PEAK_BYTES_PER_VOXEL = 15
 
 
-def inspect_scan(path: Path, volume: int | None, modality: str | None) -> dict[str, Any]:
+def inspect_scan(path: Path, channel: int | None, modality: str | None) -> dict[str, Any]:
     """Return what is known of a scan, as JSON can hold it; `reason` says why it would fail."""
     try:
-        facts = read_scan_facts(path, modality)
+        with open_scan(path, modality) as scan:
+            facts, channel = scan.facts, pick_channel(scan, channel, modality)
+            reason = scan.channel_problem(channel)
     except VolumeError as error:
         return {"input": str(path), "reason": str(error)}
-    channel = pick_volume(path, facts.volumes, volume, modality)
-    reason = None
-    if facts.volumes > 1 and (channel is None or channel >= facts.volumes):
-        reason = (
-            f"{path}: a 4-D scan needs --volume 0 to {facts.volumes - 1}, or --modality for the "
-            f"scans of MSD Task01, got {channel}."
-        )
+    slices, rows, columns = facts.geometry.shape
     return {
         "input": str(path),
         "reason": reason,
-        "slices": facts.shape[0],
-        "rows": facts.shape[1],
-        "columns": facts.shape[2],
-        "spacing_mm": list(facts.spacing),
-        "voxel_order": facts.axis_codes,
-        "volumes": facts.volumes,
+        "slices": slices,
+        "rows": rows,
+        "columns": columns,
+        "spacing_mm": list(facts.geometry.spacing),
+        "voxel_order": facts.geometry.axis_codes,
+        "volumes": facts.channels,
         "volume_used": channel,
         "dtype": facts.dtype,
-        "memory_mib": round(prod(facts.shape) * PEAK_BYTES_PER_VOXEL / 2**20),
+        "memory_mib": round(prod(facts.geometry.shape) * PEAK_BYTES_PER_VOXEL / 2**20),
         "warnings": list(facts.warnings),
     }
 
 
 def describe_facts(facts: dict[str, Any]) -> str:
-    """One line for people about the result of `inspect_scan`."""
+    """Return one line for people about the result of `inspect_scan`."""
     spacing = " x ".join(f"{size:.3g}" for size in facts["spacing_mm"])
     line = (
         f"{facts['input']}: {facts['slices']} slices of {facts['rows']} x {facts['columns']}, "

@@ -1,4 +1,4 @@
-"""NIfTI files on the grid of a scan, whatever its voxel order, and on a grid of their own."""
+"""Write NIfTI files on the grid of a scan, whatever its voxel order, or on a grid of their own."""
 
 from pathlib import Path
 
@@ -7,7 +7,6 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from ..files import replace_file
-from .slice_frame import in_own_order
 from .volumes import Volume
 
 # All that an output takes over from the scan's header: where the voxels lie, in which unit. Copied
@@ -44,7 +43,7 @@ def write_volume(path: str | Path, slices: np.ndarray, like: Volume, dtype: DTyp
             "round them first or write a float type."
         )
     kind = nib.Nifti2Image if isinstance(like.header, nib.Nifti2Header) else nib.Nifti1Image
-    image = kind(in_own_order(voxels, like.affine), affine=None)  # None: no form is set
+    image = kind(like.geometry.in_own_order(voxels), affine=None)  # None: no form is set
     for field in GEOMETRY_FIELDS:
         image.header[field] = like.header[field]
     return _write(Path(path), image)

@@ -1,28 +1,27 @@
-"""Scans in the slice frame, from NIfTI or from voxels with an affine.
+"""Read scans into the slice frame, from NIfTI or from voxels with an affine.
 
 Whatever voxel order a file uses, reading brings it into the slice frame (see `slice_frame`). A
 volume is held once: reading fills it piece by piece.
 """
 
+import gzip
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import nibabel as nib
 import numpy as np
-from nibabel.affines import voxel_sizes
 from nibabel.arrayproxy import ArrayProxy
 from nibabel.spatialimages import HeaderDataError
 
 from ..files import first_line
-from .header_guard import UNITS, VOXEL_SIZES_MM, VolumeError, check_header
-from .slice_frame import axis_codes, corners, has_three_axes, in_own_order, own_axes, slice_affine
+from .header_guard import UNITS, VOXEL_SIZES_MM, VolumeError, open_checked
+from .slice_frame import Geometry, has_three_axes
 
 PIECE_VOXELS = 2**22  # decoded at once
-
 
 READ_ERRORS = (
     HeaderDataError,
@@ -41,48 +40,31 @@ class Volume:
 
     Attributes:
         slices: (S, H, W) float32, finite.
-        spacing: mm between slices, between rows, between columns.
+        geometry: where its voxels lie.
         path: the file it was read from.
         replaced_voxels: how many NaN or infinite voxels were set to 0.
-        affine: (4, 4) float64, voxel indices of the file -> its world coordinates.
         header: the file's own header, with what the header guard had to put right.
         warnings: what it put right, one sentence each.
         sequence: MRI sequence that it is known to be, such as "t2"; None where it is not told.
     """
 
     slices: np.ndarray
-    spacing: tuple[float, float, float]
+    geometry: Geometry
     path: Path
     replaced_voxels: int
-    affine: np.ndarray
     header: nib.Nifti1Header
     warnings: tuple[str, ...] = ()
     sequence: str | None = None
 
     @property
-    def axis_codes(self) -> str:
-        """Three letters: the directions in which the file's own voxel axes run, such as "LPS"."""
-        return axis_codes(self.affine)
+    def spacing(self) -> tuple[float, float, float]:
+        """mm between slices, between rows and between columns."""
+        return self.geometry.spacing
 
     @property
-    def slice_affine(self) -> np.ndarray:
-        """(4, 4): slice, row and column, counted from 0, -> world coordinates in mm."""
-        return _slice_affine(self.affine, self.header, self.slices.shape)
-
-
-class ScanFile(NamedTuple):
-    """A file whose header passed the guard; no voxel is read yet.
-
-    Attributes:
-        shape: voxels along each axis of the file, 3 or 4 numbers.
-        stored: the voxels, an array or something that decodes when sliced.
-    """
-
-    header: nib.Nifti1Header
-    affine: np.ndarray
-    shape: tuple[int, ...]
-    stored: Any
-    warnings: tuple[str, ...]
+    def affine(self) -> np.ndarray:
+        """(4, 4) float64, voxel indices of the file -> its world coordinates."""
+        return self.geometry.affine
 
 
 @dataclass(frozen=True)
@@ -90,22 +72,148 @@ class ScanFacts:
     """What the header alone says about a scan.
 
     Attributes:
-        shape: (S, H, W) in the slice frame.
-        spacing: mm between slices, rows and columns.
-        axis_codes: where the file's voxel axes run, such as "LPS".
-        volumes: how many volumes the file holds, 1 for a 3-D file.
+        geometry: where its voxels lie.
+        channels: how many volumes the file holds, 1 for a 3-D file.
         dtype: name of the stored number type.
         warnings: what the header guard put right.
-        corners: where the corner voxels lie, (8, 3) in mm, in slice-frame order.
     """
 
-    shape: tuple[int, int, int]
-    spacing: tuple[float, float, float]
-    axis_codes: str
-    volumes: int
+    geometry: Geometry
+    channels: int
     dtype: str
     warnings: tuple[str, ...]
-    corners: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class ScanFile:
+    """An open scan whose header passed the guard; voxels are decoded when `read`.
+
+    Attributes:
+        path: the file, folder or archive.
+        header: its own header, or one that was made for it.
+        geometry: where its voxels lie.
+        stored: the voxels in the file's own order, an array or something that decodes when sliced;
+            its shape has 3 or 4 numbers.
+        warnings: what was put right, one sentence each.
+        sequence: MRI sequence that it is known to be; None where it is not told.
+    """
+
+    path: Path
+    header: nib.Nifti1Header
+    geometry: Geometry
+    stored: Any
+    warnings: tuple[str, ...]
+    sequence: str | None = None
+
+    @property
+    def facts(self) -> ScanFacts:
+        """What the header says."""
+        shape = self.stored.shape
+        channels = shape[3] if len(shape) == 4 else 1
+        return ScanFacts(self.geometry, channels, self.stored.dtype.name, self.warnings)
+
+    def channel_problem(self, channel: int | None) -> str | None:
+        """Return why the file cannot give this channel, in one sentence; None where it can."""
+        if len(self.stored.shape) == 3:
+            if channel is None:
+                return None
+            return f"{self.path}: channel={channel} was asked for, but the scan is 3-D."
+        count = self.facts.channels
+        if 0 <= (channel or 0) < count and (channel is not None or count == 1):
+            return None
+        return (
+            f"{self.path}: a 4-D scan with {count} channels needs channel=0 to channel={count - 1} "
+            "(--volume on the command line, or --modality for the scans of MSD Task01), got "
+            f"channel={channel}."
+        )
+
+    def read(self, channel: int | None = None) -> Volume:
+        """Return the volume, decoded piece by piece straight into the slice frame.
+
+        Args:
+            channel: which volume of a 4-D file, counted from 0; None for a 3-D file.
+
+        Raises:
+            VolumeError: no such channel, or damaged voxels.
+        """
+        if problem := self.channel_problem(channel):
+            raise VolumeError(problem)
+        slices = np.empty(self.geometry.shape, np.float32)
+        target = self.geometry.in_own_order(slices)  # a view: writing to it fills `slices`
+        planes = max(PIECE_VOXELS // (target.shape[0] * target.shape[1]), 1)
+        replaced = 0
+        for start in range(0, target.shape[2], planes):
+            piece = self._decode(slice(start, start + planes), channel or 0)
+            wrong = ~np.isfinite(piece)
+            piece[wrong] = 0
+            replaced += int(np.count_nonzero(wrong))
+            target[:, :, start : start + planes] = piece
+        return Volume(
+            slices,
+            self.geometry,
+            self.path,
+            replaced,
+            self.header,
+            self.warnings,
+            self.sequence,
+        )
+
+    def _decode(self, planes: slice, channel: int) -> np.ndarray:
+        """Return some planes of one channel, (I, J, planes) float32, infinite where too large."""
+        index: tuple[Any, ...] = (slice(None), slice(None), planes, channel)
+        with _one_sentence(self.path), np.errstate(over="ignore", invalid="ignore"):
+            return np.array(self.stored[index[: len(self.stored.shape)]], dtype=np.float32)
+
+
+@contextmanager
+def open_nifti(path: str | Path) -> Iterator[ScanFile]:
+    """Give a .nii or .nii.gz file behind the header guard, opened once: every one comes in here.
+
+    Header extensions are never parsed: they may be huge, and they may name a person.
+
+    Raises:
+        VolumeError: the header guard refuses the file.
+    """
+    path = Path(path)
+    with open_checked(path) as (file, checked):
+        kind = nib.Nifti1Header if checked.version == 1 else nib.Nifti2Header
+        header = kind(checked.content, checked.byte_order, check=False)
+        with _one_sentence(path):
+            affine = np.asarray(header.get_best_affine(), dtype=np.float64)
+            scaling = header.get_slope_inter()
+        geometry = _geometry(path, affine, header, checked.shape)
+        slope, inter = (1.0, 0.0) if None in scaling else scaling
+        layout = (checked.shape, checked.dtype, header.get_data_offset(), slope, inter)
+        content = gzip.GzipFile(fileobj=file) if checked.compressed else file
+        stored = ArrayProxy(content, layout, mmap=False)
+        yield ScanFile(path, header, geometry, stored, checked.warnings)
+
+
+def scan_from_voxels(
+    voxels: Any, affine: np.ndarray, path: Path, warnings: Sequence[str] = ()
+) -> ScanFile:
+    """Return a scan that did not come as NIfTI, as if it had, with sform and qform.
+
+    Args:
+        voxels: (I, J, K), anything with a shape, a dtype and slicing.
+        affine: (4, 4), voxel indices -> mm in RAS+ world coordinates.
+        path: what it comes from.
+        warnings: one sentence each, for people.
+
+    Raises:
+        VolumeError: an affine that loses an axis, or voxels that no scanner makes.
+    """
+    if not has_three_axes(affine):
+        raise VolumeError(f"{path}: the affine must map voxels to 3-D space, got {affine}.")
+    header = nib.Nifti1Header()
+    with _one_sentence(path):
+        header.set_data_shape(voxels.shape)
+        header.set_sform(affine, code=1)
+        header.set_qform(affine, code=1)
+        header.set_xyzt_units("mm")
+        stored = np.asarray(header.get_best_affine(), dtype=np.float64)
+    geometry = _geometry(path, stored, header, voxels.shape)
+    return ScanFile(path, header, geometry, voxels, tuple(warnings))
 
 
 def read_volume(path: str | Path, channel: int | None = None) -> Volume:
@@ -119,56 +227,18 @@ def read_volume(path: str | Path, channel: int | None = None) -> Volume:
         VolumeError: no such file, not NIfTI, a header that the guard refuses, damaged, or a 4-D
             file without `channel`.
     """
-    path = Path(path)
-    scan = _open(path)
-    return _fill(path, scan, _pick_channel(path, scan.shape, channel))
-
-
-def volume_from_voxels(
-    voxels: Any, affine: np.ndarray, path: Path, warnings: Sequence[str] = ()
-) -> Volume:
-    """Return a scan that did not come as NIfTI; what is written for it lies on the same grid.
-
-    Args:
-        voxels: (I, J, K), anything with a shape, a dtype and slicing.
-        affine: (4, 4), voxel indices -> mm in RAS+ world coordinates.
-        path: what it was read from.
-        warnings: one sentence each, for people.
-
-    Raises:
-        VolumeError: an affine that loses an axis, or voxels that no scanner makes.
-    """
-    return _fill(path, _scan_file(path, voxels, affine, tuple(warnings)), None)
+    with open_nifti(path) as scan:
+        return scan.read(channel)
 
 
 def read_facts(path: str | Path) -> ScanFacts:
-    """Return what the header of the scan at `path` says; no voxel is read.
+    """Return what the header of the NIfTI file at `path` says; no voxel is read.
 
     Raises:
         VolumeError: the header guard refuses the file.
     """
-    return _facts(_open(Path(path)))
-
-
-def facts_from_voxels(
-    voxels: Any, affine: np.ndarray, path: Path, warnings: Sequence[str] = ()
-) -> ScanFacts:
-    """As `read_facts`, of what `volume_from_voxels` would make a volume of."""
-    return _facts(_scan_file(path, voxels, affine, tuple(warnings)))
-
-
-def _facts(scan: ScanFile) -> ScanFacts:
-    slices, rows, columns = (scan.shape[axis] for axis in own_axes(scan.affine))
-    shape = (slices, rows, columns)
-    return ScanFacts(
-        shape=shape,
-        spacing=_spacing(scan.affine, scan.header),
-        axis_codes=axis_codes(scan.affine),
-        volumes=scan.shape[3] if len(scan.shape) == 4 else 1,
-        dtype=scan.stored.dtype.name,
-        warnings=scan.warnings,
-        corners=_corners(_slice_affine(scan.affine, scan.header, shape), shape),
-    )
+    with open_nifti(path) as scan:
+        return scan.facts
 
 
 def read_mask(path: str | Path, like: Volume) -> np.ndarray:
@@ -184,8 +254,7 @@ def read_mask(path: str | Path, like: Volume) -> np.ndarray:
             f"{path}: a mask needs the shape of its scan, {like.slices.shape} (slices, rows, "
             f"columns), got {mask.slices.shape}; resample it onto {like.path.name}."
         )
-    places = [_corners(volume.slice_affine, volume.slices.shape) for volume in (mask, like)]
-    offset = float(np.abs(places[0] - places[1]).max())
+    offset = mask.geometry.offset_from(like.geometry)
     if offset > min(like.spacing):
         raise VolumeError(
             f"{path}: a mask needs the place in space of its scan, but its corners lie up to "
@@ -204,107 +273,24 @@ def read_mask(path: str | Path, like: Volume) -> np.ndarray:
     return labels
 
 
-def _open(path: Path) -> ScanFile:
-    """Return the file behind the header guard: every file comes in here.
-
-    Header extensions are never parsed: they may be huge, and they may name a person.
-    """
-    checked = check_header(path)
-    kind = nib.Nifti1Header if checked.version == 1 else nib.Nifti2Header
-    header = kind(checked.content, checked.byte_order, check=False)
-    with _one_sentence(path):
-        affine = np.asarray(header.get_best_affine(), dtype=np.float64)
-        scaling = header.get_slope_inter()
-    _check_affine(path, affine, header)
-    slope, inter = (1.0, 0.0) if None in scaling else scaling
-    layout = (checked.shape, checked.dtype, header.get_data_offset(), slope, inter)
-    stored = ArrayProxy(path, layout, mmap=False, keep_file_open=True)  # read on, not anew
-    return ScanFile(header, affine, checked.shape, stored, checked.warnings)
-
-
-def _pick_channel(path: Path, shape: tuple[int, ...], channel: int | None) -> int | None:
-    if len(shape) == 3:
-        if channel is not None:
-            raise VolumeError(f"{path}: channel={channel} was asked for, but the scan is 3-D.")
-        return None
-    count = shape[3]
-    if channel is None and count == 1:
-        return 0
-    if channel is None or not 0 <= channel < count:
-        raise VolumeError(
-            f"{path}: a 4-D scan with {count} channels needs channel=0 to channel={count - 1} "
-            f"(--volume on the command line), got channel={channel}."
-        )
-    return channel
-
-
-def _fill(path: Path, scan: ScanFile, channel: int | None) -> Volume:
-    """Return the volume, decoded piece by piece straight into the slice frame."""
-    axes = own_axes(scan.affine)
-    slices = np.empty([scan.shape[axis] for axis in axes], np.float32)
-    target = in_own_order(slices, scan.affine)  # a view: writing to it fills `slices`
-    planes = max(PIECE_VOXELS // (target.shape[0] * target.shape[1]), 1)
-    replaced = 0
-    for start in range(0, target.shape[2], planes):
-        index: tuple[Any, ...] = (slice(None), slice(None), slice(start, start + planes))
-        with _one_sentence(path), np.errstate(over="ignore", invalid="ignore"):
-            stored = scan.stored[index if channel is None else (*index, channel)]
-            piece = np.array(stored, dtype=np.float32).reshape(target[index].shape)
-        wrong = ~np.isfinite(piece)
-        piece[wrong] = 0
-        replaced += int(np.count_nonzero(wrong))
-        target[index] = piece
-    spacing = _spacing(scan.affine, scan.header)
-    return Volume(slices, spacing, path, replaced, scan.affine, scan.header, scan.warnings)
-
-
-def _scan_file(path: Path, voxels: Any, affine: np.ndarray, warnings: tuple[str, ...]) -> ScanFile:
-    """Return voxels with an affine as if they had come as NIfTI, with sform and qform."""
-    if not has_three_axes(affine):
-        raise VolumeError(f"{path}: the affine must map voxels to 3-D space, got {affine}.")
-    header = nib.Nifti1Header()
-    with _one_sentence(path):
-        header.set_data_shape(voxels.shape)
-        header.set_sform(affine, code=1)
-        header.set_qform(affine, code=1)
-        header.set_xyzt_units("mm")
-        stored = np.asarray(header.get_best_affine(), dtype=np.float64)
-    _check_affine(path, stored, header)
-    return ScanFile(header, stored, tuple(voxels.shape), voxels, warnings)
-
-
-def _check_affine(path: Path, affine: np.ndarray, header: nib.Nifti1Header) -> None:
-    """Refuse an affine that loses an axis, or whose voxels no scanner makes."""
+def _geometry(
+    path: Path, affine: np.ndarray, header: nib.Nifti1Header, shape: tuple[int, ...]
+) -> Geometry:
+    """Return where voxels of `shape` lie; refuse a lost axis, and voxels that no scanner makes."""
     if not has_three_axes(affine):
         raise VolumeError(
             f"{path}: the affine must map voxels to 3-D space, got {affine.tolist()}; save the "
             "scan with a valid sform or qform."
         )
-    sizes, (low, high) = _spacing(affine, header), VOXEL_SIZES_MM
+    unit = UNITS.get(int(header["xyzt_units"]) & 7, 1.0)
+    geometry = Geometry.of_voxels(affine, unit, shape)
+    sizes, (low, high) = geometry.spacing, VOXEL_SIZES_MM
     if not low <= min(sizes) <= max(sizes) <= high:
         raise VolumeError(
             f"{path}: voxels must measure {low:g} to {high:g} mm, got {sizes} mm from the affine; "
             "write the true sizes and unit into the header."
         )
-
-
-def _spacing(affine: np.ndarray, header: nib.Nifti1Header) -> tuple[float, float, float]:
-    """Return mm per slice, row and column: the lengths of the affine's columns, as mm."""
-    millimetres = UNITS.get(int(header["xyzt_units"]) & 7, 1.0)
-    between_slices, rows, columns = voxel_sizes(affine)[own_axes(affine)] * millimetres
-    return float(between_slices), float(rows), float(columns)
-
-
-def _slice_affine(
-    affine: np.ndarray, header: nib.Nifti1Header, shape: tuple[int, ...]
-) -> np.ndarray:
-    scale = np.array([UNITS.get(int(header["xyzt_units"]) & 7, 1.0)] * 3 + [1.0])
-    return scale[:, None] * slice_affine(affine, shape)
-
-
-def _corners(affine: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Return where the corner voxels lie, (8, 3) in mm, in slice-frame order."""
-    return corners(affine, np.zeros(3), np.array(shape) - 1)
+    return geometry
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from ..data.slices import read_slices
 from ..files import replace_file
 from ..provenance import available_cores
 from ..remote_files import read_bytes
+from ..scans.background import brain_of
 
 Facts = list[tuple[int, int, float]]  # slice index, label, mm2 of brain
 
@@ -187,7 +188,7 @@ def _prepared_facts(patients: Sequence[Patient], modality: str, skip: int) -> li
 
 def count_brain(image: NDArray[np.float32]) -> int:
     """Pixels of a slice (H, W) or (C, H, W) that show brain in any sequence."""
-    return int(np.count_nonzero(image if image.ndim == 2 else image.any(0)))
+    return int(np.count_nonzero(brain_of(image)))
 
 
 def _area(pixels: int, spacing: Sequence[float]) -> float:

@@ -333,7 +333,7 @@ def test_folders_hold_brats_files_with_the_values_of_the_phantom(tmp_path: Path)
     np.testing.assert_array_equal(
         read_mask(folder / f"{folder.name}_seg.nii.gz", scan), made.mask.transpose(2, 1, 0)
     )
-    assert scan.axis_codes == "LPS" and scan.spacing == (VOXEL,) * 3
+    assert scan.geometry.axis_codes == "LPS" and scan.spacing == (VOXEL,) * 3
     assert scan.header.get_data_dtype() == np.int16
     assert len(list(folder.glob("*.nii.gz"))) == 5
 

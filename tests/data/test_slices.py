@@ -12,7 +12,6 @@ from modeling_rasalore.data.labels import label_slices
 from modeling_rasalore.data.layouts import find_patients
 from modeling_rasalore.data.patient import LabelledSlice, Patient
 from modeling_rasalore.data.slices import read_slices
-from modeling_rasalore.scans.background import zero_background
 from modeling_rasalore.scans.volume_writing import write_nifti
 from modeling_rasalore.scans.volumes import VolumeError
 
@@ -152,19 +151,6 @@ def test_written_slice_labels_replace_the_masks(tmp_path):
         mask.unlink()
     patients = find_patients(root)
     assert [[row.label for row in rows_of(patient)] for patient in patients] == [LABELS] * 2
-
-
-def test_a_brain_mask_sets_the_background_and_the_least_brain_value_to_0():
-    scan = np.array([[[-3.0, -1, 2, 5]]], np.float32)
-    inside = np.array([[[False, True, True, False]]])
-    assert zero_background(scan, inside).tolist() == [[[0, 0, 3, 0]]]
-
-
-def test_without_a_brain_mask_the_corner_value_is_the_background():
-    scan = np.array([[[-3.0, -5, 2, -3]]], np.float32)
-    assert zero_background(scan).tolist() == [[[0, 0, 7, 0]]]
-    assert zero_background(np.full((1, 2, 2), -4.0)).tolist() == [[[0, 0], [0, 0]]]
-    assert np.array_equal(zero_background(scan + 5), scan + 5)  # nothing below 0: left alone
 
 
 def test_each_volume_is_decoded_once_per_pass(tmp_path, monkeypatch):

@@ -6,7 +6,6 @@ from scipy import ndimage
 
 from modeling_rasalore.prediction import mask_3d
 from modeling_rasalore.prediction.mask_3d import (
-    index_box,
     part_sizes,
     remove_small_parts,
     smooth_scores,
@@ -55,11 +54,6 @@ def test_removing_from_an_empty_mask_leaves_it_empty() -> None:
     mask = np.zeros((2, 3, 4), np.uint8)
     remove_small_parts(mask, 5)
     assert not mask.any()
-
-
-def test_the_box_holds_the_mask_and_nothing_more() -> None:
-    assert index_box(parts()) == (slice(1, 6), slice(1, 7), slice(1, 7))
-    assert index_box(np.zeros((2, 2, 2), np.uint8)) is None
 
 
 def test_without_a_border_smoothing_is_a_gaussian_in_mm() -> None:

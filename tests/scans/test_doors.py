@@ -13,7 +13,7 @@ import torch
 from modeling_rasalore import RasaloreConfig, RasaloreImageProcessor, RasaloreModel
 from modeling_rasalore.cli import main
 from modeling_rasalore.prediction.run import RunSettings, predict_scans
-from modeling_rasalore.scans.bids import bids_place
+from modeling_rasalore.scans.bids import bids_stem
 from modeling_rasalore.scans.finding import find_scans
 from modeling_rasalore.scans.reading import read_scan
 from modeling_rasalore.scans.volume_writing import write_nifti
@@ -183,7 +183,7 @@ def test_results_of_a_bids_data_set_are_a_bids_derivative(
     ],
 )
 def test_places_of_results_follow_the_entities_of_a_scan(path: str, place: str) -> None:
-    found = bids_place(Path("/data") / path)
+    found = bids_stem(Path("/data") / path)
     assert (found.as_posix() if found else "") == place
 
 

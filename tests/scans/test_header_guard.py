@@ -19,11 +19,22 @@ from crafted_headers import REFUSED, REPAIRED, scan_bytes, with_field, zeros
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modeling_rasalore.scans.header_guard import FIELDS_1, FIELDS_2, VolumeError, check_header
+from modeling_rasalore.scans.header_guard import (
+    FIELDS_1,
+    FIELDS_2,
+    CheckedHeader,
+    VolumeError,
+    open_checked,
+)
 from modeling_rasalore.scans.volume_writing import write_volume
 from modeling_rasalore.scans.volumes import read_facts, read_volume
 
 SECONDS, MEBIBYTES = 1.0, 200
+
+
+def check_header(path: Path) -> CheckedHeader:
+    with open_checked(path) as (_, header):
+        return header
 
 
 @contextmanager
@@ -92,8 +103,10 @@ def test_a_good_header_passes_unchanged(tmp_path: Path, version: int, byte_order
 def test_the_header_alone_tells_what_a_scan_is(tmp_path: Path) -> None:
     (tmp_path / "a.nii").write_bytes(scan_bytes(np.zeros((4, 5, 6, 2), np.uint8)))
     facts = read_facts(tmp_path / "a.nii")
-    assert (facts.shape, facts.spacing, facts.axis_codes) == ((6, 5, 4), (3.0, 1.5, 2.0), "LPS")
-    assert (facts.volumes, facts.dtype, facts.warnings) == (2, "uint8", ())
+    geometry = facts.geometry
+    assert (geometry.shape, geometry.spacing) == ((6, 5, 4), (3.0, 1.5, 2.0))
+    assert geometry.axis_codes == "LPS"
+    assert (facts.channels, facts.dtype, facts.warnings) == (2, "uint8", ())
 
 
 def test_a_large_blank_mask_is_no_bomb(tmp_path: Path) -> None:
@@ -145,13 +158,13 @@ def test_a_mutated_header_is_refused_in_one_sentence_or_read_whole(
     path.write_bytes(mutated[1])
     with small_and_fast():
         try:
-            channel = 0 if read_facts(path).volumes > 1 else None
+            channel = 0 if read_facts(path).channels > 1 else None
             volume = read_volume(path, channel)
         except VolumeError as refused:
             assert str(refused).startswith(f"{path}: ") and "\n" not in str(refused)
             return
     assert np.isfinite(volume.slices).all()
-    assert volume.slices.shape == read_facts(path).shape
+    assert volume.slices.shape == read_facts(path).geometry.shape
     copy = write_volume(folder / "copy.nii", volume.slices, volume, np.float32)
     again = read_volume(copy)
     assert np.array_equal(again.affine, volume.affine)

@@ -45,7 +45,7 @@ def test_a_slice_of_an_lps_file_is_the_transposed_voxel_plane(tmp_path):
     data = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
     volume = scan(tmp_path, data)
     assert np.array_equal(volume.slices[1], data[:, :, 1].T)
-    assert volume.axis_codes == "LPS"
+    assert volume.geometry.axis_codes == "LPS"
 
 
 @pytest.mark.parametrize(("order", "flips"), VOXEL_ORDERS)
@@ -54,7 +54,7 @@ def test_every_voxel_order_reads_as_the_same_slices(tmp_path, order, flips):
     volume = scan(tmp_path, data, affine)
     assert np.array_equal(volume.slices, TRUTH)
     assert volume.spacing == (3.0, 1.5, 2.0)
-    assert read_facts(volume.path).shape[0] == 5
+    assert read_facts(volume.path).geometry.shape[0] == 5
 
 
 @pytest.mark.parametrize(("order", "flips"), VOXEL_ORDERS)
@@ -149,7 +149,7 @@ def test_a_channel_of_a_4d_file_is_read_alone(tmp_path):
     data = np.arange(2 * 3 * 4 * 2, dtype=np.float32).reshape(2, 3, 4, 2)
     path = save(tmp_path / "four.nii.gz", data)
     assert np.array_equal(read_volume(path, channel=1).slices[2], data[:, :, 2, 1].T)
-    assert read_facts(path).shape[0] == 4
+    assert read_facts(path).geometry.shape[0] == 4
 
 
 def test_a_4d_file_with_one_volume_needs_no_channel(tmp_path):

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from transformers import Sam2Config, Sam2Model, SamConfig, SamImageProcessorPil, SamModel
 
 from modeling_rasalore.pseudo_masks.segmenter import PromptedSegmenter
+from modeling_rasalore.scans.background import brain_of
 
 from .interface import Image
 from .stand_in import learn_regions
@@ -73,7 +74,7 @@ class PromptedByStage1:
         for image, heatmap in zip(slices, self.heatmaps.score(slices), strict=True):
             pseudo_mask = (heatmap > 0.5).astype(np.uint8)
             score = self.segmenter.score(image, pseudo_mask)
-            scores.append(np.where(image > 0, score, 0).astype(np.float32))
+            scores.append(np.where(brain_of(image), score, 0).astype(np.float32))
         return scores
 
     def save(self, folder: Path) -> None:

@@ -14,6 +14,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from modeling_rasalore.pseudo_masks.segmenter import Mask, PromptedSegmenter, to_rgb
+from modeling_rasalore.scans.background import brain_of
 
 from .interface import Image, step
 
@@ -66,7 +67,7 @@ def in_model_frame(region: Mask, inputs: Any) -> Tensor:
 
 def random_region(image: Image, generator: np.random.Generator) -> Mask | None:
     """One connected region above a random intensity of the brain; None if none is large."""
-    brain = image > 0
+    brain = brain_of(image)
     if not brain.any():
         return None
     level = np.quantile(image[brain], generator.uniform(0.5, 0.95))

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import ndimage
 
+from modeling_rasalore.scans.background import brain_of
+
 from .interface import GivenSystem, Image
 
 
@@ -27,7 +29,7 @@ class Chance(GivenSystem):
 
     def score(self, slices: Sequence[Image]) -> list[Image]:
         return [
-            np.where(image > 0, self.generator.random(image.shape, np.float32), 0).astype(
+            np.where(brain_of(image), self.generator.random(image.shape, np.float32), 0).astype(
                 np.float32
             )
             for image in slices
@@ -36,7 +38,7 @@ class Chance(GivenSystem):
 
 def equalise(image: Image) -> Image:
     """Slice (H, W) with each brain pixel replaced by its rank in (0, 1], then a 3x3 median."""
-    brain = image > 0
+    brain = brain_of(image)
     equalised = np.zeros(image.shape, np.float32)
     ranks = np.searchsorted(np.sort(image[brain]), image[brain], side="right")
     equalised[brain] = ranks / max(int(brain.sum()), 1)

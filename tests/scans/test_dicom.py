@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modeling_rasalore.scans.dicom import is_dicom
 from modeling_rasalore.scans.finding import find_scans
 from modeling_rasalore.scans.reading import read_scan, read_scan_facts
+from modeling_rasalore.scans.series_files import is_dicom
 from modeling_rasalore.scans.volume_writing import write_nifti, write_volume
 from modeling_rasalore.scans.volumes import VolumeError, read_volume
 
@@ -47,11 +47,11 @@ def test_a_series_reads_as_the_same_volume_as_its_nifti_file(tmp_path: Path, nam
     nifti = read_volume(write_nifti(tmp_path / "a.nii", voxels(), affine))
     series = read_scan(write_series(tmp_path / "series", voxels(), affine))
     assert np.array_equal(series.slices, nifti.slices)
-    assert np.allclose(series.slice_affine, nifti.slice_affine, atol=1e-4)
+    assert np.allclose(series.geometry.slice_affine, nifti.geometry.slice_affine, atol=1e-4)
     assert series.spacing == pytest.approx(nifti.spacing, abs=1e-5)
     assert any("tilted gantry" in warning for warning in series.warnings) == ("gantry" in name)
-    facts = read_scan_facts(tmp_path / "series")
-    assert (facts.shape, facts.spacing) == (series.slices.shape, series.spacing)
+    geometry = read_scan_facts(tmp_path / "series").geometry
+    assert (geometry.shape, geometry.spacing) == (series.slices.shape, series.spacing)
 
 
 def test_a_zip_reads_as_its_folder(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import struct
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -52,6 +53,23 @@ def test_a_slice_is_stored_without_loss(values: list[float], mode: str) -> None:
     foreign = Image.open(io.BytesIO(stored))  # as any reader of TIFF sees it
     assert (foreign.format, foreign.mode) == ("TIFF", mode)
     np.testing.assert_array_equal(np.asarray(foreign, np.float32), image)
+
+
+def earlier_tiff(values: np.ndarray, number_format: int) -> bytes:
+    """A slice as it was stored by version 0.1: a TIFF of ten entries, then the values."""
+    height, width = values.shape
+    tags = (256, 257, 258, 259, 262, 273, 277, 278, 279, 339)
+    facts = (width, height, 8 * values.itemsize, 1, 1, 134, 1, height, values.nbytes, number_format)
+    entries = [struct.pack("<HHII", tag, 4, 1, fact) for tag, fact in zip(tags, facts, strict=True)]
+    return struct.pack("<2sHIH", b"II", 42, 8, 10) + b"".join(entries) + bytes(4) + values.tobytes()
+
+
+@pytest.mark.parametrize(("dtype", "number_format"), [("<u2", 1), ("<f4", 3)])
+def test_slices_that_were_prepared_earlier_can_be_read(dtype: str, number_format: int) -> None:
+    values = np.array([[0, 1, 65535], [7, 8, 9]], dtype)
+    image = decode_slice(earlier_tiff(values, number_format))
+    assert image.dtype == np.float32 and image.flags.writeable
+    np.testing.assert_array_equal(image, values)
 
 
 def test_a_mask_is_stored_without_loss() -> None:
