@@ -1,4 +1,4 @@
-"""RASALoRE's location embeddings and region-aware spatial attention (poster, Figure 2).
+"""Turn candidate points into embeddings by region-aware spatial attention (poster, Figure 2).
 
 Letters in shapes: B batch, k candidate points, d embedding width, N cells of the refined map.
 """

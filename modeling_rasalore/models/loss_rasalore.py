@@ -1,4 +1,4 @@
-"""Losses of stage 2, one function per formula (poster, "Training Loss Functions").
+"""Compute the losses of stage 2, one function per formula (poster, "Training Loss Functions").
 
 Every function works on a whole batch on the device of its arguments and returns one value per
 sample, shape (B,); `B, ...` are maps or point sets of any shape. None returns NaN, whatever is
@@ -36,9 +36,9 @@ def dice_of_sums(overlapping: Tensor, predicted: Tensor, targeted: Tensor) -> Te
     return (2 * overlapping + SMOOTHING) / (predicted + targeted + SMOOTHING)
 
 
-def overlap(one: Tensor, other: Tensor) -> Tensor:
+def overlap(first: Tensor, second: Tensor) -> Tensor:
     """Sum of the product of maps, (B, ...) -> (B,)."""
-    return (one * other).flatten(1).sum(1)
+    return (first * second).flatten(1).sum(1)
 
 
 def leave_out(values: Tensor, ignored: Tensor | None) -> Tensor:
@@ -150,7 +150,7 @@ def decoder_loss(
 
     The targets are blurred in every step, not once per slice: every published recipe turns its
     slices by an angle of their own, and the blur of what a turn cuts off or lets in is not the
-    turned blur. Three blurs are a thousandth of a training step's operations.
+    turned blur. Three blurs take a thousandth of a training step.
 
     Args:
         scores: predicted probabilities P, (B, 1, H, W).
