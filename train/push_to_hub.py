@@ -38,6 +38,7 @@ from modeling_rasalore.models.pipeline_rasalore import BrainAnomalyPipeline
 from modeling_rasalore.prediction.calibration import CALIBRATION_FILE, find_calibration
 from modeling_rasalore.prediction.volume import predict_slices
 from modeling_rasalore.publishing.cards import DataFacts, ModelFacts, data_card, model_card
+from modeling_rasalore.publishing.metric_folder import complete_space
 from modeling_rasalore.publishing.repository import Target, UploadError, local_files, push_folder
 from modeling_rasalore.publishing.stranger import outputs_without_package
 from modeling_rasalore.recipes import load_recipe
@@ -79,8 +80,8 @@ def main(words: list[str]) -> None:
     with TemporaryDirectory() as scratch:
         folder = claim(Path(recipe.out)) if recipe.out else Path(scratch)
         if kind == "space":
-            folder = Path(recipe.space)
-            target = space_target(recipe, folder)
+            target = space_target(recipe, Path(recipe.space))
+            folder = complete_space(Path(recipe.space), folder)
             show(folder)
         elif kind == "scans":
             counts = assemble_data(recipe, folder)
