@@ -33,7 +33,7 @@ def threshold_scores(tallies: Sequence[Tally], view: str, threshold: str, seed: 
     else:
         row["healthy_slices"] = sum(o["ml_per_healthy_slice"].size for o in outcomes)
         row["healthy_scans"] = sum(o["ml_per_healthy_scan"].size for o in outcomes)
-        # What a label-free threshold was asked for, observed.
+        # The false-alarm rate that a label-free threshold promises, as observed.
         counts = np.stack([o[HEALTHY_BRAIN] for o in outcomes])[:, None]  # (patients, 1, 2)
         row |= _pooled("healthy_brain_marked", counts, _share, seed)
     row["dice_by_patient"] = _patient_means(dices)
@@ -60,7 +60,7 @@ def _by_lesion_size(tallies: Sequence[Tally], dices: Sequence[np.ndarray], seed:
 def ranking_scores(tallies: Sequence[Tally], seed: int) -> dict[str, Row]:
     """Scores that need no threshold, by view: rankings, and the calibration of pooled voxels.
 
-    They are None for masks, whose scores are 0 and 1: these have no ranking.
+    A mask, whose scores are 0 and 1, ranks nothing: its rankings are None.
     """
     paper = _means([tally.rankings for tally in tallies], seed)
     paper["average_precision_by_patient"] = _patient_means(
