@@ -1,8 +1,8 @@
 """Score every pixel of a brain slice with RASALoRE, stage 2 (poster, "Stage 2").
 
 The mask decoder and the attention over fixed queries are computed in a factorised form: the numbers
-of the formulas with less work. Each docstring says which identity it uses; train/plain/rasalore.py
-in the repository of the code has the plain form, and tests compare the two.
+of the formulas with less work. Each docstring says which identity it uses; `train/plain` in the
+repository of the code has the plain form, and tests compare the two.
 
 Letters in shapes: B batch, k candidate points, d embedding width, N image tokens, S = image_size.
 """
