@@ -9,6 +9,7 @@ import numpy as np
 from analysis import Analysis, Report
 from PIL import Image
 
+from modeling_rasalore.evaluation.tables import markdown_table
 from modeling_rasalore.prediction.outputs import describe
 from modeling_rasalore.prediction.volume import FloatImage, VolumePrediction
 from modeling_rasalore.scans.background import brain_of
@@ -70,11 +71,10 @@ def write_summary(name: str, prediction: VolumePrediction, warnings: Sequence[st
 def write_table(report: Report) -> str:
     """Return a Markdown table: the whole mask, then its largest findings with their mean score."""
     found = report["findings"]
-    lines = ["| # | mL | slices | score |", "|---|---:|---:|---:|"]
-    lines.append(f"| all | {report['millilitres']:.1f} | {report['slices_with_anomaly']} | |")
-    for place, row in enumerate(found[:FINDINGS_SHOWN], start=1):
+    lines = [("all", f"{report['millilitres']:.1f}", str(report["slices_with_anomaly"]), "")]
+    for number, row in enumerate(found[:FINDINGS_SHOWN], start=1):
         span = f"{row['lowest_slice']} to {row['highest_slice']}"
-        lines.append(f"| {place} | {row['millilitres']:.1f} | {span} | {row['mean_score']:.2f} |")
+        lines.append((str(number), f"{row['millilitres']:.1f}", span, f"{row['mean_score']:.2f}"))
     if len(found) > FINDINGS_SHOWN:
-        lines.append(f"| +{len(found) - FINDINGS_SHOWN} | in the report | | |")
-    return "\n".join(lines)
+        lines.append((f"+{len(found) - FINDINGS_SHOWN}", "in the report", "", ""))
+    return markdown_table(("#", "mL", "slices", "score"), lines)

@@ -10,7 +10,7 @@ a fresh process that cannot see this package, and must give the same logits and 
 push=true uploads, in one commit; pushing the same thing again makes none. New repositories are
 private unless private=false. No path of this machine and, with a model, no patient id is published.
 A `calibration.json` that `rasalore calibrate` left beside the model goes with it. space=<folder>
-publishes a folder as a Space.
+publishes a folder as a Space, a metric with its formulas.
 """
 
 from pathlib import Path
@@ -24,6 +24,7 @@ from modeling_rasalore.publishing.assembly import (
     what_to_publish,
 )
 from modeling_rasalore.publishing.checks import check_data, check_model
+from modeling_rasalore.publishing.metric_folder import complete_space
 from modeling_rasalore.publishing.repository import Target, local_files, push_folder
 from modeling_rasalore.recipes import run_script
 
@@ -35,7 +36,8 @@ def main(recipe: PushRecipe) -> None:
     with TemporaryDirectory() as scratch:
         folder = make_empty(Path(recipe.out)) if recipe.out else Path(scratch)
         if source == "space":
-            folder, target = Path(recipe.space), space_target(recipe)
+            target = space_target(recipe)
+            folder = complete_space(Path(recipe.space), folder)
             show(folder)
         elif source == "scans":
             target = Target(recipe.repo, "dataset", recipe.private)

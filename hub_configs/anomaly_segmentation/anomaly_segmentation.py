@@ -1,7 +1,8 @@
 """`evaluate` metric: anomaly maps of whole scans against true masks, without voxels in Arrow.
 
 A scan of 9 million voxels becomes a histogram of its scores and a few counts when it is added, so
-memory does not grow with the scans. The formulas are those of `metrics.py` beside this file.
+memory does not grow with the scans. The formulas are those of the package `rasalore`, which copies
+their files beside this one when it is published.
 """
 
 from typing import Any
@@ -10,14 +11,13 @@ import datasets
 import evaluate
 import numpy as np
 
+from .intervals import Estimate, bootstrap_interval, pooled_interval
+from .lesion_metrics import lesion_scores
 from .metrics import (
     BINS,
-    bootstrap_interval,
     dice,
-    lesion_scores,
     pooled_auroc,
     pooled_average_precision,
-    pooled_interval,
     score_histograms,
 )
 
@@ -103,8 +103,9 @@ class AnomalySegmentation(evaluate.Metric):
         for name in PER_SCAN:
             values = np.array([scan[name] for scan in predictions])
             values = values[~np.isnan(values)]
+            mean = float(values.mean()) if len(values) else np.nan
             interval = bootstrap_interval([values[i : i + 1] for i in range(len(values))], seed)
-            result |= row(name, values.mean() if len(values) else np.nan, interval)
+            result |= Estimate(mean, *interval).columns(name)
         histograms = np.zeros((len(references), 2, BINS), np.int64)
         for histogram, scan in zip(histograms, references, strict=True):
             histogram[:, scan["bins"]] = [scan["healthy"], scan["lesion"]]
@@ -113,11 +114,7 @@ class AnomalySegmentation(evaluate.Metric):
             ("average_precision", pooled_average_precision),
             ("auroc", pooled_auroc),
         ):
+            value = float(statistic(histograms.sum(0)))
             interval = pooled_interval(histograms, statistic, seed)
-            result |= row(name, statistic(histograms.sum(0)), interval)
+            result |= Estimate(value, *interval).columns(name)
         return result
-
-
-def row(name: str, value: Any, interval: tuple[float | None, float | None]) -> dict[str, Any]:
-    """A score and the limits of its interval."""
-    return {name: float(value), f"{name}_low": interval[0], f"{name}_high": interval[1]}

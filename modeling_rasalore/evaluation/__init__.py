@@ -1,9 +1,12 @@
 """Score maps against true masks: rows, tables, pictures.
 
+intervals.py        bootstrap intervals over patients
 leaks.py            the same image under two names
-metrics.py          Dice, average precision and others, in NumPy
-patient_scores.py   one patient's maps -> counts
-rows.py             counts -> rows of results.json
+lesion_metrics.py   lesion-wise Dice and surface distances, as BraTS 2023 has them
+metrics.py          Dice, average precision, calibration
+patient_scores.py   one patient's maps -> a tally
+row_scores.py       tallies of a test set -> the scores of a row
+rows.py             maps of a system -> rows of results.json
 slice_grid.py       a picture of slices by systems
 tables.py           rows -> Markdown and a figure
 """

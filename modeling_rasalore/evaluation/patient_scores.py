@@ -1,4 +1,4 @@
-"""One system's maps of one patient against the truth, and what they add to a test set."""
+"""Count what one system's maps of one patient add to the scores of a test set."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -7,13 +7,13 @@ from functools import cached_property
 import numpy as np
 from scipy import ndimage
 
+from .lesion_metrics import lesion_scores
 from .metrics import (
     auroc,
     average_precision,
     calibration_table,
     dice,
     dice_curve,
-    lesion_scores,
     score_histograms,
 )
 
@@ -81,7 +81,7 @@ class PatientScores:
 
 @dataclass(frozen=True, eq=False)
 class Tally:
-    """What one patient adds to the test set; voxels are counted, not kept.
+    """What one patient adds to the test set: counts, never voxels.
 
     Attributes:
         slices: how many, by view.
@@ -133,23 +133,29 @@ def tally_patient(patient: PatientScores, thresholds: Mapping[str, float]) -> Ta
 
 
 def outcome_of(patient: PatientScores, view: str, threshold: float) -> Values:
-    """Values of one patient at one threshold: per slice (P,), per healthy slice (K,) or one.
-
-    `HEALTHY_BRAIN` alone are two counts.
-    """
+    """Values of one patient in one view at one threshold, by name of the score."""
     if view == "paper":
-        shown = np.flatnonzero(patient.in_paper_view)
-        dices = [dice(patient.scores[s] > threshold, patient.truth[s]) for s in shown]
-        return {"dice": np.array(dices)}
-    prediction = patient.scores > threshold
+        return _outcome_of_slices(patient, threshold)
+    return _outcome_of_volume(patient, patient.scores > threshold)
+
+
+def _outcome_of_slices(patient: PatientScores, threshold: float) -> Values:
+    """Dice of each slice of the paper view, (P,)."""
+    shown = np.flatnonzero(patient.in_paper_view)
+    dices = [dice(patient.scores[s] > threshold, patient.truth[s]) for s in shown]
+    return {"dice": np.array(dices)}
+
+
+def _outcome_of_volume(patient: PatientScores, prediction: np.ndarray) -> Values:
+    """One value each, or one per healthy slice, (K,); `HEALTHY_BRAIN` alone are two counts."""
     lesions = lesion_scores(prediction, patient.truth, patient.spacing)
     false, brain = prediction[patient.healthy], patient.brain[patient.healthy]
     false_ml = np.count_nonzero(false, axis=(1, 2)) * np.prod(patient.spacing) / 1000
-    # A healthy scan has no Dice (1 if nothing is found, else 0: with enough of them, finding
-    # nothing anywhere would be the oracle); what is found in it counts as false alarms instead.
-    volume_dice = [dice(prediction, patient.truth)] if patient.truth.any() else []
+    ill = patient.truth.any()
     return {
-        "dice": np.array(volume_dice),
+        # A healthy scan has no Dice (1 if nothing is marked, else 0: with enough of them, marking
+        # nothing anywhere would be the oracle); what is marked in it counts as false alarms.
+        "dice": np.array([dice(prediction, patient.truth)] if ill else []),
         "lesion_dice": np.array([lesions.dice]),
         "lesion_hd95": np.array([lesions.hd95]),
         "lesions_per_patient": np.array([lesions.lesions]),
@@ -159,7 +165,7 @@ def outcome_of(patient: PatientScores, view: str, threshold: float) -> Values:
             [ndimage.label(image, np.ones((3, 3)))[1] for image in false]
         ),
         "ml_per_healthy_slice": false_ml,
-        "ml_per_healthy_scan": np.array([] if patient.truth.any() else [false_ml.sum()]),
+        "ml_per_healthy_scan": np.array([] if ill else [false_ml.sum()]),
         HEALTHY_BRAIN: np.array([np.count_nonzero(part) for part in (false & brain, brain)]),
     }
 
@@ -193,4 +199,4 @@ def mean_over_seeds(tallies: Sequence[Tally]) -> Tally:
 
 def mean_values(values: Sequence[Values]) -> Values:
     """The mean of one patient's values over seeds, by name of the score."""
-    return {name: np.mean([one[name] for one in values], axis=0) for name in values[0]}
+    return {name: np.mean([seed[name] for seed in values], axis=0) for name in values[0]}

@@ -1,4 +1,4 @@
-"""Scores one system's anomaly maps against true masks: the rows of `results.json`.
+"""Score one system's anomaly maps against true masks: the rows of `results.json`.
 
 Two views side by side. `paper`: slices with more than 200 mm2 of lesion, scored one by one, then
 averaged over slices. `volume`: whole patients, healthy and barely affected slices included. Three
@@ -7,7 +7,7 @@ several folds and seeds give one table: folds add patients, seeds are averaged p
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,20 +15,10 @@ from typing import Any
 import numpy as np
 
 from ..files import write_json
+from .intervals import Estimate, paired_bootstrap
 from .leaks import check_disjoint
-from .metrics import (
-    BINS,
-    best_threshold,
-    bootstrap_interval,
-    brier,
-    expected_calibration_error,
-    paired_bootstrap,
-    pooled_auroc,
-    pooled_average_precision,
-    pooled_interval,
-)
+from .metrics import best_threshold
 from .patient_scores import (
-    HEALTHY_BRAIN,
     VIEWS,
     PatientScores,
     Tally,
@@ -38,6 +28,7 @@ from .patient_scores import (
     outcome_of,
     tally_patient,
 )
+from .row_scores import Row, ranking_scores, threshold_scores
 
 THRESHOLD_SOURCES = {
     "0.5": "fixed",
@@ -51,7 +42,6 @@ POOLED_SOURCES = {
 }
 # Keys of a row that name patients: what is published leaves them out.
 BY_PATIENT = ("dice_by_patient", "average_precision_by_patient")
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -96,7 +86,7 @@ def evaluate_system(
 
     Args:
         patients: the test set, one patient in memory at a time. It is read twice, the second time
-            at the oracle threshold, and must give the same maps again: a generator is kept whole,
+            at the oracle threshold, and must give the same maps again: a generator is held whole,
             an object whose `__iter__` reads stored maps is not.
         seconds, peak_mib: what the system cost, as the caller measured it.
         weights: "trained", "stand-in" or a repo id.
@@ -120,28 +110,110 @@ def evaluate_runs(
     Raises:
         ValueError: no patients, a patient twice at one seed, or not at every seed.
     """
-    runs = [replace(r, patients=list(r.patients)) if _once(r.patients) else r for r in runs]
-    columns = _columns(runs)
+    runs = [hold_generator(run) for run in runs]
+    thresholds = thresholds_of(runs)
     tallies = [
-        (run.seed, tally_patient(patient, thresholds))
-        for run, thresholds in zip(runs, columns, strict=True)
+        (run.seed, tally_patient(patient, values))
+        for run, values in zip(runs, thresholds, strict=True)
         for patient in run.patients
     ]
-    merged = [mean_over_seeds(found) for found in _by_patient(tallies)]
-    shared = {name: value for name, value in columns[0].items() if _same(columns, name)}
-    oracles = {view: _oracle(merged, view, shared) for view in VIEWS}
-    _add_oracles(merged, runs, oracles)
-    threshold_free = _threshold_free(merged, seed)
-    rate, sources = runs[0].thresholds.false_alarm_rate, THRESHOLD_SOURCES
+    merged = [mean_over_seeds(seeds) for seeds in group_by_patient(tallies)]
+    shared = {name: value for name, value in thresholds[0].items() if is_shared(thresholds, name)}
+    oracles = {view: oracle_threshold(merged, view, shared) for view in VIEWS}
+    merged = with_oracle_outcomes(merged, runs, oracles)
+    rankings = ranking_scores(merged, seed)
+    rate = runs[0].thresholds.false_alarm_rate
+    sources = THRESHOLD_SOURCES if len(runs) == 1 else POOLED_SOURCES
     return [
-        {"system": system, "modality": modality, "view": view, "threshold": column}
-        | {"threshold_value": (shared | {"oracle": oracles[view]}).get(column)}
-        | {"threshold_source": (sources if len(runs) == 1 else POOLED_SOURCES)[column]}
-        | {"false_alarm_rate": rate if column == "label_free" else None}
-        | _scores(merged, view, column, seed)
-        | threshold_free[view]
+        {
+            "system": system,
+            "modality": modality,
+            "view": view,
+            "threshold": name,
+            "threshold_value": (shared | {"oracle": oracles[view]}).get(name),
+            "threshold_source": sources[name],
+            "false_alarm_rate": rate if name == "label_free" else None,
+            **threshold_scores(merged, view, name, seed),
+            **rankings[view],
+        }
         for view in VIEWS
-        for column in (*columns[0], "oracle")
+        for name in (*thresholds[0], "oracle")
+    ]
+
+
+def hold_generator(run: ScoredRun) -> ScoredRun:
+    """The run with its patients in a list where they could be read only once."""
+    if isinstance(run.patients, Iterator):
+        return replace(run, patients=list(run.patients))
+    return run
+
+
+def thresholds_of(runs: Sequence[ScoredRun]) -> list[dict[str, float]]:
+    """Each run's thresholds by name; the same names for all."""
+    label_free = [run.thresholds.label_free for run in runs]
+    return [
+        {"0.5": 0.5} if value is None or None in label_free else {"0.5": 0.5, "label_free": value}
+        for value in label_free
+    ]
+
+
+def is_shared(thresholds: Sequence[Mapping[str, float]], name: str) -> bool:
+    """Whether the threshold of that name is one value for all runs."""
+    return len({values[name] for values in thresholds}) == 1
+
+
+def group_by_patient(tallies: Sequence[tuple[int, Tally]]) -> list[list[Tally]]:
+    """Tallies of each patient, one per seed and in the order of seeds.
+
+    Args:
+        tallies: each with its seed.
+
+    Raises:
+        ValueError: no tallies, a patient twice at one seed, or not at every seed.
+    """
+    if not tallies:
+        raise ValueError("patients is empty; give the scores of at least one test patient.")
+    by_patient: dict[str, list[Tally]] = defaultdict(list)
+    seeds = sorted({seed for seed, _ in tallies})
+    for seed in seeds:
+        of_seed = [tally for its_seed, tally in tallies if its_seed == seed]
+        check_disjoint({"test": [tally.patient_id for tally in of_seed]})
+        for tally in of_seed:
+            by_patient[tally.patient_id].append(tally)
+    for patient_id, of_patient in by_patient.items():
+        if len(of_patient) < len(seeds):
+            raise ValueError(
+                f"every patient must be scored at each of the seeds {seeds}, but {patient_id} is "
+                f"at {len(of_patient)} of them; add the runs that are missing."
+            )
+    return list(by_patient.values())
+
+
+def oracle_threshold(tallies: Sequence[Tally], view: str, tried: Mapping[str, float]) -> float:
+    """Threshold of the highest mean Dice: of the curve's grid, or tried, which may lie between."""
+    dices = {name: [tally.outcomes[view, name]["dice"] for tally in tallies] for name in tried}
+    count = max(sum(values.size for values in dices["0.5"]), 1)
+    threshold, best = best_threshold(np.sum([t.curves[view] for t in tallies], axis=0) / count)
+    means = [(np.concatenate(dices[name]).sum() / count, value) for name, value in tried.items()]
+    return max([(best, threshold), *means])[1]
+
+
+def with_oracle_outcomes(
+    tallies: Sequence[Tally], runs: Sequence[ScoredRun], oracles: Mapping[str, float]
+) -> list[Tally]:
+    """The tallies with what all runs' patients are at the oracle thresholds, which are by view."""
+    outcomes: dict[tuple[str, str], list[Values]] = defaultdict(list)
+    for run in runs:
+        for patient in run.patients:
+            for view, threshold in oracles.items():
+                outcomes[patient.patient_id, view].append(outcome_of(patient, view, threshold))
+    return [
+        replace(
+            tally,
+            outcomes=tally.outcomes
+            | {(v, "oracle"): mean_values(outcomes[tally.patient_id, v]) for v in oracles},
+        )
+        for tally in tallies
     ]
 
 
@@ -158,179 +230,28 @@ def compare_rows(row: Row, reference: Row, seed: int = 0) -> Row:
             f"rows of {row['system']} and {reference['system']} must show one view of the same "
             "patients and slices; evaluate both systems on one test set."
         )
-    kept = {key: row[key] for key in ("system", "modality", "view", "threshold", "patients")}
-    kept["reference"] = reference["system"]
+    compared = {key: row[key] for key in ("system", "modality", "view", "threshold", "patients")}
+    compared["reference"] = reference["system"]
     for measure in ("dice", "average_precision"):
-        kept |= _paired_difference(row, reference, measure, seed)
-    return kept
+        difference = _paired_difference(row, reference, measure, seed)
+        compared |= difference.columns(f"{measure}_difference")
+    return compared
 
 
-def _paired_difference(row: Row, reference: Row, measure: str, seed: int) -> Row:
+def _paired_difference(row: Row, reference: Row, measure: str, seed: int) -> Estimate:
     scored, against = (r.get(f"{measure}_by_patient") for r in (row, reference))
-    found: tuple[float | None, ...] = (None, None, None)
-    if scored and against:
-        values = [np.full(n, mean) for mean, n in scored.values()]
-        others = [np.full(n, against[name][0]) for name, (_, n) in scored.items()]
-        found = paired_bootstrap(values, others, seed)
-    name = f"{measure}_difference"
-    return dict(zip((name, f"{name}_low", f"{name}_high"), found, strict=True))
+    if not scored or not against:
+        return Estimate(None, None, None)
+    values = [np.full(n, mean) for mean, n in scored.values()]
+    others = [np.full(n, against[name][0]) for name, (_, n) in scored.items()]
+    return paired_bootstrap(values, others, seed)
 
 
 def write_results(path: str | Path, meta: Mapping[str, Any], rows: list[Row]) -> Path:
-    """Path of the JSON `{"meta": ..., "rows": ...}` it writes, whole or not at all; NaN is null."""
+    """Write the JSON `{"meta": ..., "rows": ...}`, whole or not at all, NaN as null; its path."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     return write_json(path, _plain({"meta": meta, "rows": rows}))
-
-
-def _once(patients: Iterable[PatientScores]) -> bool:
-    """Whether they can be read only once, as those of a generator."""
-    return isinstance(patients, Iterator)
-
-
-def _columns(runs: Sequence[ScoredRun]) -> list[dict[str, float]]:
-    """Each run's thresholds by name; the same names for all."""
-    free = [run.thresholds.label_free for run in runs]
-    found = [{"0.5": 0.5} if value is None else {"0.5": 0.5, "label_free": value} for value in free]
-    return [{"0.5": 0.5} for _ in runs] if None in free else found
-
-
-def _same(columns: Sequence[Mapping[str, float]], name: str) -> bool:
-    return len({thresholds[name] for thresholds in columns}) == 1
-
-
-def _by_patient(tallies: Sequence[tuple[int, Tally]]) -> list[list[Tally]]:
-    """Tallies of each patient, one per seed and in the order of seeds, for tallies with a seed."""
-    if not tallies:
-        raise ValueError("patients is empty; give the scores of at least one test patient.")
-    found: dict[str, list[Tally]] = defaultdict(list)
-    seeds = sorted({seed for seed, _ in tallies})
-    for seed in seeds:
-        same = [tally for its_seed, tally in tallies if its_seed == seed]
-        check_disjoint({"test": [tally.patient_id for tally in same]})
-        for tally in same:
-            found[tally.patient_id].append(tally)
-    for patient_id, of_patient in found.items():
-        if len(of_patient) < len(seeds):
-            raise ValueError(
-                f"every patient must be scored at each of the seeds {seeds}, but {patient_id} is "
-                f"at {len(of_patient)} of them; add the runs that are missing."
-            )
-    return list(found.values())
-
-
-def _add_oracles(
-    merged: Sequence[Tally], runs: Sequence[ScoredRun], oracles: Mapping[str, float]
-) -> None:
-    """Add what all runs' patients are at the oracle thresholds, by view, to their tallies."""
-    found: dict[tuple[str, str], list[Values]] = defaultdict(list)
-    for run in runs:
-        for patient in run.patients:
-            for view, threshold in oracles.items():
-                found[patient.patient_id, view].append(outcome_of(patient, view, threshold))
-    for tally in merged:
-        for view in oracles:
-            tally.outcomes[view, "oracle"] = mean_values(found[tally.patient_id, view])
-
-
-def _oracle(tallies: list[Tally], view: str, tried: Mapping[str, float]) -> float:
-    """Threshold of the highest mean Dice: of the curve's grid, or tried, which may lie between."""
-    dices = {name: [tally.outcomes[view, name]["dice"] for tally in tallies] for name in tried}
-    count = max(sum(values.size for values in dices["0.5"]), 1)
-    threshold, best = best_threshold(np.sum([t.curves[view] for t in tallies], axis=0) / count)
-    means = [(np.concatenate(dices[name]).sum() / count, value) for name, value in tried.items()]
-    return max([(best, threshold), *means])[1]
-
-
-def _scores(tallies: list[Tally], view: str, threshold: str, seed: int) -> Row:
-    outcomes = [tally.outcomes[view, threshold] for tally in tallies]
-    dices = {tally.patient_id: o["dice"] for tally, o in zip(tallies, outcomes, strict=True)}
-    row: Row = {
-        "patients": sum(tally.slices[view] > 0 for tally in tallies),
-        "slices": sum(tally.slices[view] for tally in tallies),
-        **_means([{n: v for n, v in o.items() if n != HEALTHY_BRAIN} for o in outcomes], seed),
-    }
-    if view == "paper":
-        row |= _by_lesion_size(tallies, list(dices.values()), seed)
-        row["false_alarms_per_healthy_slice"] = None
-    else:
-        row["healthy_slices"] = sum(o["ml_per_healthy_slice"].size for o in outcomes)
-        row["healthy_scans"] = sum(o["ml_per_healthy_scan"].size for o in outcomes)
-        # What a label-free threshold was asked for, observed.
-        counts = np.stack([o[HEALTHY_BRAIN] for o in outcomes])[:, None]  # (patients, 1, 2)
-        row |= _pooled("healthy_brain_marked", counts, _share, seed)
-    row["dice_by_patient"] = _patient_means(dices)
-    return row
-
-
-def _patient_means(values: Mapping[str, np.ndarray]) -> Row:
-    """Mean and number of each patient's values, of those who have any."""
-    return {name: [float(found.mean()), found.size] for name, found in values.items() if found.size}
-
-
-def _by_lesion_size(tallies: list[Tally], dices: list[np.ndarray], seed: int) -> Row:
-    """Mean Dice by quartile of lesion area in a slice, smallest lesions first."""
-    areas = np.concatenate([tally.areas for tally in tallies])
-    edges = np.quantile(areas, [0.25, 0.5, 0.75]) if areas.size else np.zeros(3)
-    patients = []
-    for tally, values in zip(tallies, dices, strict=True):
-        quartile = np.searchsorted(edges, tally.areas)
-        patients.append({f"dice_quartile_{q + 1}": values[quartile == q] for q in range(4)})
-    shown_edges = edges.tolist() if areas.size else None
-    return {"lesion_area_quartiles_mm2": shown_edges} | _means(patients, seed)
-
-
-def _threshold_free(tallies: list[Tally], seed: int) -> dict[str, Row]:
-    """Rankings by view, and the calibration of the pooled voxels."""
-    paper = _means([tally.rankings for tally in tallies], seed)
-    paper["average_precision_by_patient"] = _patient_means(
-        {tally.patient_id: tally.rankings["average_precision"] for tally in tallies}
-    )
-    histograms = np.stack([tally.histograms for tally in tallies])
-    occupied = np.flatnonzero(histograms.any(axis=(0, 1, 2, 3)))
-    histograms = histograms[..., occupied]  # empty bins would only cost time
-    volume: Row = {}
-    for region, ending in enumerate(("", "_brain")):
-        counts = histograms[:, :, region]
-        volume |= _pooled(f"average_precision{ending}", counts, pooled_average_precision, seed)
-        volume |= _pooled(f"auroc{ending}", counts, pooled_auroc, seed)
-    if occupied.tolist() == [0, BINS - 1]:  # scores 0 and 1: masks have no average precision
-        paper, volume = dict.fromkeys(paper), dict.fromkeys(volume)
-    tables = np.stack([tally.calibration for tally in tallies])
-    volume |= _pooled("expected_calibration_error", tables, expected_calibration_error, seed)
-    volume |= _pooled("brier", tables, brier, seed)
-    return {"paper": paper, "volume": volume}
-
-
-def _means(patients: list[Values], seed: int) -> Row:
-    """Mean over all values of each score, with its interval over patients."""
-    row: Row = {}
-    for name in patients[0]:
-        values = [patient[name] for patient in patients]
-        pooled = np.concatenate(values)
-        pooled = pooled[~np.isnan(pooled)]
-        low, high = bootstrap_interval(values, seed)
-        mean = float(pooled.mean()) if pooled.size else None
-        row |= {name: mean, f"{name}_low": low, f"{name}_high": high}
-    return row
-
-
-def _pooled(
-    name: str, tables: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray], seed: int
-) -> Row:
-    """A statistic of tables (patients, seeds, ...), summed over patients; its mean over seeds."""
-
-    def over_seeds(summed: np.ndarray) -> np.ndarray:
-        return np.asarray(statistic(summed).mean(-1))
-
-    low, high = pooled_interval(tables, over_seeds, seed)
-    return {name: _plain(over_seeds(tables.sum(0))), f"{name}_low": low, f"{name}_high": high}
-
-
-def _share(counts: np.ndarray) -> np.ndarray:
-    """First of two counts (..., 2) as a share of the second; NaN of nothing."""
-    with np.errstate(invalid="ignore"):
-        return np.asarray(counts[..., 0] / counts[..., 1])
 
 
 def _plain(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""A picture of slices and of every system's scores of them, the true outline on each."""
+"""Draw slices and every system's scores of them in one picture, the true outline on each."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -53,8 +53,8 @@ def results_grid(
         for column, (name, scores) in enumerate(columns.items()):
             left, top = GAP + column * (CELL + GAP), number * block_height
             _write_centred(picture, left, top, name)
-            for row, one in enumerate(slices):
-                cell = _cell(one, None if scores is None else scores[row])
+            for row, shown in enumerate(slices):
+                cell = _cell(shown, None if scores is None else scores[row])
                 picture.paste(cell, (left, top + HEADER + row * (CELL + GAP)))
     _write_legend(picture)
     path = Path(path)
@@ -65,26 +65,26 @@ def results_grid(
 def _check(slices: Sequence[GridSlice], maps: Mapping[str, Sequence[Map]]) -> None:
     if not slices:
         raise ValueError("a grid needs at least one slice, got none.")
-    shapes = [one.image.shape for one in slices]
+    shapes = [shown.image.shape for shown in slices]
     for name, scores in maps.items():
-        if (found := [one.shape for one in scores]) != shapes:
-            raise ValueError(f"maps of {name} must have the slices' shapes {shapes}, got {found}.")
+        if (got := [plane.shape for plane in scores]) != shapes:
+            raise ValueError(f"maps of {name} must have the slices' shapes {shapes}, got {got}.")
 
 
-def _cell(one: GridSlice, scores: Map | None) -> Image.Image:
+def _cell(shown: GridSlice, scores: Map | None) -> Image.Image:
     """A square with the slice, or with scores of it; the brain fills it, in its own proportions."""
-    window = brain_window(one.image[None])
-    shown = one.image / (np.quantile(one.image, 0.995) or 1) if scores is None else scores
-    image = shown[window]
-    height, width = (n * mm for n, mm in zip(image.shape, one.spacing, strict=True))
+    window = brain_window(shown.image[None])
+    grey = shown.image / (np.quantile(shown.image, 0.995) or 1) if scores is None else scores
+    image = grey[window]
+    height, width = (n * mm for n, mm in zip(image.shape, shown.spacing, strict=True))
     scale = CELL / max(height, width)
     size = (max(round(width * scale), 1), max(round(height * scale), 1))
-    outline = (one.truth[window], TRUTH_COLOUR, 1)
+    outline = (shown.truth[window], TRUTH_COLOUR, 1)
     drawn = overlay_slice(image, np.zeros(image.shape, np.float32), [outline], size)
     cell = Image.new("RGB", (CELL, CELL))
     cell.paste(drawn, ((CELL - size[0]) // 2, (CELL - size[1]) // 2))
     if scores is None:
-        ImageDraw.Draw(cell).text((3, CELL - 15), one.caption, INK, ImageFont.load_default(11))
+        ImageDraw.Draw(cell).text((3, CELL - 15), shown.caption, INK, ImageFont.load_default(11))
     return cell
 
 
@@ -92,8 +92,8 @@ def _write_centred(picture: Image.Image, left: int, top: int, name: str) -> None
     """A column's title, at most two lines over the column."""
     font = ImageFont.load_default(14)
     lines = "\n".join(wrap(name, 24)[:2])
-    place = (left + CELL // 2, top + HEADER - 6)
-    ImageDraw.Draw(picture).text(place, lines, INK, font, anchor="md", align="center")
+    middle = (left + CELL // 2, top + HEADER - 6)
+    ImageDraw.Draw(picture).text(middle, lines, INK, font, anchor="md", align="center")
 
 
 def _write_legend(picture: Image.Image) -> None:

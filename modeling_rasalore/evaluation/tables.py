@@ -1,6 +1,6 @@
-"""What people look at of a benchmark: its tables and its figure of intervals."""
+"""Write a benchmark for people: its Markdown tables and its figure of intervals."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,35 +49,45 @@ SYSTEM_NAMES = {
 BY_SEQUENCE = ("rasalore_t", "rasalore_flair", "rasalore_average", "rasalore_all")
 THRESHOLD_NAMES = {"0.5": "0.5", "label_free": "label-free", "oracle": "oracle (no claim)"}
 THRESHOLD_COLOURS = {"0.5": "#0072b2", "label_free": "#e69f00", "oracle": "#bbbbbb"}
+DASH = "–"  # noqa: RUF001 - stands for what a row does not have
 FIGURE_MEASURES = {"dice": "Dice (%)", "average_precision": "Average precision (%)"}
+
+
+def markdown_table(
+    header: Sequence[str], lines: Iterable[Sequence[str]], text_columns: int = 1
+) -> str:
+    """Return a Markdown table of cells; all columns but the first `text_columns` are numbers.
+
+    A bar inside a cell, which would end the cell, becomes a slash.
+    """
+    alignment = ["---"] * text_columns + ["---:"] * (len(header) - text_columns)
+    cells = [[cell.replace("|", "/") for cell in line] for line in lines]
+    return "".join(f"| {' | '.join(line)} |\n" for line in [header, alignment, *cells])
 
 
 def results_table(rows: Sequence[Row]) -> str:
     """Return a Markdown table of rows of results.json, one line each, in their order.
 
     Scores are percentages with their 95 % interval over patients; a dash stands for what a row
-    does not have. Rows with stand-in weights say so, and rows of
-    failed systems why they failed.
+    does not have. Rows with stand-in weights say so, and rows of failed systems why they failed.
     """
     header = (
         *("System", "Sequence", "View", "Threshold", "Dice", "Average precision", "AUROC"),
         *("False alarms per healthy slice", "Patients", "Slices"),
     )
-    lines = [header, (*["---"] * 4, *["---:"] * (len(header) - 4))]
-    for row in rows:
-        patients, slices = str(row["patients"]), str(row["slices"])
-        if "failure" in row:
-            reason = f"failed: {row['failure']}".replace("|", "/")
-            lines.append((system_name(row), row["modality"], row["view"], "–", reason, *["–"] * 5))  # noqa: RUF001
-            continue
-        lines.append(
-            (
-                *(system_name(row), row["modality"], row["view"], _threshold(row)),
-                *(_percent(row, name) for name in ("dice", "average_precision", "auroc")),
-                *(_number(row.get("false_alarms_per_healthy_slice"), 1, 2), patients, slices),
-            )
-        )
-    return _markdown(lines)
+    return markdown_table(header, [_results_line(row) for row in rows], text_columns=4)
+
+
+def _results_line(row: Row) -> tuple[str, ...]:
+    shown = (system_name(row), row["modality"], row["view"])
+    if "failure" in row:
+        return (*shown, DASH, f"failed: {row['failure']}", *[DASH] * 5)
+    return (
+        *(*shown, _threshold(row)),
+        *(_percent(row, name) for name in ("dice", "average_precision", "auroc")),
+        _number(row.get("false_alarms_per_healthy_slice"), 1, 2),
+        *(str(row["patients"]), str(row["slices"])),
+    )
 
 
 def overview_table(rows: Sequence[Row]) -> str:
@@ -91,19 +101,19 @@ def overview_table(rows: Sequence[Row]) -> str:
         *("Average precision", "Volumes: Dice, label-free", "False alarms per healthy slice"),
         "Healthy brain marked, %",
     )
-    lines: list[tuple[str, ...]] = [header, ("---", *["---:"] * 7)]
-    found: dict[str, dict[tuple[str, str], Row]] = {}
+    by_system: dict[str, dict[tuple[str, str], Row]] = {}
     for row in rows:
         if "failure" not in row:
-            found.setdefault(system_name(row), {})[row["view"], row["threshold"]] = row
-    for name, by in found.items():
-        dices = (_percent(by.get(("paper", t), {}), "dice") for t in THRESHOLD_NAMES)
-        volume = by.get(("volume", "label_free"), {})
+            by_system.setdefault(system_name(row), {})[row["view"], row["threshold"]] = row
+    lines = []
+    for name, system_rows in by_system.items():
+        dices = (_percent(system_rows.get(("paper", t), {}), "dice") for t in THRESHOLD_NAMES)
+        volume = system_rows.get(("volume", "label_free"), {})
         alarms = _number(volume.get("false_alarms_per_healthy_slice"), 1, 2)
-        precision = _percent(by.get(("paper", "0.5"), {}), "average_precision")
+        precision = _percent(system_rows.get(("paper", "0.5"), {}), "average_precision")
         marked = _percent(volume, "healthy_brain_marked")
         lines.append((name, *dices, precision, _percent(volume, "dice"), alarms, marked))
-    return _markdown(lines)
+    return markdown_table(header, lines)
 
 
 def system_name(row: Row) -> str:
@@ -115,16 +125,16 @@ def system_name(row: Row) -> str:
 def sequence_table(rows: Sequence[Row]) -> str:
     """Return a Markdown table of RASALoRE by sequence, one line per system and view; "" without."""
     chosen = [row for row in rows if row["system"].startswith(BY_SEQUENCE) and "failure" not in row]
-    lines = [("Sequence", "View", "Dice at 0.5", "Dice, label-free", "Average precision")]
-    lines.append(("---", "---", "---:", "---:", "---:"))
-    found: dict[tuple[str, str], dict[str, Row]] = {}
+    by_view: dict[tuple[str, str], dict[str, Row]] = {}
     for row in chosen:
-        found.setdefault((row["modality"], row["view"]), {})[row["threshold"]] = row
-    for (sequence, view), by_threshold in found.items():
+        by_view.setdefault((row["modality"], row["view"]), {})[row["threshold"]] = row
+    lines = []
+    for (sequence, view), by_threshold in by_view.items():
         fixed, free = by_threshold["0.5"], by_threshold.get("label_free", {})
         scores = _percent(fixed, "dice"), _percent(free, "dice")
         lines.append((sequence, view, *scores, _percent(fixed, "average_precision")))
-    return _markdown(lines) if chosen else ""
+    header = ("Sequence", "View", "Dice at 0.5", "Dice, label-free", "Average precision")
+    return markdown_table(header, lines, text_columns=2) if lines else ""
 
 
 def difference_table(compared: Sequence[Row]) -> str:
@@ -133,24 +143,27 @@ def difference_table(compared: Sequence[Row]) -> str:
         *("System", "View", "Threshold", "Compared with"),
         *("Difference of Dice", "Difference of average precision", "Patients"),
     )
-    lines: list[tuple[str, ...]] = [header, (*["---"] * 4, *["---:"] * 3)]
+    lines: list[tuple[str, ...]] = []
     for row in compared:
         reference = system_name({"system": row["reference"]})
         shown = (system_name(row), row["view"], _threshold(row), reference)
         differences = (_percent(row, f"{m}_difference") for m in ("dice", "average_precision"))
         lines.append((*shown, *differences, str(row["patients"])))
-    return _markdown(lines) if compared else ""
+    return markdown_table(header, lines, text_columns=4) if lines else ""
 
 
 def cost_table(rows: Sequence[Row]) -> str:
     """Return a Markdown table of what each system cost, one line each; a dash where unknown."""
     names = ("seconds", "peak_mib", "scoring_seconds", "scoring_peak_mib")
-    header = ("System", "Weights", "Training (s)", "Training peak (MiB)", "Scoring (s)")
-    lines = [(*header, "Scoring peak (MiB)"), ("---", "---", *["---:"] * 4)]
-    for row in {row["system"]: row for row in rows}.values():
-        numbers = (_number(row.get(name), 1, 0) for name in names)
-        lines.append((system_name(row), str(row["weights"]), *numbers))
-    return _markdown(lines)
+    header = (
+        *("System", "Weights", "Training (s)", "Training peak (MiB)"),
+        *("Scoring (s)", "Scoring peak (MiB)"),
+    )
+    lines = [
+        (system_name(row), str(row["weights"]), *(_number(row.get(name), 1, 0) for name in names))
+        for row in {row["system"]: row for row in rows}.values()
+    ]
+    return markdown_table(header, lines, text_columns=2)
 
 
 def results_figure(rows: Sequence[Row], path: str | Path) -> Path:
@@ -180,10 +193,6 @@ def results_figure(rows: Sequence[Row], path: str | Path) -> Path:
     return path
 
 
-def _markdown(lines: Sequence[Sequence[str]]) -> str:
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
-
-
 def _threshold(row: Row) -> str:
     return THRESHOLD_NAMES.get(row["threshold"], str(row["threshold"]))
 
@@ -197,7 +206,7 @@ def _percent(row: Row, name: str) -> str:
 
 
 def _number(value: float | None, factor: float, digits: int) -> str:
-    return "–" if value is None else f"{value * factor:.{digits}f}"  # noqa: RUF001
+    return DASH if value is None else f"{value * factor:.{digits}f}"
 
 
 def _draw_bars(axes: Any, rows: Sequence[Row], systems: list[str], measure: str) -> None:
@@ -205,9 +214,11 @@ def _draw_bars(axes: Any, rows: Sequence[Row], systems: list[str], measure: str)
     columns = list(dict.fromkeys(row["threshold"] for row in rows))
     columns = columns if measure == "dice" else columns[:1]
     width = 0.8 / len(columns)
-    for place, column in enumerate(columns):
+    for position, column in enumerate(columns):
         drawn = [r for r in rows if r["threshold"] == column and r.get(measure) is not None]
-        middles = [systems.index(system_name(row)) + (place + 0.5) * width - 0.4 for row in drawn]
+        middles = [
+            systems.index(system_name(row)) + (position + 0.5) * width - 0.4 for row in drawn
+        ]
         means = np.array([100 * row[measure] for row in drawn])
         ends = [[row.get(f"{measure}_{end}") for end in ("low", "high")] for row in drawn]
         limits = np.array(ends, float).reshape(-1, 2).T * 100  # None becomes NaN: no line

@@ -1,15 +1,15 @@
 """Register both networks with transformers; the other files are copied into every model repository.
 
-configuration_rasalore.py      what defines a RASALoRE network
+configuration_rasalore.py      what defines a RASALoRE network, and its presets
 encoder_rasalore.py            slice encoder and refiner
 attention_rasalore.py          location embeddings, region-aware spatial attention
-loss_rasalore.py               losses of stage 2, vectorised
+loss_rasalore.py               losses of stage 2
 modeling_rasalore.py           point head, mask decoder, RasaloreModel
 image_processing_rasalore.py   slices into the network's frame, its maps back
 pipeline_rasalore.py           slices in, maps and masks out
-configuration_ddpt.py          what defines a DDPT network
+configuration_ddpt.py          what defines a DDPT network, and its presets
 prompts_ddpt.py                text, visual and class-aware prompts
-heatmaps_ddpt.py               attention row, rollout, relevance
+heatmaps_ddpt.py               attention, rollout, relevance, turned copies
 modeling_ddpt.py               DdptModel: prompts around a frozen CLIP
 """
 

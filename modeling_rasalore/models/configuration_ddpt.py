@@ -1,4 +1,4 @@
-"""Configuration of DDPT, stage 1: prompts for a CLIP backbone (poster, "Stage 1")."""
+"""Define a DDPT network, stage 1: its fields, words, presets and checks (poster, "Stage 1")."""
 
 from typing import Any, Literal
 
@@ -68,7 +68,7 @@ class DdptConfig(PreTrainedConfig):
     guided_logits_weight: float = 0.1
     heatmap: Literal["cls_attention", "attention_rollout", "relevance"] = "cls_attention"
     # 1, or 8 for the geometric mean over all flips and quarter turns of a slice. The poster and the
-    # released code look once; small backbones localise better when eight looks must agree.
+    # released code take 1; small backbones localise better when eight turned copies must agree.
     heatmap_views: Literal[1, 8] = 1
     initializer_range: float = 0.02
 

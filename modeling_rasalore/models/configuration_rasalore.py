@@ -1,4 +1,4 @@
-"""Configuration of RASALoRE, stage 2: the segmentation network (poster, "Stage 2")."""
+"""Define a RASALoRE network, stage 2: its fields, presets and checks (poster, "Stage 2")."""
 
 import difflib
 from dataclasses import fields

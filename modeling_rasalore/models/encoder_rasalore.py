@@ -1,4 +1,4 @@
-"""RASALoRE's convolutional parts: the slice encoder U(X) and the refiner R(X) (poster, Figure 2).
+"""Encode a slice as features U(X) and refined cells R(X) by convolutions (poster, Figure 2).
 
 Letters in shapes: B batch, c = base_channels, d = 8 c, S = image_size, s = refiner_grid.
 """
@@ -85,7 +85,7 @@ class Refiner(nn.Module):
         # Added in place: a new map of this size costs more than the sum.
         skipped = F.conv2d(self.pool(first), self.skip.weight)
         bias = self.skip.bias[:, None, None] * self.pool(torch.ones_like(first[:1, :1]))  # type: ignore[index]
-        return self.pool(hidden).add_(skipped).add_(as_laid_out(bias, skipped))
+        return self.pool(hidden).add_(skipped).add_(bias)
 
 
 def convolve_and_normalise(
@@ -103,10 +103,3 @@ def convolve_and_normalise(
         return F.conv_transpose2d(maps, weight, bias, padding=conv.padding)  # type: ignore[arg-type]
     weight = conv.weight * scale[:, None, None, None]
     return F.conv2d(maps, weight, bias, padding=conv.padding)
-
-
-def as_laid_out(maps: Tensor, like: Tensor) -> Tensor:
-    """Maps in the memory order of others, with which sums take a third of the time."""
-    if like.is_contiguous(memory_format=torch.channels_last):
-        return maps.contiguous(memory_format=torch.channels_last)
-    return maps

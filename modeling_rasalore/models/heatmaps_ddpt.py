@@ -1,4 +1,4 @@
-"""Localisation maps from a vision transformer's attention: stage 1's heatmaps.
+"""Compute stage 1's heatmaps from the attention of a vision transformer.
 
 Each heatmap is a row of (B, 1 + P): how much the CLS token draws from itself and from each of P
 patches. `length` = 1 + P leaves out the prompts, which stand behind the patches.
@@ -67,21 +67,26 @@ HEATMAPS = {
 }
 
 
-def mean_over_views(heatmaps_of: Callable[[Tensor], Tensor], pixel_values: Tensor) -> Tensor:
+def mean_over_turned_copies(
+    heatmaps_of: Callable[[Tensor], Tensor], pixel_values: Tensor
+) -> Tensor:
     """Geometric mean of heatmaps over the eight flips and quarter turns of square slices.
 
-    A place counts where every view finds it: a lesion stays one however the head lies, while a
+    A patch counts where it stands out in every copy: a lesion does however the head lies, while a
     token that a transformer uses as scratch memory does not. Needs no mask and no training.
 
     Args:
         heatmaps_of: (B, C, S, S) -> (B, h, h).
         pixel_values: (B, C, S, S).
+
+    Returns:
+        (B, h, h).
     """
     logarithms = []
     for flipped in (False, True):
         for turns in range(4):
-            view = torch.rot90(pixel_values.flip(-1) if flipped else pixel_values, turns, (2, 3))
-            heatmaps = torch.rot90(heatmaps_of(view), -turns, (1, 2))
+            copy = torch.rot90(pixel_values.flip(-1) if flipped else pixel_values, turns, (2, 3))
+            heatmaps = torch.rot90(heatmaps_of(copy), -turns, (1, 2))
             heatmaps = heatmaps.flip(-1) if flipped else heatmaps
             logarithms.append(heatmaps.clamp(min=1e-8).log())
     return torch.stack(logarithms).mean(0).exp()

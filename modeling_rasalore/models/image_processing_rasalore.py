@@ -1,11 +1,11 @@
-"""From brain slices to `pixel_values`, and from a model's map back to the slice's own frame.
+"""Turn brain slices into `pixel_values`, and a model's maps back into each slice's own frame.
 
 One frame for everything: the slice, its pseudo-mask, the prompted segmenter's mask and the true
 mask share the slice's pixel grid, and every crop or resize of one of them goes through this file.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,7 +15,15 @@ from torch import Tensor
 from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
 
 FloatImage = NDArray[np.float32]
-Box = tuple[int, int, int, int]  # top, left, bottom, right in pixels; bottom and right excluded
+
+
+class Box(NamedTuple):
+    """Rectangle of a slice in pixels; bottom and right are excluded."""
+
+    top: int
+    left: int
+    bottom: int
+    right: int
 
 
 class RasaloreImageProcessor(BaseImageProcessor):
@@ -119,7 +127,7 @@ class RasaloreImageProcessor(BaseImageProcessor):
     def box(self, unit_image: FloatImage) -> Box:
         """Brain box of a unit-range slice (C, H, W); the whole slice when not cropping."""
         if not self.crop_to_brain:
-            return 0, 0, *unit_image.shape[1:]
+            return Box(0, 0, *unit_image.shape[1:])
         return brain_box(unit_image.max(axis=0), self.brain_threshold)
 
     def crop_masks(self, masks: Sequence[ArrayLike], images: Any, size: int) -> Tensor:
@@ -161,7 +169,7 @@ class RasaloreImageProcessor(BaseImageProcessor):
         """
         if maps.ndim == 4:
             maps = maps[:, 0]
-        placed = []
+        restored = []
         for values, image in zip(maps.float().cpu(), as_slices(images), strict=True):
             unit_image = unit_range(image)
             whole = np.zeros(image.shape[1:], np.float32)
@@ -170,8 +178,8 @@ class RasaloreImageProcessor(BaseImageProcessor):
                 inside = resize_bilinear(values[None], bottom - top, right - left)
                 # Rounding in the interpolation must not carry a score of 1 beyond 1.
                 whole[top:bottom, left:right] = inside[0].clamp(values.min(), values.max()).numpy()
-            placed.append(whole)
-        return placed
+            restored.append(whole)
+        return restored
 
 
 def as_slices(images: Any) -> list[FloatImage]:
@@ -211,8 +219,8 @@ def brain_box(unit_image: FloatImage, threshold: float = 0.01) -> Box:
     rows = np.flatnonzero((unit_image > threshold).any(axis=1))
     columns = np.flatnonzero((unit_image > threshold).any(axis=0))
     if not len(rows):
-        return 0, 0, *unit_image.shape
-    return int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1
+        return Box(0, 0, *unit_image.shape)
+    return Box(int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1)
 
 
 def resize_bilinear(image: Tensor, height: int, width: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Losses of stage 2, one function per formula (poster, "Training Loss Functions").
+"""Compute the losses of stage 2, one function per formula (poster, "Training Loss Functions").
 
 Every function works on a whole batch on the device of its arguments and returns one value per
 sample, shape (B,); `B, ...` are maps or point sets of any shape. None returns NaN, whatever is
@@ -36,9 +36,9 @@ def dice_of_sums(overlapping: Tensor, predicted: Tensor, targeted: Tensor) -> Te
     return (2 * overlapping + SMOOTHING) / (predicted + targeted + SMOOTHING)
 
 
-def overlap(one: Tensor, other: Tensor) -> Tensor:
+def overlap(first: Tensor, second: Tensor) -> Tensor:
     """Sum of the product of maps, (B, ...) -> (B,)."""
-    return (one * other).flatten(1).sum(1)
+    return (first * second).flatten(1).sum(1)
 
 
 def leave_out(values: Tensor, ignored: Tensor | None) -> Tensor:
@@ -107,35 +107,15 @@ def blur_matrix(size: int, sigma: float, device: torch.device, dtype: torch.dtyp
     return matrix.scatter_add_(1, source, kernel.expand(size, -1))
 
 
-# Rows of a blur matrix that are multiplied together: few enough that most of its zeros are skipped.
-BLOCK = 64
-# Rows [first, last) of what is blurred, and the part of the matrix that is not 0 there.
-Blocks = list[tuple[int, int, Tensor]]
-# A dictionary, not functools.cache, which torch.compile traces through at every step.
-_BLUR_BLOCKS: dict[tuple[int, float, torch.device, torch.dtype], Blocks] = {}
-
-
-def blur_blocks(size: int, sigma: float, device: torch.device, dtype: torch.dtype) -> Blocks:
-    """The blur matrix in blocks of rows, each without the columns that are 0; made once."""
-    key = (size, sigma, device, dtype)
-    if key not in _BLUR_BLOCKS:
-        matrix, radius = blur_matrix(size, sigma, device, dtype), int(4 * sigma + 0.5)
-        firsts = range(0, size, BLOCK)
-        ranges = [(i, max(i - radius, 0), min(i + BLOCK + radius, size)) for i in firsts]
-        _BLUR_BLOCKS[key] = [(a, b, matrix[i : i + BLOCK, a:b]) for i, a, b in ranges]
-    return _BLUR_BLOCKS[key]
-
-
 def blur(masks: Tensor, sigma: float) -> Tensor:
     """Gaussian blur of masks (B, 1, H, W), `sigma` in pixels.
 
     It is separable and its border linear, so it is two products with a banded matrix.
     """
     rows, columns = (
-        blur_blocks(size, sigma, masks.device, masks.dtype) for size in masks.shape[-2:]
+        blur_matrix(side, sigma, masks.device, masks.dtype) for side in masks.shape[-2:]
     )
-    blurred = torch.cat([block @ masks[..., a:b, :] for a, b, block in rows], dim=-2)
-    return torch.cat([blurred[..., a:b] @ block.T for a, b, block in columns], dim=-1)
+    return rows @ masks @ columns.T
 
 
 @torch.no_grad()
@@ -170,7 +150,7 @@ def decoder_loss(
 
     The targets are blurred in every step, not once per slice: every published recipe turns its
     slices by an angle of their own, and the blur of what a turn cuts off or lets in is not the
-    turned blur. Three blurs are a thousandth of a training step's operations.
+    turned blur. Three blurs take a thousandth of a training step.
 
     Args:
         scores: predicted probabilities P, (B, 1, H, W).

@@ -1,4 +1,4 @@
-"""DDPT, stage 1: prompt tuning of a CLIP on slice labels (poster, "Stage 1").
+"""Classify and localise with DDPT, stage 1: a CLIP tuned by prompts (poster, "Stage 1").
 
 Learned context for the text tower, learned tokens in every layer of the vision tower, class-aware
 prompts in its last layer, and the heatmaps that come out of the tuned attention.
@@ -8,7 +8,7 @@ Letters in shapes: B batch, P patches, D width of the vision tower, J width of t
 
 import os
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +18,7 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from .configuration_ddpt import DdptConfig
-from .heatmaps_ddpt import HEATMAPS, mean_over_views, run_layer
+from .heatmaps_ddpt import HEATMAPS, mean_over_turned_copies, run_layer
 from .prompts_ddpt import ClassAwarePrompts, TextPrompts
 
 HEALTHY, UNHEALTHY = 0, 1
@@ -33,7 +33,7 @@ class DdptOutput(ModelOutput):
     classification_loss: cross entropy of the logits, or its guided form.
     class_prompt_loss: auxiliary cross entropy of the class-aware prompts.
     class_prompt_logits: (B, 2 prompts, 2 classes), prompts in class order.
-    class_prompt_attention: where each prompt looks, (B, 2, 1 + P + free tokens).
+    class_prompt_attention: what each prompt attends to, (B, 2, 1 + P + free tokens).
     image_embeds: (B, J), not normalised.
     text_embeds: learned text features of the two classes, (2, J), not normalised.
     """
@@ -46,6 +46,19 @@ class DdptOutput(ModelOutput):
     class_prompt_attention: Tensor = None  # type: ignore[assignment]
     image_embeds: Tensor = None  # type: ignore[assignment]
     text_embeds: Tensor = None  # type: ignore[assignment]
+
+
+class EncodedImage(NamedTuple):
+    """What the prompted vision tower makes of slices.
+
+    features: (B, J), not normalised.
+    prompt_logits: class logits of the class-aware prompts, (B, 2 prompts, 2 classes).
+    prompt_attention: what each of these prompts attends to, (B, 2, 1 + P + free tokens).
+    """
+
+    features: Tensor
+    prompt_logits: Tensor
+    prompt_attention: Tensor
 
 
 class DdptPreTrainedModel(PreTrainedModel):
@@ -187,8 +200,8 @@ class DdptModel(DdptPreTrainedModel):
     # --- Image --------------------------------------------------------------------------------
     def encode_image(
         self, pixel_values: Tensor, text_features: Tensor, attentions: list[Tensor] | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Prompted vision tower: image features (B, J), class-prompt logits and attention.
+    ) -> EncodedImage:
+        """Run slices (B, C, H, W) through the prompted vision tower.
 
         Prompts are appended before a layer and dropped after it. Pass a list as `attentions` to
         collect each layer's probabilities (B, heads, n, n).
@@ -205,13 +218,15 @@ class DdptModel(DdptPreTrainedModel):
         *layers, last = tower.encoder.layers
         for layer, prompts in zip(layers, self.visual_prompts, strict=True):
             prompted = torch.cat([hidden, prompts.expand(len(hidden), -1, -1)], dim=1)
-            hidden = self.run(layer, prompted, attentions)[:, :length]
+            hidden = self.run_vision_layer(layer, prompted, attentions)[:, :length]
         prompts, prompt_logits, prompt_attention = self.class_aware_prompts(text_features, hidden)
-        hidden = self.run(last, torch.cat([hidden, prompts], dim=1), attentions)
+        hidden = self.run_vision_layer(last, torch.cat([hidden, prompts], dim=1), attentions)
         features = self.clip.visual_projection(tower.post_layernorm(hidden[:, 0]))
-        return features, prompt_logits, prompt_attention
+        return EncodedImage(features, prompt_logits, prompt_attention)
 
-    def run(self, layer: nn.Module, hidden: Tensor, attentions: list[Tensor] | None) -> Tensor:
+    def run_vision_layer(
+        self, layer: nn.Module, hidden: Tensor, attentions: list[Tensor] | None
+    ) -> Tensor:
         """One layer of the vision tower, checkpointed where that was asked for.
 
         Layers in training mode checkpoint themselves; a frozen tower's are in evaluation mode, and
@@ -240,14 +255,12 @@ class DdptModel(DdptPreTrainedModel):
                 fixed sentences; it costs one more pass, through the frozen vision tower.
         """
         text_features = self.learned_text_features()
-        image_features, prompt_logits, prompt_attention = self.encode_image(
-            pixel_values, text_features
-        )
+        image = self.encode_image(pixel_values, text_features)
         output = DdptOutput(
-            logits=self.similarity(image_features, text_features),
-            class_prompt_logits=prompt_logits,
-            class_prompt_attention=prompt_attention,
-            image_embeds=image_features,
+            logits=self.similarity(image.features, text_features),
+            class_prompt_logits=image.prompt_logits,
+            class_prompt_attention=image.prompt_attention,
+            image_embeds=image.features,
             text_embeds=text_features,
         )
         if labels is not None:
@@ -294,11 +307,11 @@ class DdptModel(DdptPreTrainedModel):
         if kind not in HEATMAPS:
             raise ValueError(f"heatmap must be one of {sorted(HEATMAPS)}, got {kind!r}.")
         if self.config.heatmap_views == 1:
-            return self.heatmaps_of_view(pixel_values, kind)
-        return mean_over_views(lambda view: self.heatmaps_of_view(view, kind), pixel_values)
+            return self.heatmaps_as_is(pixel_values, kind)
+        return mean_over_turned_copies(lambda copy: self.heatmaps_as_is(copy, kind), pixel_values)
 
-    def heatmaps_of_view(self, pixel_values: Tensor, kind: str) -> Tensor:
-        """Localisation maps of slices as they are, (B, rows, columns)."""
+    def heatmaps_as_is(self, pixel_values: Tensor, kind: str) -> Tensor:
+        """Localisation maps of slices as they lie, without turned copies, (B, rows, columns)."""
         patch = self.config.clip_config.vision_config.patch_size
         height, width = (side // patch for side in pixel_values.shape[-2:])
         attentions: list[Tensor] = []
@@ -306,7 +319,7 @@ class DdptModel(DdptPreTrainedModel):
             if kind == "relevance":  # gradients start here also where every weight is frozen
                 pixel_values = pixel_values.detach().requires_grad_(True)
             text_features = self.learned_text_features()
-            features, _, _ = self.encode_image(pixel_values, text_features, attentions)
-            unhealthy_logit = self.similarity(features, text_features)[:, UNHEALTHY]
+            image = self.encode_image(pixel_values, text_features, attentions)
+            unhealthy_logit = self.similarity(image.features, text_features)[:, UNHEALTHY]
             row = HEATMAPS[kind](attentions, 1 + height * width, unhealthy_logit)
         return row[:, 1:].unflatten(1, (height, width)).detach()

@@ -1,8 +1,8 @@
-"""RASALoRE, stage 2: from a brain slice to a map of anomaly scores (poster, "Stage 2").
+"""Score every pixel of a brain slice with RASALoRE, stage 2 (poster, "Stage 2").
 
-Point head, mask decoder, and the whole. The mask decoder, as the attention over fixed queries, is
-computed in a factorised form that gives the same numbers as the formulas with less work; each place
-says which identity it uses.
+The mask decoder and the attention over fixed queries are computed in a factorised form: the numbers
+of the formulas with less work. Each docstring says which identity it uses; `train/plain` in the
+repository of the code has the plain form, and tests compare the two.
 
 Letters in shapes: B batch, k candidate points, d embedding width, N image tokens, S = image_size.
 """

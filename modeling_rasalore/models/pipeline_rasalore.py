@@ -1,4 +1,4 @@
-"""`pipeline("brain-anomaly-segmentation", model=...)`: brain slices in, score map and mask out."""
+"""Run `pipeline("brain-anomaly-segmentation", model=...)`: slices in, score maps and masks out."""
 
 import os
 from pathlib import Path
@@ -67,7 +67,7 @@ class BrainAnomalyPipeline(Pipeline):
         return {"scores": logits.float().sigmoid(), "image": inputs["image"]}
 
     def postprocess(self, outputs: dict[str, Any], threshold: float = 0.5) -> dict[str, Any]:
-        scores = self.place_scores(outputs["scores"], outputs["image"][0])
+        scores = self.scores_in_slice(outputs["scores"], outputs["image"][0])
         mask = (scores > threshold).astype(np.uint8)
         return {
             "scores": scores,
@@ -76,7 +76,7 @@ class BrainAnomalyPipeline(Pipeline):
             "quality": soft_dice_confidence(scores, mask),
         }
 
-    def place_scores(self, scores: Tensor, image: FloatImage) -> FloatImage:
+    def scores_in_slice(self, scores: Tensor, image: FloatImage) -> FloatImage:
         """Scores (1, 1, h, w) of the crop in the frame of the slice (C, H, W), 0 off the brain."""
         whole = self.image_processor.post_process_maps(scores, [image])[0]
         brain = (unit_range(image) > 0).any(axis=0)

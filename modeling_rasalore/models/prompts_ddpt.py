@@ -1,4 +1,4 @@
-"""DDPT's learned prompts: context for the text tower, and class-aware ones for the vision tower.
+"""Make DDPT's prompts: learned words for the text tower, class-aware tokens for the vision tower.
 
 Poster, "Stage 1". Letters in shapes: B batch, P patches, D width of the vision tower, J width of
 the joint space.

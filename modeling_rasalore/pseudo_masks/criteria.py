@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..evaluation.metrics import auroc
+from ..evaluation.tables import DASH, markdown_table
 from ..models.loss_rasalore import soft_dice
 from .deletion import deletion_scores
 
@@ -137,14 +138,13 @@ def choices_table(rows: Mapping[str, Values]) -> str:
     """Markdown: a line per run, a column per criterion, the run that it chooses in bold."""
     chosen = choose(rows)
     names = list(chosen)
-    lines = [["Run", *(CRITERIA[name].title for name in names)], ["---", *["---:"] * len(names)]]
-    lines += [
+    lines = [
         [run, *(_cell(values[name], run == chosen[name]) for name in names)]
         for run, values in rows.items()
     ]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return markdown_table(["Run", *(CRITERIA[name].title for name in names)], lines)
 
 
 def _cell(value: float | None, chosen: bool) -> str:
-    text = "–" if value is None else f"{value:.4f}"  # noqa: RUF001
+    text = DASH if value is None else f"{value:.4f}"
     return f"**{text}**" if chosen else text

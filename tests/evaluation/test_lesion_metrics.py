@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from modeling_rasalore.evaluation import metrics
-from modeling_rasalore.evaluation.metrics import (
+from modeling_rasalore.evaluation import lesion_metrics
+from modeling_rasalore.evaluation.lesion_metrics import (
     HD95_PENALTY,
     LesionScores,
-    dice,
     hd95,
     lesion_scores,
 )
+from modeling_rasalore.evaluation.metrics import dice
 
 MILLIMETRE = (1.0, 1.0, 1.0)
 
@@ -73,7 +73,7 @@ def test_a_sample_of_a_large_surface_gives_nearly_the_same_hd95(
 ) -> None:
     first, second = blobs(1, 0.15), blobs(2, 0.05)
     exact = hd95(first, second, MILLIMETRE)
-    monkeypatch.setattr(metrics, "SURFACE_SAMPLE", 500)
+    monkeypatch.setattr(lesion_metrics, "SURFACE_SAMPLE", 500)
     assert hd95(first, second, MILLIMETRE) == pytest.approx(exact, abs=1.0)
 
 

@@ -1,4 +1,4 @@
-"""The `evaluate` metric loads from its folder, stores no voxel, and equals metrics.py."""
+"""The `evaluate` metric loads from its published folder, stores no voxel, equals the benchmark."""
 
 from pathlib import Path
 from typing import Any
@@ -7,14 +7,23 @@ import numpy as np
 import pytest
 from evaluate import load
 
-from modeling_rasalore.evaluation.rows import PatientScores, Thresholds, evaluate_system
+from modeling_rasalore.evaluation import intervals, lesion_metrics, metrics
+from modeling_rasalore.evaluation.patient_scores import PatientScores
+from modeling_rasalore.evaluation.rows import Thresholds, evaluate_system
+from modeling_rasalore.publishing.metric_folder import complete_space
 
-FOLDER = Path(__file__).parents[2] / "hub_configs" / "anomaly_segmentation"
+SOURCE = Path(__file__).parents[2] / "hub_configs" / "anomaly_segmentation"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The metric as it is published."""
+    return complete_space(SOURCE, tmp_path_factory.mktemp("published") / SOURCE.name)
 
 
 @pytest.fixture
-def metric(tmp_path: Path) -> Any:
-    return load(str(FOLDER), cache_dir=str(tmp_path))
+def metric(folder: Path, tmp_path: Path) -> Any:
+    return load(str(folder), cache_dir=str(tmp_path))
 
 
 def scans(count: int, shape: tuple[int, int, int] = (6, 40, 40)) -> list[PatientScores]:
@@ -90,6 +99,15 @@ def test_scores_that_cannot_be_ranked_are_refused(metric: Any, scores: np.ndarra
         metric.add_scan(scores, np.zeros_like(scores))
 
 
-def test_it_brings_the_packages_own_formulas() -> None:
-    ours = Path(__file__).parents[2] / "modeling_rasalore" / "evaluation" / "metrics.py"
-    assert (FOLDER / "metrics.py").read_bytes() == ours.read_bytes()
+def test_it_brings_the_packages_own_formulas(folder: Path) -> None:
+    for module in (metrics, lesion_metrics, intervals):
+        ours = Path(str(module.__file__))
+        assert (folder / ours.name).read_bytes() == ours.read_bytes()
+    assert {path.name for path in SOURCE.iterdir()} < {path.name for path in folder.iterdir()}
+
+
+def test_another_space_is_published_as_it_is(tmp_path: Path) -> None:
+    space = SOURCE.parents[1] / "space_app"
+    assert complete_space(space, tmp_path / "out") == space
+    assert complete_space(tmp_path, tmp_path / "out") == tmp_path
+    assert list(tmp_path.iterdir()) == []

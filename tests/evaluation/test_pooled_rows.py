@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from small_scores import SHAPE, make_patient
 
+from modeling_rasalore.evaluation.patient_scores import PatientScores
 from modeling_rasalore.evaluation.rows import (
-    PatientScores,
     Row,
     ScoredRun,
     Thresholds,

@@ -32,3 +32,11 @@ def make_patient(
         scores = np.clip((noise + 0.45 * truth) * brain, 0, 1)
     scores = scores.astype(np.float32)
     return PatientScores(scores, truth, arrays.get("brain", brain), spacing, patient_id)
+
+
+def random_scores(seed: int, size: int = 400) -> tuple[np.ndarray, np.ndarray]:
+    """Tied scores that know something about the truth, and the truth."""
+    generator = np.random.default_rng(seed)
+    truth = generator.random(size) < 0.2
+    scores = np.clip(generator.normal(0.4 + 0.2 * truth, 0.2), 0, 1).round(2)
+    return scores.astype(np.float32), truth

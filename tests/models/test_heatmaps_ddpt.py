@@ -11,7 +11,7 @@ from modeling_rasalore.models.heatmaps_ddpt import (
     HEATMAPS,
     attention_rollout,
     cls_attention,
-    mean_over_views,
+    mean_over_turned_copies,
     relevance,
 )
 
@@ -122,21 +122,22 @@ def test_relevance_of_two_layers_multiplies_them_last_first() -> None:
     torch.testing.assert_close(relevance([first, last], 2, logit), torch.tensor([[2.0, 4.0]]))
 
 
-def test_views_of_something_that_turns_with_the_slice_agree() -> None:
+def test_copies_of_something_that_turns_with_the_slice_agree() -> None:
     slices = make_slices()
-    torch.testing.assert_close(mean_over_views(lambda view: view[:, 0], slices), slices[:, 0])
+    mean = mean_over_turned_copies(lambda copy: copy[:, 0], slices)
+    torch.testing.assert_close(mean, slices[:, 0])
 
 
 def test_what_stays_in_place_when_the_slice_turns_is_averaged_away() -> None:
     corner = torch.tensor([[[1.0, 2.0], [4.0, 8.0]]])
-    mean = mean_over_views(lambda view: corner, torch.zeros(1, 1, 2, 2))
+    mean = mean_over_turned_copies(lambda copy: corner, torch.zeros(1, 1, 2, 2))
     torch.testing.assert_close(mean, torch.full((1, 2, 2), 64**0.25))  # geometric
 
 
-def test_heatmaps_over_all_views_turn_with_the_slice() -> None:
+def test_heatmaps_over_all_copies_turn_with_the_slice() -> None:
     model, slices = make_model(heatmap_views=8), make_slices()
-    one_view = make_model().heatmaps(slices, "attention_rollout")
+    untouched = make_model().heatmaps(slices, "attention_rollout")
     heatmaps = model.heatmaps(slices, "attention_rollout")
     turned = model.heatmaps(slices.flip(-1).rot90(1, (2, 3)), "attention_rollout")
     torch.testing.assert_close(turned, heatmaps.flip(-1).rot90(1, (1, 2)))
-    assert not torch.allclose(heatmaps, one_view)
+    assert not torch.allclose(heatmaps, untouched)

@@ -14,8 +14,8 @@ from modeling_rasalore.evaluation.metrics import (
     dice_curve,
     score_histograms,
 )
+from modeling_rasalore.evaluation.patient_scores import PatientScores
 from modeling_rasalore.evaluation.rows import (
-    PatientScores,
     Row,
     Thresholds,
     compare_rows,

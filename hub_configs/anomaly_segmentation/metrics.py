@@ -1,1 +1,0 @@
-../../modeling_rasalore/evaluation/metrics.py
