@@ -56,7 +56,7 @@ def test_predict_writes_four_files_and_says_where(scan, model, tmp_path, capsys)
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {
         *("a_mask.nii.gz", "a_scores.nii.gz", "a_overlay.png", "a.json"),
-        *("manifest.json", "results.csv", "report.html"),
+        *("manifest.json", "results.csv", "report.html", "journals"),
     }
     printed = capsys.readouterr().out
     assert f"1 of 1 scans segmented; results are in {tmp_path / 'out'}" in printed
