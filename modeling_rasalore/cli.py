@@ -8,15 +8,14 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial, wraps
-from inspect import Parameter, Signature, signature
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from .files import first_line
-from .prediction.options import DEFAULT_OPTIONS, PredictionOptions
+from .prediction.options import PredictionOptions, takes_options
 
 app = typer.Typer(
     name="rasalore",
@@ -39,58 +38,11 @@ Revision = Annotated[str, typer.Option(help="commit, tag or branch of a repo id"
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps, ...")]
 Precision = Annotated[str, typer.Option(help="auto, float32 or bfloat16")]
 Per = Annotated[str, typer.Option(help="voxels, slices or ml, for --false-alarms")]
-Channel = Annotated[
-    int | None, typer.Option("--volume", min=0, help="volume of 4-D scans, counted from 0")
-]
-Modality = Annotated[
-    str | None,
-    typer.Option(
-        help="t1, t1ce, t2 or flair: what the scans are, and which are taken of folders and MSD"
-    ),
-]
 Quiet = Annotated[bool, typer.Option("--quiet", help="print errors only")]
 Json = Annotated[bool, typer.Option("--json", help="print one JSON document and nothing else")]
 
-# Fields of PredictionOptions as options of a command; their defaults stand there.
-OPTIONS: dict[str, Any] = {
-    "batch_size": Annotated[int, typer.Option(min=1, help="slices at once")],
-    "channel": Channel,
-    "modality": Modality,
-    "flips": Annotated[bool, typer.Option("--flips", help="average over mirror images")],
-    "smooth_mm": Annotated[
-        float, typer.Option(min=0, help="standard deviation of a 3-D blur of the scores, mm")
-    ],
-    "noise_samples": Annotated[
-        int, typer.Option(min=0, help="draws of noise for a spread map and a quality score")
-    ],
-    "smallest_ml": Annotated[float, typer.Option(min=0, help="remove smaller parts of masks")],
-}
-SCORING = ("batch_size", "channel", "modality", "flips", "smooth_mm")
-
-
-def takes_options(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command the named fields of PredictionOptions as options, passed as `options`."""
-
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        @wraps(command)
-        def run(**words: Any) -> None:
-            chosen = {name: words.pop(name) for name in names}
-            command(options=PredictionOptions(**chosen), **words)
-
-        own = [p for p in signature(command).parameters.values() if p.name != "options"]
-        added = [
-            Parameter(
-                name,
-                Parameter.KEYWORD_ONLY,
-                default=getattr(DEFAULT_OPTIONS, name),
-                annotation=OPTIONS[name],
-            )
-            for name in names
-        ]
-        run.__signature__ = Signature([*own, *added])  # type: ignore[attr-defined]
-        return run
-
-    return decorate
+READING = ("channel", "modality")
+SCORING = (*READING, "batch_size", "flips", "smooth_mm")
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -157,13 +109,14 @@ def predict(
     `rasalore inspect OUT` says how far all shards are.
     """
     with one_line_errors():
+        from .prediction.journal import pick_shard
         from .remote_files import require_model_source
         from .scans.finding import find_scans
 
-        scans = find_scans(scans, options.modality)
+        part, scans = pick_shard(shard), find_scans(scans, options.modality)
         require_model_source(model)
         from .prediction.loading import choose_precision, load_model, pick_device
-        from .prediction.run import pick_shard, predict_scans
+        from .prediction.run import predict_scans
 
         open_model = partial(load_model, model, revision, pick_device(device))
         network, processor = open_model()
@@ -181,7 +134,7 @@ def predict(
             out,
             options,
             files=[name.strip() for name in files.split(",") if name.strip()],
-            shard=pick_shard(shard),
+            shard=part,
             resume=resume or shard is not None,
             parquet=parquet,
             say=say,
@@ -196,10 +149,10 @@ def predict(
 
 
 @app.command(epilog="Example: rasalore inspect scans/ --modality flair")
+@takes_options(*READING)
 def inspect(
     scans: Scans,
-    channel: Channel = None,
-    modality: Modality = None,
+    options: PredictionOptions,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -216,7 +169,8 @@ def inspect(
 
         results = [describe_run(path) | inspect_folder(path) for path in scans if is_result(path)]
         scans = [path for path in scans if not is_result(path)]
-        facts = [inspect_scan(path, channel, modality) for path in find_scans(scans, modality)]
+        scans = find_scans(scans, options.modality)
+        facts = [inspect_scan(path, options.channel, options.modality) for path in scans]
     for result in [] if as_json or quiet else results:
         print(describe_folder(result))
     if as_json:

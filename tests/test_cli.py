@@ -352,6 +352,22 @@ def test_help_does_not_load_torch():
     assert subprocess.run([sys.executable, "-c", program], capture_output=True).returncode == 0
 
 
+def test_a_mistyped_model_is_told_without_loading_torch(scan, tmp_path):
+    program = (
+        "import sys; from modeling_rasalore.cli import main; "
+        "code = main(sys.argv[1:]); sys.exit(100 if 'torch' in sys.modules else code)"
+    )
+    words = ["predict", str(scan), "--model", str(tmp_path / "typo"), "--out", str(tmp_path / "o")]
+    done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert done.stderr.startswith("error: --model needs an existing folder or a repo id")
+
+
+def test_options_that_no_prediction_can_have_end_with_code_2(scan, model, tmp_path, capsys):
+    assert predict(scan, model=model, out=tmp_path, options=["--smooth-mm", "inf"]) == 2
+    assert "must be 0 or more, got inf mm" in " ".join(capsys.readouterr().err.split())
+
+
 def test_a_real_scan_is_segmented(brats2021, model, tmp_path):
     scan = sorted(brats2021.glob("*/*_t2.nii.gz"))[0]
     assert predict(scan, model=model, out=tmp_path) == 0

@@ -16,8 +16,25 @@ from typing import Any
 
 from ..provenance import JOURNALS, peak_mib
 
+WHOLE = (0, 1)  # the only shard: which, counted from 0, of how many
 Entry = dict[str, Any]  # what manifest.json says of one scan
 Facts = dict[str, Any]  # what makes the results of a run
+
+
+def pick_shard(text: str | None) -> tuple[int, int]:
+    """Return number and count of this process's shard; processes of one launch share the given one.
+
+    Args:
+        text: such as "0/4", counted from 0; None: all scans.
+
+    Raises:
+        ValueError: no such shard.
+    """
+    number, _, count = (text or "0/1").partition("/")
+    if not (number.isdecimal() and count.isdecimal() and int(number) < int(count)):
+        raise ValueError(f"shard must be like 0/4, counted from 0, got {text!r}.")
+    rank, ranks = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    return int(number) * ranks + rank, int(count) * ranks
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ Any number of processes may share the work: each takes a shard of the scans and 
 journal. Everything that describes the whole run is a view that the last one writes of all journals.
 """
 
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,6 +20,7 @@ from ..scans.finding import output_places
 from ..scans.reading import read_scan
 from ..scans.volumes import Volume
 from .journal import (
+    WHOLE,
     Entry,
     Facts,
     Record,
@@ -36,7 +36,6 @@ from .report import VIEWS, require_pyarrow, write_views
 from .volume import describe_model, predict_volume
 
 SCAN_ERRORS = (ValueError, OSError, MemoryError, RuntimeError)
-WHOLE = (0, 1)  # the only shard
 Item = TypeVar("Item")
 Loaded = TypeVar("Loaded")
 
@@ -307,19 +306,3 @@ def summarize(records: Mapping[str, Record]) -> dict[str, Any]:
         "seconds": round(sum(entry.get("seconds", 0) for entry in scans.values()), 2),
         "peak_memory_mib": max(peaks, default=None),
     }
-
-
-def pick_shard(text: str | None) -> tuple[int, int]:
-    """Return number and count of this process's shard; processes of one launch share the given one.
-
-    Args:
-        text: such as "0/4", counted from 0; None: all scans.
-
-    Raises:
-        ValueError: no such shard.
-    """
-    number, _, count = (text or "0/1").partition("/")
-    if not (number.isdecimal() and count.isdecimal() and int(number) < int(count)):
-        raise ValueError(f"shard must be like 0/4, counted from 0, got {text!r}.")
-    rank, ranks = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    return int(number) * ranks + rank, int(count) * ranks

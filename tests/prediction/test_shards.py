@@ -14,9 +14,9 @@ from small_study import write_scans
 
 from modeling_rasalore import RasaloreImageProcessor
 from modeling_rasalore.cli import main
-from modeling_rasalore.prediction.journal import close_line, read_journals
+from modeling_rasalore.prediction.journal import close_line, pick_shard, read_journals
 from modeling_rasalore.prediction.options import PredictionOptions
-from modeling_rasalore.prediction.run import pick_shard, predict_scans, read_ahead
+from modeling_rasalore.prediction.run import predict_scans, read_ahead
 from modeling_rasalore.scans.finding import find_scans
 from modeling_rasalore.scans.volumes import read_volume
 
