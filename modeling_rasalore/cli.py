@@ -4,6 +4,7 @@ Exit codes: 0 all done, 1 something failed, 2 words that make no sense, 130 inte
 """
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -113,18 +114,21 @@ def predict(
         from .remote_files import require_model_source
         from .scans.finding import find_scans
 
+        if threshold is not None and false_alarms is not None:
+            raise ValueError("--threshold and --false-alarms exclude each other; give one of them.")
         part, scans = pick_shard(shard), find_scans(scans, options.modality)
         require_model_source(model)
+        from .prediction.calibration import at_false_alarms
         from .prediction.loading import choose_precision, load_model, pick_device
         from .prediction.run import predict_scans
 
         open_model = partial(load_model, model, revision, pick_device(device))
         network, processor = open_model()
-        options = replace(
-            options,
-            precision=choose_precision(network, precision),
-            **_choose_threshold(threshold, false_alarms, per, options, (model, revision), network),
-        )
+        options = replace(options, precision=choose_precision(network, precision))
+        if false_alarms is not None:
+            options = at_false_alarms(options, false_alarms, per, model, network, revision)
+        elif threshold is not None:
+            options = replace(options, threshold=threshold, threshold_source="given")
         say = _say_errors if quiet or as_json else _say
         say(f"computing on {network.device} in {options.precision}")
         manifest = predict_scans(
@@ -145,7 +149,9 @@ def predict(
         print(json.dumps(manifest, indent=2))
     elif not quiet:
         _conclude(manifest, failed, len(scans), out)
-    raise typer.Exit(min(len(failed), 1))
+    # A launch ends all its processes when one fails, so the last one tells.
+    others_work = "WORLD_SIZE" in os.environ and len(manifest["scans"]) < len(scans)
+    raise typer.Exit(int(bool(failed) and not others_work))
 
 
 @app.command(epilog="Example: rasalore inspect scans/ --modality flair")
@@ -167,7 +173,7 @@ def inspect(
         from .scans.finding import find_scans
         from .scans.reading import describe_facts, inspect_scan
 
-        results = [describe_run(path) | inspect_folder(path) for path in scans if is_result(path)]
+        results = [inspect_folder(path) | describe_run(path) for path in scans if is_result(path)]
         scans = [path for path in scans if not is_result(path)]
         scans = find_scans(scans, options.modality)
         facts = [inspect_scan(path, options.channel, options.modality) for path in scans]
@@ -301,30 +307,6 @@ def export(
 
         network, processor = load_model(model, revision, "cpu")
         print(f"the model is in {export_onnx(network, processor, out)}")
-
-
-def _choose_threshold(
-    threshold: float | None,
-    false_alarms: float | None,
-    unit: str,
-    options: PredictionOptions,
-    source: tuple[str, str],
-    model: Any,
-) -> dict[str, Any]:
-    """Return the fields of PredictionOptions that say the threshold and where it comes from.
-
-    Args:
-        source: folder or repo id of the model, and its revision.
-    """
-    if threshold is not None and false_alarms is not None:
-        raise ValueError("--threshold and --false-alarms exclude each other; give one of them.")
-    if false_alarms is not None:
-        from .prediction.calibration import load_threshold
-
-        stored = load_threshold(source[0], model, false_alarms, unit, options, source[1])
-        words = f"calibrated for {false_alarms:g} of healthy {unit}"
-        return {"threshold": stored, "threshold_source": words}
-    return {} if threshold is None else {"threshold": threshold, "threshold_source": "given"}
 
 
 def _ray_cluster(open_model: Callable[[], Any], workers: int, gpus: float) -> Any:

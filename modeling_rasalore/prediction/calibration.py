@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -226,6 +226,27 @@ def load_threshold(
             f"{unit}{words}`."
         )
     return float(thresholds[rate])
+
+
+def at_false_alarms(
+    options: PredictionOptions,
+    rate: float,
+    unit: str,
+    source: str | Path,
+    model: Any,
+    revision: str = "main",
+) -> PredictionOptions:
+    """Return the options with the threshold stored for a false-alarm rate.
+
+    Args:
+        source, model, revision: as for `find_calibration`.
+
+    Raises:
+        ValueError: as for `load_threshold`.
+    """
+    threshold = load_threshold(source, model, rate, unit, options, revision)
+    words = f"calibrated for {rate:g} of healthy {unit}"
+    return replace(options, threshold=threshold, threshold_source=words)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -82,7 +82,8 @@ class Journals:
         scans = self.facts.get("scans", 0)
         states = [r.entry["status"] for r in self.results_of(self.facts).values()]
         done, failed = states.count("done"), states.count("failed")
-        return {"scans": scans, "done": done, "failed": failed, "left": scans - done - failed}
+        left = max(scans - done - failed, 0)  # an earlier run may have had more scans
+        return {"scans": scans, "done": done, "failed": failed, "left": left}
 
 
 def same_results(facts: Facts, other: Facts) -> bool:

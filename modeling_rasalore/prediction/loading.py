@@ -45,20 +45,20 @@ def pick_device(device: str) -> str:
     return device
 
 
-def choose_precision(model: Any, asked: str = "auto") -> str:
+def choose_precision(model: Any, precision: str = "auto") -> str:
     """Return the name of the float type to compute in.
 
     Args:
-        asked: one of PRECISIONS; "auto" takes bfloat16 on a CUDA device that computes in it, where
+        precision: one of PRECISIONS; "auto" takes bfloat16 on a CUDA device that computes in it, where
             it is several times as fast, and float32 elsewhere.
 
     Raises:
         ValueError: another word.
     """
-    if asked not in ("auto", *PRECISIONS):
-        raise ValueError(f"--precision must be auto, {' or '.join(PRECISIONS)}, got {asked}.")
-    if asked != "auto":
-        return asked
+    if precision not in ("auto", *PRECISIONS):
+        raise ValueError(f"--precision must be auto, {' or '.join(PRECISIONS)}, got {precision}.")
+    if precision != "auto":
+        return precision
     on_cuda = next(model.parameters()).device.type == "cuda"
     return "bfloat16" if on_cuda and torch.cuda.is_bf16_supported(False) else "float32"
 

@@ -11,10 +11,8 @@ from urllib.parse import quote
 from ..files import replace_file, write_json
 from ..provenance import DISCLAIMER
 
-MANIFEST, TABLE, PAGE, PARQUET = VIEWS = (
-    *("manifest.json", "results.csv", "report.html"),
-    "results.parquet",
-)
+VIEWS = ("manifest.json", "results.csv", "report.html", "results.parquet")
+MANIFEST, TABLE, PAGE, PARQUET = VIEWS
 COLUMNS = (
     *("status", "modality", "millilitres", "largest_component_ml", "quality_score"),
     *("bounding_box_mm", "slices", "slices_with_anomaly", "threshold", "seconds"),
@@ -52,12 +50,18 @@ STYLE = (
 
 
 def write_views(out: Path, manifest: Mapping[str, Any], parquet: bool) -> None:
-    """Write all views of a run but results.parquet, and that too where it is asked for."""
+    """Write manifest.json, results.csv and report.html of a run, and with `parquet` its table."""
     write_json(out / MANIFEST, manifest)
     write_table(out / TABLE, manifest["scans"])
     write_html(out / PAGE, manifest)
     if parquet:
         write_parquet(out / PARQUET, manifest["scans"])
+
+
+def clear_views(out: Path) -> None:
+    """Delete the views of an earlier run."""
+    for name in VIEWS:
+        (out / name).unlink(missing_ok=True)
 
 
 def require_pyarrow() -> None:

@@ -32,7 +32,7 @@ from .journal import (
 from .loading import choose_precision
 from .options import DEFAULT_OPTIONS, PredictionOptions
 from .outputs import ENDINGS, FILES, describe, describe_input, measures, write_prediction
-from .report import VIEWS, require_pyarrow, write_views
+from .report import VIEWS, clear_views, require_pyarrow, write_views
 from .volume import describe_model, predict_volume
 
 SCAN_ERRORS = (ValueError, OSError, MemoryError, RuntimeError)
@@ -133,7 +133,7 @@ def predict_scans(
         files: which to write per scan: mask, scores, spread, overlay, summary.
         shard: which part of the scans, counted from 0, and of how many; shards always resume.
         resume: skip scans that a journal in `out` has with equal input, model, settings, versions
-            and kind of device; else the journals are begun anew.
+            and kind of device; else journals and views begin anew.
         parquet: write `results.parquet` too.
         say: gets one line per scan.
         segment_tasks: who computes; None: this process.
@@ -187,6 +187,7 @@ def plan_tasks(run: Run, scans: Sequence[Path], shard: tuple[int, int], resume: 
     run.out.mkdir(parents=True, exist_ok=True)
     if shard == WHOLE and not resume:
         clear_journals(run.out)
+        clear_views(run.out)
     journals = read_journals(run.out)
     if shard != WHOLE and (names := journals.differences(run.facts)):
         raise ValueError(

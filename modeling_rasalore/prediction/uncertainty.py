@@ -141,5 +141,5 @@ def drawing_value_noise(model: Any) -> Iterator[None]:
 
 def _noise_modules(model: Any) -> list[Any]:
     # By attribute: a model loaded as remote code has a `ValueNoise` class of its own.
-    found = (m for m in model.modules() if hasattr(m, "sample_in_eval"))
-    return [module for module in found if module.kind == "gaussian" and module.std > 0]
+    modules = (m for m in model.modules() if hasattr(m, "sample_in_eval"))
+    return [module for module in modules if module.kind == "gaussian" and module.std > 0]

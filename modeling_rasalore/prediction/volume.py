@@ -63,7 +63,7 @@ class VolumePrediction:
     @property
     def largest_slice(self) -> int | None:
         """Index of the slice with the largest mask, the lowest one of equals; None without."""
-        areas = [np.count_nonzero(one) for one in self.mask]  # along axes, it copies the mask
+        areas = [np.count_nonzero(plane) for plane in self.mask]  # along axes, it copies the mask
         return int(np.argmax(areas)) if any(areas) else None
 
     @property
@@ -79,8 +79,8 @@ class VolumePrediction:
             return None
         low = np.array([side.start for side in box]) - 0.5  # a voxel's index is its centre
         high = np.array([side.stop for side in box]) - 0.5
-        found = corners(self.slice_affine, low, high)
-        return [found.min(0).round(3).tolist(), found.max(0).round(3).tolist()]
+        points = corners(self.slice_affine, low, high)
+        return [points.min(0).round(3).tolist(), points.max(0).round(3).tolist()]
 
 
 def predict_volume(

@@ -85,11 +85,12 @@ def test_shards_may_be_cut_anew_and_nothing_is_done_twice(tmp_path: Path) -> Non
     assert sorted(map(len, done)) == [1, 2]
 
 
-def test_without_resume_the_journals_begin_anew(tmp_path: Path) -> None:
+def test_without_resume_journals_and_views_begin_anew(tmp_path: Path) -> None:
     scans = write_archive(tmp_path)
-    run(scans, (0, 2))
+    run(scans)
     said: list[str] = []
-    run(scans[:2], resume=False, say=said.append)
+    run(scans[:2], resume=False, parquet=False, say=said.append)
+    assert not (tmp_path / "out" / "results.parquet").exists()
     assert len(said) == 2 and not any("skipped" in line for line in said)
     (journal,) = (tmp_path / "out" / "journals").iterdir()
     assert [line.get("scan", "") != "" for line in lines(journal)] == [False, True, True]
@@ -190,6 +191,18 @@ def test_processes_of_a_launch_share_a_shard(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert (pick_shard(None), pick_shard("1/4")) == ((1, 2), (3, 8))
+
+
+def test_only_the_last_process_of_a_launch_ends_with_a_code_for_failures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scans, model = write_archive(tmp_path, 2), save_model(tmp_path / "model")
+    scans[0].write_bytes(b"damaged")
+    words = ["predict", str(tmp_path / "scans"), "--out", str(tmp_path / "out"), "--modality", "t2"]
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank, code in (("0", 0), ("1", 1)):
+        monkeypatch.setenv("RANK", rank)
+        assert main([*words, "--model", str(model), "--quiet"]) == code
 
 
 def test_wrong_words_for_files_and_a_lacking_pyarrow_are_refused(
