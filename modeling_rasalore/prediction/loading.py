@@ -49,8 +49,8 @@ def choose_precision(model: Any, precision: str = "auto") -> str:
     """Return the name of the float type to compute in.
 
     Args:
-        precision: one of PRECISIONS; "auto" takes bfloat16 on a CUDA device that computes in it, where
-            it is several times as fast, and float32 elsewhere.
+        precision: one of PRECISIONS; "auto" takes bfloat16 on a CUDA device that computes in it,
+            where it is several times as fast, and float32 elsewhere.
 
     Raises:
         ValueError: another word.
