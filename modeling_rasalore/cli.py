@@ -4,15 +4,19 @@ Exit codes: 0 all done, 1 something failed, 2 words that make no sense, 130 inte
 """
 
 import json
+import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from .files import first_line
+from .prediction.options import PredictionOptions, takes_options
 
 app = typer.Typer(
     name="rasalore",
@@ -33,22 +37,13 @@ Scans = Annotated[
 Model = Annotated[str, typer.Option(help="folder or repo id of a RASALoRE model")]
 Revision = Annotated[str, typer.Option(help="commit, tag or branch of a repo id")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps, ...")]
-BatchSize = Annotated[int, typer.Option(min=1, help="slices at once")]
-Volume = Annotated[int | None, typer.Option(min=0, help="volume of 4-D scans, counted from 0")]
-Modality = Annotated[
-    str | None,
-    typer.Option(
-        help="t1, t1ce, t2 or flair: what the scans are, and which are taken of folders and MSD"
-    ),
-]
-Flips = Annotated[bool, typer.Option("--flips", help="average over mirror images")]
-SmoothMm = Annotated[
-    float, typer.Option(min=0, help="standard deviation of a 3-D blur of the scores, mm")
-]
-Per = Annotated[str, typer.Option(help="voxels, slices or ml, for --false-alarms")]
 Precision = Annotated[str, typer.Option(help="auto, float32 or bfloat16")]
+Per = Annotated[str, typer.Option(help="voxels, slices or ml, for --false-alarms")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="print errors only")]
 Json = Annotated[bool, typer.Option("--json", help="print one JSON document and nothing else")]
+
+READING = ("channel", "modality")
+SCORING = (*READING, "batch_size", "flips", "smooth_mm")
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -74,10 +69,12 @@ def one_line_errors() -> Iterator[None]:
 
 
 @app.command(epilog="Example: rasalore predict scans/ --modality t2 --model runs/stage2 --out out")
+@takes_options(*SCORING, "noise_samples", "smallest_ml")
 def predict(
     scans: Scans,
     model: Model,
     out: Annotated[Path, typer.Option(help="folder for the results")],
+    options: PredictionOptions,
     revision: Revision = "main",
     threshold: Annotated[float | None, typer.Option(help="score, 0.5 if not given")] = None,
     false_alarms: Annotated[
@@ -85,74 +82,101 @@ def predict(
         typer.Option(help="share of healthy voxels or slices, or ml per scan; needs calibrate"),
     ] = None,
     per: Per = "voxels",
-    batch_size: BatchSize = 4,
-    volume: Volume = None,
-    modality: Modality = None,
-    flips: Flips = False,
-    noise_samples: Annotated[
-        int, typer.Option(min=0, help="draws of noise for a spread map and a quality score")
-    ] = 0,
-    smooth_mm: SmoothMm = 0.0,
-    smallest_ml: Annotated[float, typer.Option(min=0, help="remove smaller parts of masks")] = 0.0,
     device: Device = "auto",
     precision: Precision = "auto",
+    files: Annotated[
+        str, typer.Option(help="which to write per scan; '' for none, only the tables")
+    ] = "mask,scores,spread,overlay,summary",
+    parquet: Annotated[
+        bool, typer.Option("--parquet", help="write results.parquet too; needs the extra [train]")
+    ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="skip scans finished before")] = False,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            help="part of the scans, such as 0/4, for processes that share OUT, with or without "
+            "accelerate launch -m modeling_rasalore.cli; they always resume"
+        ),
+    ] = None,
+    ray_workers: Annotated[
+        int, typer.Option(min=0, help="processes of a Ray cluster that hold the model; [ray]")
+    ] = 0,
+    ray_gpus: Annotated[float, typer.Option(min=0, help="of each of them, such as 0.5")] = 0.0,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Segment scans: mask, score map, overlay and numbers of each, and a report of all."""
+    """Segment scans: mask, score map, overlay and numbers of each, and a report of all.
+
+    `rasalore inspect OUT` says how far all shards are.
+    """
     with one_line_errors():
-        from .prediction.loading import choose_precision, load_model
-        from .prediction.run import RunSettings, predict_scans
+        from .prediction.journal import pick_shard
+        from .remote_files import require_model_source
         from .scans.finding import find_scans
 
-        found = find_scans(scans, modality)
-        network, processor = load_model(model, revision, device)
-        alarms = None if false_alarms is None else (false_alarms, per, flips, smooth_mm)
-        chosen, source = _threshold(threshold, alarms, (model, revision), network)
-        settings = RunSettings(
-            threshold=chosen,
-            threshold_source=source,
-            volume=volume,
-            modality=modality,
-            batch_size=batch_size,
-            flips=flips,
-            noise_samples=noise_samples,
-            smooth_mm=smooth_mm,
-            smallest_ml=smallest_ml,
-            precision=choose_precision(network, precision),
-        )
+        if threshold is not None and false_alarms is not None:
+            raise ValueError("--threshold and --false-alarms exclude each other; give one of them.")
+        part, scans = pick_shard(shard), find_scans(scans, options.modality)
+        require_model_source(model)
+        from .prediction.calibration import at_false_alarms
+        from .prediction.loading import choose_precision, load_model, pick_device
+        from .prediction.run import predict_scans
+
+        open_model = partial(load_model, model, revision, pick_device(device))
+        network, processor = open_model()
+        options = replace(options, precision=choose_precision(network, precision))
+        if false_alarms is not None:
+            options = at_false_alarms(options, false_alarms, per, model, network, revision)
+        elif threshold is not None:
+            options = replace(options, threshold=threshold, threshold_source="given")
         say = _say_errors if quiet or as_json else _say
-        say(f"computing on {network.device} in {settings.precision}")
-        manifest = predict_scans(network, processor, found, out, settings, resume, say)
-        failed = [e for e in manifest["scans"].values() if e["status"] == "failed"]
-        if as_json:
-            print(json.dumps(manifest, indent=2))
-        elif not quiet:
-            _conclude(manifest, failed, out)
-    raise typer.Exit(min(len(failed), 1))
+        say(f"computing on {network.device} in {options.precision}")
+        manifest = predict_scans(
+            network,
+            processor,
+            scans,
+            out,
+            options,
+            files=[name.strip() for name in files.split(",") if name.strip()],
+            shard=part,
+            resume=resume or shard is not None,
+            parquet=parquet,
+            say=say,
+            segment_tasks=_ray_cluster(open_model, ray_workers, ray_gpus),
+        )
+    failed = [e["input"] for e in manifest["scans"].values() if e["status"] == "failed"]
+    if as_json:
+        print(json.dumps(manifest, indent=2))
+    elif not quiet:
+        _conclude(manifest, failed, len(scans), out)
+    # A launch ends all its processes when one fails, so the last one tells.
+    others_work = "WORLD_SIZE" in os.environ and len(manifest["scans"]) < len(scans)
+    raise typer.Exit(int(bool(failed) and not others_work))
 
 
 @app.command(epilog="Example: rasalore inspect scans/ --modality flair")
+@takes_options(*READING)
 def inspect(
     scans: Scans,
-    volume: Volume = None,
-    modality: Modality = None,
+    options: PredictionOptions,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Say what predict would do with each scan, and the memory it needs; loads no model.
 
-    Of a folder that a script filled, say how: recipe, versions, seed, hashes and scores.
+    Of a folder that predict or a script filled, say how and how far: versions, settings, progress,
+    recipe, seed, hashes and scores.
     """
     with one_line_errors():
+        from .prediction.journal import describe_run
         from .provenance import describe_folder, inspect_folder, is_result
         from .scans.finding import find_scans
         from .scans.reading import describe_facts, inspect_scan
 
-        results = [inspect_folder(path) for path in scans if is_result(path)]
+        results = [inspect_folder(path) | describe_run(path) for path in scans if is_result(path)]
         scans = [path for path in scans if not is_result(path)]
-        facts = [inspect_scan(path, volume, modality) for path in find_scans(scans, modality)]
+        scans = find_scans(scans, options.modality)
+        facts = [inspect_scan(path, options.channel, options.modality) for path in scans]
     for result in [] if as_json or quiet else results:
         print(describe_folder(result))
     if as_json:
@@ -169,6 +193,7 @@ def inspect(
     epilog="Example: rasalore calibrate healthy/ --modality t2 --model runs/stage2 "
     "--false-alarms 0.05"
 )
+@takes_options(*SCORING)
 def calibrate(
     scans: Annotated[list[Path], typer.Argument(metavar="SCAN...", help="healthy scans, held out")],
     model: Annotated[Path, typer.Option(help="folder of a RASALoRE model")],
@@ -176,34 +201,28 @@ def calibrate(
         list[float],
         typer.Option(help="share of healthy voxels or slices, or ml per scan; may be repeated"),
     ],
+    options: PredictionOptions,
     per: Per = "voxels",
-    batch_size: BatchSize = 4,
-    volume: Volume = None,
-    modality: Modality = None,
-    flips: Flips = False,
-    smooth_mm: SmoothMm = 0.0,
     device: Device = "auto",
     precision: Precision = "auto",
     quiet: Quiet = False,
 ) -> None:
     """Store in the model folder the thresholds that healthy scans give for false-alarm rates."""
     with one_line_errors():
-        from .prediction.calibration import calibrate, save_calibration
-        from .prediction.loading import choose_precision, computing_in, load_model
-        from .scans.finding import find_scans
-        from .scans.reading import read_scan
-
         if not model.is_dir():
             raise ValueError(
                 f"--model needs an existing folder to store the result in, got {model}."
             )
-        found = find_scans(scans, modality)
+        from .prediction.calibration import calibrate, save_calibration
+        from .prediction.loading import choose_precision, load_model
+        from .scans.finding import find_scans
+        from .scans.reading import read_scan
+
+        scans = find_scans(scans, options.modality)
         network, processor = load_model(str(model), device=device)
-        healthy = (read_scan(path, volume, modality) for path in found)
-        with computing_in(choose_precision(network, precision), network):
-            result = calibrate(
-                network, processor, healthy, false_alarms, per, batch_size, flips, smooth_mm
-            )
+        options = replace(options, precision=choose_precision(network, precision))
+        healthy = (read_scan(path, options.channel, options.modality) for path in scans)
+        result = calibrate(network, processor, healthy, false_alarms, per, options)
         path = save_calibration(model, result)
     for entry in [] if quiet else result["thresholds"]:
         print(
@@ -290,28 +309,13 @@ def export(
         print(f"the model is in {export_onnx(network, processor, out)}")
 
 
-def _threshold(
-    threshold: float | None,
-    alarms: tuple[float, str, bool, float] | None,
-    source: tuple[str, str],
-    model: Any,
-) -> tuple[float, str]:
-    """Return the threshold to use, and in words where it comes from.
+def _ray_cluster(open_model: Callable[[], Any], workers: int, gpus: float) -> Any:
+    """Return what segments scans on a cluster; None without workers."""
+    if not workers:
+        return None
+    from .prediction.ray import segment_on_ray
 
-    `source` is the folder or repo id of the model, and its revision.
-    """
-    from .prediction.calibration import load_threshold
-    from .prediction.run import RunSettings
-
-    if threshold is not None and alarms is not None:
-        raise ValueError("--threshold and --false-alarms exclude each other; give one of them.")
-    if alarms is not None:
-        rate, unit = alarms[:2]
-        stored = load_threshold(source[0], model, *alarms, revision=source[1])
-        return stored, f"calibrated for {rate:g} of healthy {unit}"
-    if threshold is not None:
-        return threshold, "given"
-    return RunSettings.threshold, RunSettings.threshold_source
+    return partial(segment_on_ray, open_model, workers, gpus)
 
 
 def _say(line: str) -> None:
@@ -323,13 +327,14 @@ def _say_errors(line: str) -> None:
         _say(line)
 
 
-def _conclude(manifest: dict[str, Any], failed: list[dict[str, Any]], out: Path) -> None:
-    count = len(manifest["scans"])
-    settings = manifest["settings"]
+def _conclude(manifest: dict[str, Any], failed: list[str], count: int, out: Path) -> None:
+    """Say how many scans of all shards are done, and what to think of the results."""
+    settings, known = manifest["settings"], len(manifest["scans"])
+    left = f", {count - known} left to other shards" if known < count else ""
     print(f"threshold {settings['threshold']:g}: {settings['threshold_source']}")
-    print(f"{count - len(failed)} of {count} scans segmented; results are in {out}")
-    for entry in failed:
-        print(f"failed: {entry['input']}")
+    print(f"{known - len(failed)} of {count} scans segmented{left}; results are in {out}")
+    for name in failed:
+        print(f"failed: {name}")
     print(manifest["disclaimer"])
 
 

@@ -4,7 +4,8 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Sequence
+import secrets
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ def replace_file(path: Path, write: Callable[[Path], Any]) -> Path:
 
     The draft keeps the end of the name, which many writers choose their format by.
     """
-    draft = path.with_name(f".{os.getpid()}-{path.name}")
+    draft = path.with_name(f".{secrets.randbelow(10**12)}-{path.name}")  # for any machine
     try:
         write(draft)
         os.replace(draft, path)
@@ -35,10 +36,15 @@ def write_json(path: Path, content: Any) -> Path:
     return replace_file(path, lambda draft: draft.write_text(text, encoding="utf-8"))
 
 
-def remove_drafts(folder: Path) -> None:
-    """Delete what killed processes left half written below a folder nobody else writes to."""
+def remove_drafts(folder: Path, but: Collection[str] = ()) -> None:
+    """Delete what killed processes left half written below a folder nobody else writes to.
+
+    Args:
+        but: names of files that somebody else may be writing; their drafts stay.
+    """
     for path in folder.rglob(".*"):
-        if re.match(r"\.\d+-", path.name) and path.is_file():
+        draft = re.fullmatch(r"\.\d+-(.+)", path.name)
+        if draft and draft[1] not in but and path.is_file():
             path.unlink(missing_ok=True)
 
 

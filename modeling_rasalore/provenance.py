@@ -74,12 +74,13 @@ def versions() -> dict[str, str]:
 
 # What the scripts leave in a folder, in the order in which it is told.
 RECORDS = ("run.json", "progress.json", "slices.json", "manifest.json", "results.json")
+JOURNALS = "journals"  # of a prediction that is under way
 LONG_LISTS = ("parts", "scans", "rows", "test_patients")  # told as a count
 
 
 def is_result(folder: Path) -> bool:
     """Whether a folder holds what a script made, rather than scans."""
-    return any((folder / name).is_file() for name in RECORDS)
+    return (folder / JOURNALS).is_dir() or any((folder / name).is_file() for name in RECORDS)
 
 
 def inspect_folder(folder: Path) -> dict[str, Any]:

@@ -45,6 +45,12 @@ def is_repo_id(text: str) -> bool:
     return bool(re.fullmatch(REPO_ID, text))
 
 
+def require_model_source(name: str) -> None:
+    """Raise ValueError for what names neither a folder nor a repository."""
+    if not Path(name).is_dir() and not is_repo_id(name):
+        raise ValueError(f"--model needs an existing folder or a repo id (owner/name), got {name}.")
+
+
 def read_bytes(root: str | Path, name: str) -> bytes:
     """Return a whole file below a root.
 

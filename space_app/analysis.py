@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
+from modeling_rasalore.prediction.options import PredictionOptions
 from modeling_rasalore.prediction.outputs import compose_summary, describe_input
 from modeling_rasalore.prediction.uncertainty import has_value_noise, predict_uncertainty
 from modeling_rasalore.prediction.volume import FloatImage, VolumePrediction, predict_volume
@@ -95,11 +96,11 @@ class Analyst:
         self, scan: Scan, threshold: float, progress: Callable[[float, str], Any]
     ) -> Analysis:
         """Return the scores of a scan; `progress` is told a share in [0, 1] and a sentence."""
-        volume = scan.volume
+        volume, options = scan.volume, PredictionOptions(threshold=threshold)
         progress(0.1, "Waiting for the model")
         with self._lock:
             progress(0.2, f"Scoring {len(volume.slices)} slices")
-            prediction = predict_volume(self.model, self.processor, volume, threshold=threshold)
+            prediction = predict_volume(self.model, self.processor, volume, options)
         progress(0.9, "Drawing")
         images = BrainSlices(volume.slices)
         brain = images.whole()[images.foreground()]

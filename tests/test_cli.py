@@ -56,7 +56,7 @@ def test_predict_writes_four_files_and_says_where(scan, model, tmp_path, capsys)
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {
         *("a_mask.nii.gz", "a_scores.nii.gz", "a_overlay.png", "a.json"),
-        *("manifest.json", "results.csv", "report.html"),
+        *("manifest.json", "results.csv", "report.html", "journals"),
     }
     printed = capsys.readouterr().out
     assert f"1 of 1 scans segmented; results are in {tmp_path / 'out'}" in printed
@@ -350,6 +350,22 @@ def test_help_does_not_load_torch():
         "main(); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program], capture_output=True).returncode == 0
+
+
+def test_a_mistyped_model_is_told_without_loading_torch(scan, tmp_path):
+    program = (
+        "import sys; from modeling_rasalore.cli import main; "
+        "code = main(sys.argv[1:]); sys.exit(100 if 'torch' in sys.modules else code)"
+    )
+    words = ["predict", str(scan), "--model", str(tmp_path / "typo"), "--out", str(tmp_path / "o")]
+    done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert done.stderr.startswith("error: --model needs an existing folder or a repo id")
+
+
+def test_options_that_no_prediction_can_have_end_with_code_2(scan, model, tmp_path, capsys):
+    assert predict(scan, model=model, out=tmp_path, options=["--smooth-mm", "inf"]) == 2
+    assert "must be 0 or more, got inf mm" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_real_scan_is_segmented(brats2021, model, tmp_path):

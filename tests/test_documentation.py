@@ -19,7 +19,7 @@ SCHEMAS = {"stage1": "Stage1Recipe", "stage2": "Stage2Recipe"}
 SCHEMAS |= {"make_pseudo_masks": "PseudoMaskRecipe", "run_benchmark": "BenchmarkRecipe"}
 SCHEMAS |= {"push_to_hub": "PushRecipe", "prepare_slices": "PrepareRecipe"}
 SCHEMAS |= {"pool_folds": "PoolRecipe", "compare_runs": "ComparisonRecipe"}
-SCHEMAS |= {"predict_archive": "ArchiveRecipe", "scale": "ScaleRecipe"}
+SCHEMAS |= {"scale": "ScaleRecipe"}
 TRAINING_COMMANDS = [
     command
     for command in LINE.findall((ROOT / "train" / "README.md").read_text().replace("\\\n", ""))

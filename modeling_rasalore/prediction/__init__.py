@@ -1,13 +1,15 @@
 """Run a model over scans: one, many, an archive; thresholds, doubt.
 
-archive.py       an archive in shards
 calibration.py   thresholds from healthy scans
+journal.py       what is done, one line per scan
 loading.py       model and processor from a folder or the Hub
 mask_3d.py       parts, extent and smoothing in 3-D
+options.py       PredictionOptions, passed whole everywhere
 outputs.py       files written for one scan
-ray.py           an archive on a Ray cluster
-report.py        results.csv and report.html
-run.py           many scans with a manifest
+ray.py           many scans on a Ray cluster
+report.py        manifest.json, results.csv, report.html, results.parquet
+run.py           many scans, in shards, resumable
+scoring.py       slices through the network
 uncertainty.py   spread of scores under the model's noise
 volume.py        VolumePrediction: one scan through a model
 """

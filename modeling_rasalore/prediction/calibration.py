@@ -1,8 +1,8 @@
-"""Score thresholds for an asked false-alarm rate, from healthy scans alone, kept beside a model."""
+"""Find score thresholds for a false-alarm rate on healthy scans, and store them beside a model."""
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from ..files import write_json
 from ..remote_files import is_repo_id
 from ..scans.background import BrainSlices
 from ..scans.volumes import Volume
+from .options import DEFAULT_OPTIONS, PredictionOptions
 from .volume import describe_model, predict_volume
 
 CALIBRATION_FILE = "calibration.json"
@@ -23,7 +24,7 @@ UNITS = ("voxels", "slices", "ml")
 
 @dataclass
 class _HealthyScores:
-    """What is kept of healthy scans: no map, only counts.
+    """Counts scores of healthy scans; no map is held.
 
     Attributes:
         voxels: brain voxels per bin of score.
@@ -40,14 +41,14 @@ class _HealthyScores:
     scans: int = 0
 
     def add(self, scores: np.ndarray, brain: np.ndarray, voxel_ml: float) -> None:
-        found = np.zeros_like(self.voxels)
+        counts = np.zeros_like(self.voxels)
         for plane, inside in zip(scores, brain, strict=True):
             values = plane[inside]
             if values.size:
-                found += score_histograms(values[None], np.zeros((1, values.size), bool))[0, 0]
+                counts += score_histograms(values[None], np.zeros((1, values.size), bool))[0, 0]
                 self.highest.append(float(values.max()))
-        self.voxels += found
-        self.millilitres += found * voxel_ml
+        self.voxels += counts
+        self.millilitres += counts * voxel_ml
         self.smallest_ml = min(self.smallest_ml, voxel_ml)
         self.scans += 1
 
@@ -88,9 +89,7 @@ def calibrate(
     healthy: Iterable[Volume],
     rates: Sequence[float],
     unit: str = "voxels",
-    batch_size: int = 4,
-    flips: bool = False,
-    smooth_mm: float = 0.0,
+    options: PredictionOptions = DEFAULT_OPTIONS,
 ) -> dict[str, Any]:
     """Return the thresholds that keep false alarms on healthy scans to the asked rates.
 
@@ -103,7 +102,7 @@ def calibrate(
         rates: shares in (0, 1), or mL above 0.
         unit: "voxels" (share of those inside the brain), "slices" (share of those with brain) or
             "ml" (mean volume per scan).
-        flips, smooth_mm: as for `predict_volume`, which must be called with the same.
+        options: as for `predict_volume`, which must be called with the same flips and smoothing.
 
     Raises:
         ValueError: a rate or unit that does not exist, no brain in any scan, a rate so small that
@@ -118,15 +117,7 @@ def calibrate(
         )
     seen, facts = _HealthyScores(), describe_model(model)
     for scan in healthy:
-        prediction = predict_volume(
-            model,
-            processor,
-            scan,
-            batch_size=batch_size,
-            flips=flips,
-            smooth_mm=smooth_mm,
-            model_facts=facts,
-        )
+        prediction = predict_volume(model, processor, scan, options, facts)
         brain = BrainSlices(scan.slices).foreground()
         seen.add(prediction.scores, brain, prediction.voxel_mm3 / 1000)
     if not seen.highest or min(rates) < seen.smallest_rate(unit):
@@ -135,13 +126,12 @@ def calibrate(
             f"one false alarm must not exceed the rate of {min(rates):g} {unit}, but it makes "
             f"{seen.smallest_rate(unit):.3g} of {seen_words}; give more scans or a higher rate."
         )
-    scoring = {"flips": flips, "smooth_mm": smooth_mm}
-    entries = [_entry(seen, rate, unit, scoring) for rate in rates]
+    entries = [_entry(seen, rate, unit, options) for rate in rates]
     return {"weights_sha256": facts["weights_sha256"], "thresholds": entries}
 
 
 def _entry(
-    seen: _HealthyScores, rate: float, unit: str, scoring: dict[str, bool | float]
+    seen: _HealthyScores, rate: float, unit: str, options: PredictionOptions
 ) -> dict[str, Any]:
     """Return the threshold for a rate, and the numbers that it was derived from."""
     threshold, observed = seen.threshold(rate, unit)
@@ -151,17 +141,24 @@ def _entry(
             f"are 1 in {seen.saturated(unit):.3g} of {unit}; ask for a higher rate, blur the "
             "scores with --smooth-mm, or calibrate --per another unit."
         )
-    found = {"threshold": threshold, "observed": observed}
-    return {"rate": rate, "unit": unit, **scoring, **found, **seen.counts}
+    return {
+        "rate": rate,
+        "unit": unit,
+        "flips": options.flips,
+        "smooth_mm": options.smooth_mm,
+        "threshold": threshold,
+        "observed": observed,
+        **seen.counts,
+    }
 
 
 def save_calibration(folder: Path, calibration: dict[str, Any]) -> Path:
     """Return the file beside the model; thresholds for other rates of the same weights stay."""
     path = folder / CALIBRATION_FILE
-    kept = _read(path)
-    if kept.get("weights_sha256") == calibration["weights_sha256"]:
+    stored = _read(path)
+    if stored.get("weights_sha256") == calibration["weights_sha256"]:
         new = [_key(entry) for entry in calibration["thresholds"]]
-        old = [entry for entry in kept["thresholds"] if _key(entry) not in new]
+        old = [entry for entry in stored["thresholds"] if _key(entry) not in new]
         calibration = {**calibration, "thresholds": [*old, *calibration["thresholds"]]}
     return write_json(path, calibration)
 
@@ -199,14 +196,14 @@ def load_threshold(
     model: Any,
     rate: float,
     unit: str = "voxels",
-    flips: bool = False,
-    smooth_mm: float = 0.0,
+    options: PredictionOptions = DEFAULT_OPTIONS,
     revision: str = "main",
 ) -> float:
     """Return the threshold stored for a false-alarm rate of scores made in the same way.
 
     Args:
         source, model, revision: as for `find_calibration`.
+        options: of the scores.
 
     Raises:
         ValueError: not calibrated, for other weights, not for this rate, or for scores with other
@@ -218,16 +215,38 @@ def load_threshold(
             f"--false-alarms needs a calibrated model, but {source} has no "
             f"{CALIBRATION_FILE}; run `rasalore calibrate` on healthy scans first."
         )
-    same = (unit, flips, smooth_mm)
-    found = {e["rate"]: e["threshold"] for e in stored["thresholds"] if _key(e)[1:] == same}
-    if rate not in found:
-        options = " --flips" * flips + f" --smooth-mm {smooth_mm:g}" * bool(smooth_mm)
+    same = (unit, options.flips, options.smooth_mm)
+    thresholds = {e["rate"]: e["threshold"] for e in stored["thresholds"] if _key(e)[1:] == same}
+    if rate not in thresholds:
+        words = " --flips" * options.flips
+        words += f" --smooth-mm {options.smooth_mm:g}" * bool(options.smooth_mm)
         raise ValueError(
-            f"the model is calibrated for false alarms of {sorted(found)} of {unit} with these "
-            f"options, not {rate:g}; run `rasalore calibrate --false-alarms {rate:g} --per {unit}"
-            f"{options}`."
+            f"the model is calibrated for false alarms of {sorted(thresholds)} of {unit} with "
+            f"these options, not {rate:g}; run `rasalore calibrate --false-alarms {rate:g} --per "
+            f"{unit}{words}`."
         )
-    return float(found[rate])
+    return float(thresholds[rate])
+
+
+def at_false_alarms(
+    options: PredictionOptions,
+    rate: float,
+    unit: str,
+    source: str | Path,
+    model: Any,
+    revision: str = "main",
+) -> PredictionOptions:
+    """Return the options with the threshold stored for a false-alarm rate.
+
+    Args:
+        source, model, revision: as for `find_calibration`.
+
+    Raises:
+        ValueError: as for `load_threshold`.
+    """
+    threshold = load_threshold(source, model, rate, unit, options, revision)
+    words = f"calibrated for {rate:g} of healthy {unit}"
+    return replace(options, threshold=threshold, threshold_source=words)
 
 
 def _read(path: Path) -> dict[str, Any]:

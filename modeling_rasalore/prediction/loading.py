@@ -1,14 +1,14 @@
-"""A model and its image processor, from a folder or the Hub, complete and on a device."""
+"""Load a model and its image processor, from a folder or the Hub, complete and on a device."""
 
-from contextlib import AbstractContextManager
-from pathlib import Path
+import os
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from transformers import AutoImageProcessor, AutoModel
 
 from ..models import RasaloreModel
-from ..remote_files import is_repo_id
+from ..remote_files import require_model_source
 
 PRECISIONS = ("float32", "bfloat16")
 
@@ -24,8 +24,7 @@ def load_model(name: str, revision: str = "main", device: str = "auto") -> tuple
     Raises:
         ValueError: no folder and no repo id, no stage-2 model, or weights that lack a tensor.
     """
-    if not Path(name).is_dir() and not is_repo_id(name):
-        raise ValueError(f"--model needs an existing folder or a repo id (owner/name), got {name}.")
+    require_model_source(name)
     if device == "auto":
         accelerator = torch.accelerator.current_accelerator(check_available=True)
         device = accelerator.type if accelerator else "cpu"
@@ -39,25 +38,33 @@ def load_model(name: str, revision: str = "main", device: str = "auto") -> tuple
     return model.to(device).eval(), AutoImageProcessor.from_pretrained(name, revision=revision)
 
 
-def choose_precision(model: Any, asked: str = "auto") -> str:
+def pick_device(device: str) -> str:
+    """Return the device; for "auto" in a launch of several processes, each one's own GPU."""
+    if device == "auto" and "LOCAL_RANK" in os.environ and torch.cuda.is_available():
+        return f"cuda:{os.environ['LOCAL_RANK']}"
+    return device
+
+
+def choose_precision(model: Any, precision: str = "auto") -> str:
     """Return the name of the float type to compute in.
 
     Args:
-        asked: one of PRECISIONS; "auto" takes bfloat16 on a CUDA device that computes in it, where
-            it is several times as fast, and float32 elsewhere.
+        precision: one of PRECISIONS; "auto" takes bfloat16 on a CUDA device that computes in it,
+            where it is several times as fast, and float32 elsewhere.
 
     Raises:
         ValueError: another word.
     """
-    if asked not in ("auto", *PRECISIONS):
-        raise ValueError(f"--precision must be auto, {' or '.join(PRECISIONS)}, got {asked}.")
-    if asked != "auto":
-        return asked
+    if precision not in ("auto", *PRECISIONS):
+        raise ValueError(f"--precision must be auto, {' or '.join(PRECISIONS)}, got {precision}.")
+    if precision != "auto":
+        return precision
     on_cuda = next(model.parameters()).device.type == "cuda"
     return "bfloat16" if on_cuda and torch.cuda.is_bf16_supported(False) else "float32"
 
 
 def computing_in(precision: str, model: Any) -> AbstractContextManager[None]:
     """Return a context in which a model computes in a float type; its weights stay as they are."""
-    device = next(model.parameters()).device.type
-    return torch.autocast(device, torch.bfloat16, enabled=precision == "bfloat16")
+    if precision == "float32":
+        return nullcontext()
+    return torch.autocast(next(model.parameters()).device.type, torch.bfloat16)

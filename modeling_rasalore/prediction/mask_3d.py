@@ -1,20 +1,18 @@
-"""Scores and masks of a volume as 3-D objects: smoothing, connected parts, extent.
+"""Treat scores and masks of a volume as 3-D objects: smooth them, measure and remove parts.
 
 Everything works in place or within the box that holds the mask: a volume may have 10^8 voxels.
 """
 
-from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from ..scans.background import index_box
 
 NEIGHBOURS_26 = np.ones((3, 3, 3))
-PIECE_VOXELS = 2**20
 
 
 def smooth_scores(
@@ -51,7 +49,7 @@ def _blur(array: NDArray[np.float32], sigmas: list[float]) -> None:
 def part_sizes(mask: NDArray[np.uint8]) -> NDArray[np.int64]:
     """Return the voxels of each connected part of a mask (26 neighbours), in no order."""
     box = index_box(mask)
-    return np.zeros(0, np.int64) if box is None else _join(mask[box])[1]
+    return np.zeros(0, np.int64) if box is None else _count_voxels(_number_parts(mask[box]))[1:]
 
 
 def remove_small_parts(mask: NDArray[np.uint8], smallest: float) -> None:
@@ -59,46 +57,26 @@ def remove_small_parts(mask: NDArray[np.uint8], smallest: float) -> None:
     box = index_box(mask)
     if box is None:
         return
-    part_of, sizes = _join(mask[box])
-    kept = (sizes >= smallest)[part_of]
-    start = 0
-    for own, parts, count in _pieces(mask[box]):
-        own[...] = np.append(False, kept[start : start + count])[parts[: len(own)]]
-        start += count
+    numbers = _number_parts(mask[box])
+    stays = _count_voxels(numbers) >= smallest
+    stays[0] = False  # the background
+    for plane, plane_numbers in zip(mask[box], numbers, strict=True):
+        plane[...] = stays[plane_numbers]
 
 
-def _pieces(
-    mask: NDArray[np.uint8],
-) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.int32], int]]:
-    """Yield a few slices at a time, their part numbers from 1 on, and how many parts there are.
+def _number_parts(mask: NDArray[np.uint8]) -> NDArray[Any]:
+    """Return the number of each voxel's connected part, from 1 on, and 0 outside the mask.
 
-    The numbers cover one slice more where there is one: the next piece's first, which joins them.
-    A number per voxel of the whole mask would take as much memory as the scan.
+    Two bytes per voxel, which is an eighth of a prediction, or four for more than 65535 parts.
     """
-    step = max(PIECE_VOXELS // mask[0].size, 1)
-    for start in range(0, len(mask), step):
-        parts, count = ndimage.label(mask[start : start + step + 1], NEIGHBOURS_26)
-        yield mask[start : start + step], parts, count
+    with suppress(RuntimeError):  # more parts than uint16 has numbers
+        return ndimage.label(mask, NEIGHBOURS_26, output=np.uint16)[0]
+    return ndimage.label(mask, NEIGHBOURS_26)[0]
 
 
-def _join(mask: NDArray[np.uint8]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """Return the connected part of each part of each piece, and the voxels of the connected ones.
-
-    Parts of two pieces are one where they have a voxel of the shared slice in common.
-    """
-    sizes, links = [], []
-    shared: NDArray[np.int64] | None = None
-    total = 0
-    for own, parts, count in _pieces(mask):
-        sizes.append(np.bincount(parts[: len(own)].ravel(), minlength=count + 1)[1:])
-        if shared is not None:
-            inside = parts[0] > 0
-            pairs = np.unique(shared[inside] * (count + 1) + parts[0][inside])  # once each
-            links.append(np.stack([pairs // (count + 1), pairs % (count + 1) + total - 1]))
-        shared = parts[-1] + np.int64(total - 1)  # an array of its own
-        total += count
-    joined = np.concatenate([np.zeros((2, 0), np.int64), *links], axis=1)
-    graph = coo_array((np.ones(joined.shape[1]), (joined[0], joined[1])), (total, total))
-    found, part_of = connected_components(graph, directed=False)
-    voxels = np.bincount(part_of, np.concatenate(sizes), found)
-    return part_of, voxels.astype(np.int64)
+def _count_voxels(numbers: NDArray[Any]) -> NDArray[np.int64]:
+    """Return the voxels of each part number; slice by slice, because counting copies to int64."""
+    counts = np.zeros(int(numbers.max()) + 1, np.int64)
+    for plane in numbers:
+        counts += np.bincount(plane.ravel(), minlength=len(counts))
+    return counts

@@ -1,10 +1,11 @@
-"""What is written about a prediction: mask, scores, overlay and a summary, beside the scan."""
+"""Write the files of one scan: mask, scores, spread, overlay and a summary."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL.Image import Image
 
 from ..files import replace_file, sha256_of, write_json
 from ..provenance import DISCLAIMER, versions
@@ -21,6 +22,7 @@ ENDINGS = {
     **{"mask": "_mask.nii.gz", "scores": "_scores.nii.gz", "spread": "_spread.nii.gz"},
     **{"overlay": "_overlay.png", "summary": ".json"},
 }
+FILES = tuple(ENDINGS)
 
 
 def write_prediction(
@@ -30,6 +32,7 @@ def write_prediction(
     name: str,
     endings: Mapping[str, str] = ENDINGS,
     source: dict[str, Any] | None = None,
+    files: Collection[str] = FILES,
 ) -> dict[str, Path]:
     """Return the paths of the files written for one scan, each complete or absent.
 
@@ -44,64 +47,74 @@ def write_prediction(
         name: start of the file names.
         endings: end of the file name of each.
         source: what `describe_input` says; None: asked here, which reads the scan's file again.
+        files: which of them to write.
     """
     out_dir = Path(out_dir)
-    out_dir.mkdir(parents=True, exist_ok=True)
-    paths = {role: out_dir / f"{name}{ending}" for role, ending in endings.items()}
-    write_volume(paths["mask"], prediction.mask, volume, np.uint8)
-    write_volume(paths["scores"], prediction.scores, volume, np.float32)
+    paths = {role: out_dir / f"{name}{end}" for role, end in endings.items() if role in files}
     if prediction.spread is None:
-        del paths["spread"]
-    else:
+        paths.pop("spread", None)
+    if paths:
+        out_dir.mkdir(parents=True, exist_ok=True)
+    if "mask" in paths:
+        write_volume(paths["mask"], prediction.mask, volume, np.uint8)
+    if "scores" in paths:
+        write_volume(paths["scores"], prediction.scores, volume, np.float32)
+    if prediction.spread is not None and "spread" in paths:
         write_volume(paths["spread"], prediction.spread, volume, np.float32)
-    picture = overlay_montage(
+    if "overlay" in paths:
+        replace_file(paths["overlay"], _draw_overlay(prediction, volume).save)
+    if "summary" in paths:
+        source = source or describe_input(volume, trained_on=prediction.model["modality"])
+        write_json(paths["summary"], compose_summary(prediction, source))
+    return paths
+
+
+def _draw_overlay(prediction: VolumePrediction, volume: Volume) -> Image:
+    return overlay_montage(
         BrainSlices(volume.slices),
         prediction.scores,
         prediction.mask,
         spacing=prediction.spacing[1:],
         title=f"{volume.path.name}: {describe(prediction)}",
     )
-    replace_file(paths["overlay"], picture.save)
-    source = source or describe_input(volume, trained_on=prediction.model["modality"])
-    write_json(paths["summary"], compose_summary(prediction, source))
-    return paths
 
 
 def describe(prediction: VolumePrediction) -> str:
-    """One line for people, such as `43.1 mL of anomaly in 57 of 155 slices`."""
-    found, count = len(prediction.slices_with_anomaly), len(prediction.mask)
-    if not found:
+    """Return one line for people, such as `43.1 mL of anomaly in 57 of 155 slices`."""
+    count, marked = len(prediction.mask), len(prediction.slices_with_anomaly)
+    if not marked:
         return f"no anomaly found in {count} slices"
-    return f"{prediction.millilitres:.1f} mL of anomaly in {found} of {count} slices"
+    return f"{prediction.millilitres:.1f} mL of anomaly in {marked} of {count} slices"
 
 
 def find_warnings(volume: Volume, trained_on: str | None = None) -> list[str]:
-    """Sentences about what may make the result of a scan worth less.
+    """Return sentences about what may make the result of a scan worth less.
 
     Args:
         trained_on: MRI sequence that the model knows; None: unknown.
     """
-    found = list(volume.warnings)
+    warnings = list(volume.warnings)
     if volume.replaced_voxels:
-        found.append(f"{volume.replaced_voxels} NaN or infinite voxels were set to 0.")
+        warnings.append(f"{volume.replaced_voxels} NaN or infinite voxels were set to 0.")
     corner = volume.slices[0, 0, 0]
-    background = sum(np.count_nonzero(one == corner) for one in volume.slices) / volume.slices.size
+    voxels = sum(np.count_nonzero(plane == corner) for plane in volume.slices)
+    background = voxels / volume.slices.size
     if background < SMALLEST_BACKGROUND:
-        found.append(
+        warnings.append(
             f"only {background:.0%} of the voxels have the background's value; models expect scans "
             "with everything but the brain removed."
         )
     if trained_on and volume.sequence and volume.sequence != trained_on:
-        found.append(
+        warnings.append(
             f"the model was trained on {trained_on}, but the scan is {volume.sequence} by its "
             f"name, its header or --modality; expect nothing of the result, and give a "
             f"{trained_on} scan."
         )
-    return found
+    return warnings
 
 
 def measures(prediction: VolumePrediction) -> dict[str, Any]:
-    """The numbers that a table of scans shows of each."""
+    """Return the numbers that a table of scans shows of each."""
     return {
         "millilitres": prediction.millilitres,
         "largest_component_ml": prediction.largest_component_ml,
@@ -113,12 +126,12 @@ def measures(prediction: VolumePrediction) -> dict[str, Any]:
 
 
 def compose_summary(prediction: VolumePrediction, source: dict[str, Any]) -> dict[str, Any]:
-    """Everything about a prediction that is not an image, as JSON can hold it.
+    """Return everything about a prediction that is not an image, as JSON can hold it.
 
     Args:
         source: what `describe_input` said of the scan, which may be gone from the disk.
     """
-    found = prediction.slices_with_anomaly
+    marked = prediction.slices_with_anomaly
     return {
         "disclaimer": DISCLAIMER,
         **source,
@@ -126,8 +139,8 @@ def compose_summary(prediction: VolumePrediction, source: dict[str, Any]) -> dic
         **measures(prediction),
         "voxel_mm3": prediction.voxel_mm3,
         "bounding_box_mm": prediction.bounding_box_mm,
-        "lowest_slice": min(found, default=None),
-        "highest_slice": max(found, default=None),
+        "lowest_slice": min(marked, default=None),
+        "highest_slice": max(marked, default=None),
         "largest_slice": prediction.largest_slice,
         "versions": versions(),
     }
@@ -136,7 +149,7 @@ def compose_summary(prediction: VolumePrediction, source: dict[str, Any]) -> dic
 def describe_input(
     volume: Volume, digest: str | None = None, trained_on: str | None = None
 ) -> dict[str, Any]:
-    """What a summary says about the scan.
+    """Return what a summary says about the scan.
 
     Args:
         digest: SHA-256 of its file; None: its file is read once more, for that.

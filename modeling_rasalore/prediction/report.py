@@ -1,15 +1,18 @@
-"""A run for people: a table of all scans as CSV, and a page with the overlays and the limits."""
+"""Write the views of a run: manifest.json, results.csv, report.html and results.parquet."""
 
 import csv
 from collections.abc import Mapping
 from html import escape
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from ..files import replace_file
+from ..files import replace_file, write_json
 from ..provenance import DISCLAIMER
 
+VIEWS = ("manifest.json", "results.csv", "report.html", "results.parquet")
+MANIFEST, TABLE, PAGE, PARQUET = VIEWS
 COLUMNS = (
     *("status", "modality", "millilitres", "largest_component_ml", "quality_score"),
     *("bounding_box_mm", "slices", "slices_with_anomaly", "threshold", "seconds"),
@@ -19,6 +22,19 @@ PAGE_COLUMNS = (
     *("status", "millilitres", "largest_component_ml", "quality_score", "bounding_box_mm"),
     *("slices_with_anomaly", "slices", "seconds"),
 )
+PARQUET_COLUMNS = {
+    "scan": "string",  # its name in the results
+    "status": "string",  # done | failed
+    "reason": "string",  # of a failure
+    "millilitres": "float64",
+    "largest_component_ml": "float64",
+    "quality_score": "float64",  # where noise was drawn
+    "slices": "int32",
+    "slices_with_anomaly": "int32",
+    "threshold": "float64",
+    "input_sha256": "string",
+    "warnings": "string",  # one per line
+}
 LIMITS = (
     DISCLAIMER,
     "Trained on brain tumours in adults or on synthetic brains; other findings may go unseen.",
@@ -31,6 +47,41 @@ STYLE = (
     "border-bottom:1px solid #ccc}img{max-width:100%}.wide{overflow-x:auto}"
     ".limits{background:#fff3cd;padding:.5rem 1rem .5rem 2rem}.failed{color:#a40000}"
 )
+
+
+def write_views(out: Path, manifest: Mapping[str, Any], parquet: bool) -> None:
+    """Write manifest.json, results.csv and report.html of a run, and with `parquet` its table."""
+    write_json(out / MANIFEST, manifest)
+    write_table(out / TABLE, manifest["scans"])
+    write_html(out / PAGE, manifest)
+    if parquet:
+        write_parquet(out / PARQUET, manifest["scans"])
+
+
+def clear_views(out: Path) -> None:
+    """Delete the views of an earlier run."""
+    for name in VIEWS:
+        (out / name).unlink(missing_ok=True)
+
+
+def require_pyarrow() -> None:
+    """Raise ValueError where Parquet cannot be written."""
+    if find_spec("pyarrow") is None:
+        raise ValueError("--parquet needs pyarrow; run pip install 'rasalore[train]'.")
+
+
+def write_parquet(path: Path, scans: Mapping[str, Mapping[str, Any]]) -> Path:
+    """Return `path`, a table with one row per scan of a run's manifest."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = pa.schema([(name, pa.type_for_alias(k)) for name, k in PARQUET_COLUMNS.items()])
+    rows = [
+        {**entry, "scan": name, "warnings": "\n".join(entry.get("warnings", []))}
+        for name, entry in scans.items()
+    ]
+    table = pa.Table.from_pylist(rows, schema)
+    return replace_file(path, lambda draft: pq.write_table(table, draft))
 
 
 def write_table(path: Path, scans: Mapping[str, Mapping[str, Any]]) -> Path:

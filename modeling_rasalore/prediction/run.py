@@ -1,54 +1,110 @@
-"""Many scans, one after the other: each judged alone, what is done kept in a manifest."""
+"""Segment many scans: each alone, next ones read ahead, what is done kept in journals.
 
-import json
+Any number of processes may share the work: each takes a shard of the scans and appends to its own
+journal. Everything that describes the whole run is a view that the last one writes of all journals.
+"""
+
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from ..files import first_line, remove_drafts, sha256_of, write_json
-from ..provenance import DISCLAIMER, peak_mib, provenance
-from ..scans.bids import BIDS_ENDINGS, bids_stem, write_description
+from ..files import first_line, remove_drafts, sha256_of
+from ..provenance import DISCLAIMER, provenance
+from ..scans.bids import BIDS_ENDINGS, DESCRIPTION, bids_stem, write_description
 from ..scans.finding import output_stems
 from ..scans.reading import read_scan
 from ..scans.volumes import Volume
-from .loading import computing_in
-from .outputs import ENDINGS, describe, describe_input, measures, write_prediction
-from .report import write_html, write_table
-from .uncertainty import add_uncertainty
-from .volume import VolumePrediction, describe_model, predict_volume
+from .journal import (
+    WHOLE,
+    Entry,
+    Facts,
+    Record,
+    clear_journals,
+    open_journal,
+    read_journals,
+    same_origin,
+)
+from .loading import choose_precision
+from .options import DEFAULT_OPTIONS, PredictionOptions
+from .outputs import ENDINGS, FILES, describe, describe_input, measures, write_prediction
+from .report import VIEWS, clear_views, require_pyarrow, write_views
+from .volume import describe_model, predict_volume
 
-MANIFEST = "manifest.json"
 SCAN_ERRORS = (ValueError, OSError, MemoryError, RuntimeError)
+Item = TypeVar("Item")
+Loaded = TypeVar("Loaded")
 
 
 @dataclass(frozen=True)
-class RunSettings:
-    """What besides model and scan decides the outputs.
+class Run:
+    """What all processes of a run know.
 
     Attributes:
-        threshold: score above which a voxel is anomalous, in [0, 1].
-        threshold_source: where it comes from, in words.
-        volume: which volume of 4-D scans, counted from 0.
-        modality: the scans' sequence; tells the volume of the 4-D scans of MSD Task01.
-        batch_size: slices per forward pass; 8 of the full-sized model take 600 MiB.
-        flips: average over mirror images of each slice.
-        noise_samples: draws of the model's noise for spread and quality score; 0 for none.
-        smooth_mm, smallest_ml: as for `predict_volume`.
-        precision: float type the model computes in.
+        out: folder of the results.
+        options: of the predictions.
+        files: which are written per scan, of `outputs.FILES`.
+        facts: what makes the results, for the journals.
     """
 
-    threshold: float = 0.5
-    threshold_source: str = "default; the model was not calibrated"
-    volume: int | None = None
-    modality: str | None = None
-    batch_size: int = 4
-    flips: bool = False
-    noise_samples: int = 0
-    smooth_mm: float = 0.0
-    smallest_ml: float = 0.0
-    precision: str = "float32"
+    out: Path
+    options: PredictionOptions
+    files: tuple[str, ...]
+    facts: Facts
+
+
+@dataclass(frozen=True)
+class Task:
+    """One scan to segment.
+
+    Attributes:
+        key: its name in the results: where its files begin, below the run's folder.
+        scan: file, or folder of a DICOM series.
+        finished: what a journal says of it; None: nothing that still counts.
+    """
+
+    key: str
+    scan: Path
+    finished: Entry | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedScan:
+    """A scan in memory.
+
+    Attributes:
+        task: whose scan.
+        volume: its voxels.
+        digest: SHA-256 of its file or files.
+        seconds: that reading took.
+    """
+
+    task: Task
+    volume: Volume
+    digest: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a scan.
+
+    Attributes:
+        key: as of its task.
+        entry: for the journal; None: one is there.
+        lines: for people.
+    """
+
+    key: str
+    entry: Entry | None
+    lines: tuple[str, ...]
+
+
+SegmentTasks = Callable[[Run, Sequence[Task]], Iterator[Outcome]]
 
 
 def predict_scans(
@@ -56,156 +112,198 @@ def predict_scans(
     processor: Any,
     scans: Sequence[Path],
     out: Path,
-    settings: RunSettings,
+    options: PredictionOptions = DEFAULT_OPTIONS,
+    *,
+    files: Sequence[str] = FILES,
+    shard: tuple[int, int] = WHOLE,
     resume: bool = False,
+    parquet: bool = False,
     say: Callable[[str], None] = print,
+    segment_tasks: SegmentTasks | None = None,
 ) -> dict[str, Any]:
-    """Return the manifest after segmenting every scan; a bad scan never stops the others.
+    """Return the manifest after segmenting a shard's scans; a bad scan never stops the others.
 
-    `out` gets the files of `write_prediction` per scan, `manifest.json` (rewritten after each
-    scan), `results.csv` and `report.html`; for scans of a BIDS data set it is a BIDS derivative.
+    `out` gets the files of `write_prediction` per scan and a journal. When no scan is left, it gets
+    `manifest.json`, `results.csv` and `report.html` too; for scans of a BIDS data set it is a BIDS
+    derivative.
 
     Args:
         model, processor: as for `predict_volume`.
-        scans: files and DICOM folders; `out` mirrors their folders.
-        resume: skip scans that the manifest in `out` has with equal input, model and settings; an
-            earlier run into `out` must have ended, or been killed.
+        scans: files and DICOM folders of all shards; `out` mirrors their folders.
+        files: which to write per scan: mask, scores, spread, overlay, summary.
+        shard: which part of the scans, counted from 0, and of how many; shards always resume.
+        resume: skip scans that a journal in `out` has with equal input, model, settings, versions
+            and kind of device; else journals and views begin anew.
+        parquet: write `results.parquet` too.
         say: gets one line per scan.
+        segment_tasks: who computes; None: this process.
 
     Raises:
-        ValueError: two scans would share their outputs.
+        ValueError: two scans would share their outputs, a word in `files` that is none, Parquet
+            without pyarrow, or a shard of a folder with results of other settings.
     """
-    places = output_stems(scans, out)
-    out.mkdir(parents=True, exist_ok=True)
-    manifest = _new_manifest(model, settings)
-    finished = _finished(out, manifest) if resume else {}
-    if resume:
-        remove_drafts(out)
-    if any(bids_stem(scan) for scan in scans):
-        write_description(out, manifest["versions"]["rasalore"])
-    start = time.monotonic()
-    for scan, place in zip(scans, places, strict=True):
-        key = place.relative_to(out).as_posix()
-        try:
-            digest = sha256_of(scan) if scan.exists() else ""  # the reader says so
-            entry = finished.get(key, {})
-            if entry.get("input_sha256") == digest and _complete(out, entry):
-                say(f"{scan}: finished before, skipped")
-            else:
-                entry, paths = _predict_one(
-                    model, processor, scan, digest, place, settings, manifest["model"], say
-                )
-                entry["outputs"] = {
-                    role: path.relative_to(out).as_posix() for role, path in paths.items()
-                }
-        except SCAN_ERRORS as error:
-            reason = first_line(error)
-            named = reason.replace(str(scan), scan.name)  # folders may name a person
-            entry = {"input": scan.name, "status": "failed", "reason": named}
-            say(f"error: {reason if str(scan) in reason else f'{scan}: {reason}'}")
-        manifest["scans"][key] = entry
-        manifest["seconds"] = round(time.monotonic() - start, 2)
-        manifest["peak_memory_mib"] = peak_mib()
-        write_json(out / MANIFEST, manifest)
-    write_table(out / "results.csv", manifest["scans"])
-    write_html(out / "report.html", manifest)
-    return manifest
+    if parquet:
+        require_pyarrow()
+    run = plan_run(model, len(scans), out, options, files)
+    tasks = plan_tasks(run, scans, shard, resume)
+    segment_tasks = segment_tasks or partial(segment_here, model, processor)
+    outcomes = segment_tasks(run, tasks[shard[0] :: shard[1]])
+    with open_journal(out, shard, run.facts) as append:
+        for outcome in outcomes:
+            if outcome.entry is not None:
+                append(outcome.key, outcome.entry)
+            for line in outcome.lines:
+                say(line)
+    return conclude(run, tasks, shard, parquet)
 
 
-def _new_manifest(model: Any, settings: RunSettings) -> dict[str, Any]:
-    weight = next(model.parameters())
-    return {
-        "disclaimer": DISCLAIMER,
+def plan_run(
+    model: Any, scans: int, out: Path, options: PredictionOptions, files: Sequence[str]
+) -> Run:
+    """Return what all processes of a run know."""
+    if unknown := [name for name in files if name not in FILES]:
+        raise ValueError(f"files must be some of {', '.join(FILES)}, got {', '.join(unknown)}.")
+    options = replace(options, precision=choose_precision(model, options.precision))
+    settings = asdict(options) | {"files": list(files)}
+    settings["volume"] = settings.pop("channel")  # as the command line calls it
+    facts = {
         "model": describe_model(model),
-        "settings": asdict(settings),
-        "device": str(weight.device),
+        "settings": settings,
+        "device": str(next(model.parameters()).device),
         **provenance(),
-        "scans": {},
+        "scans": scans,
     }
+    return Run(out, options, tuple(files), facts)
 
 
-def _predict_one(
-    model: Any,
-    processor: Any,
-    scan: Path,
-    digest: str,
-    place: Path,
-    settings: RunSettings,
-    model_facts: dict[str, str | None],
-    say: Callable[[str], None],
-) -> tuple[dict[str, Any], dict[str, Path]]:
-    """Return the manifest's entry of one scan, and the files written for it."""
+def plan_tasks(run: Run, scans: Sequence[Path], shard: tuple[int, int], resume: bool) -> list[Task]:
+    """Return one task per scan, with what the journals still have of it.
+
+    Raises:
+        ValueError: two scans would share their outputs, or a shard of a folder with results of
+            other settings.
+    """
+    keys = [place.relative_to(run.out).as_posix() for place in output_stems(scans, run.out)]
+    run.out.mkdir(parents=True, exist_ok=True)
+    if shard == WHOLE and not resume:
+        clear_journals(run.out)
+        clear_views(run.out)
+    journals = read_journals(run.out)
+    if shard != WHOLE and (names := journals.differences(run.facts)):
+        raise ValueError(
+            f"{run.out} holds results made with other settings ({', '.join(names)}), which would "
+            "be mixed with these; give --out another folder or delete it."
+        )
+    finished = {
+        key: record.entry
+        for key, record in journals.records.items()
+        if record.entry["status"] == "done" and same_origin(record.facts, run.facts)
+    }
+    return [Task(key, scan, finished.get(key)) for key, scan in zip(keys, scans, strict=True)]
+
+
+def segment_here(model: Any, processor: Any, run: Run, tasks: Sequence[Task]) -> Iterator[Outcome]:
+    """Yield what becomes of each scan; the next one is read while the model computes."""
+    for _, loading in read_ahead(partial(load_scan, run), tasks):
+        yield segment_scan(run, model, processor, loading.result())
+
+
+def read_ahead(
+    load: Callable[[Item], Loaded], items: Iterable[Item], depth: int = 1
+) -> Iterator[tuple[Item, "Future[Loaded]"]]:
+    """Yield every item with what a thread loads for it; at most `depth` wait in memory."""
+    with ThreadPoolExecutor(1) as pool:
+        waiting: deque[tuple[Item, Future[Loaded]]] = deque()
+        for item in items:
+            waiting.append((item, pool.submit(load, item)))
+            if len(waiting) > depth:
+                yield waiting.popleft()
+        while waiting:
+            yield waiting.popleft()
+
+
+def load_scan(run: Run, task: Task) -> LoadedScan | Outcome:
+    """Return the scan of a task, or the outcome where it is finished or cannot be read."""
     start = time.monotonic()
-    volume = read_scan(scan, settings.volume, settings.modality)
-    source = describe_input(volume, digest, model_facts["modality"])
-    for warning in source["warnings"]:
-        say(f"warning: {scan}: {warning}")
-    prediction = predict_with(settings, model, processor, volume, model_facts)
-    endings = ENDINGS | (BIDS_ENDINGS if bids_stem(scan) else {})
-    paths = write_prediction(prediction, volume, place.parent, place.name, endings, source)
-    seconds = round(time.monotonic() - start, 2)
-    say(f"{scan}: {describe(prediction)}, {seconds:.1f} s")
+    try:
+        digest = sha256_of(task.scan) if task.scan.exists() else ""  # the reader says so
+        if is_finished(run, task, digest):
+            return Outcome(task.key, None, (f"{task.scan}: finished before, skipped",))
+        volume = read_scan(task.scan, run.options.channel, run.options.modality)
+    except SCAN_ERRORS as error:
+        return tell_failure(task, error)
+    return LoadedScan(task, volume, digest, time.monotonic() - start)
+
+
+def is_finished(run: Run, task: Task, digest: str) -> bool:
+    """Whether a journal has a scan with the same content, and its files are there."""
+    if task.finished is None or task.finished["input_sha256"] != digest:
+        return False
+    return all((run.out / path).is_file() for path in task.finished["outputs"].values())
+
+
+def segment_scan(run: Run, model: Any, processor: Any, loaded: LoadedScan | Outcome) -> Outcome:
+    """Return what becomes of a scan, after writing its files; an outcome is passed on."""
+    if isinstance(loaded, Outcome):
+        return loaded
+    task, volume, start = loaded.task, loaded.volume, time.monotonic()
+    model_facts = run.facts["model"]
+    endings = ENDINGS | (BIDS_ENDINGS if bids_stem(task.scan) else {})
+    try:
+        source = describe_input(volume, loaded.digest, model_facts["modality"])
+        prediction = predict_volume(model, processor, volume, run.options, model_facts)
+        folder, name = (run.out / task.key).parent, Path(task.key).name
+        paths = write_prediction(prediction, volume, folder, name, endings, source, run.files)
+    except SCAN_ERRORS as error:
+        return tell_failure(task, error)
+    seconds = round(loaded.seconds + time.monotonic() - start, 2)
     entry = {
-        "input": scan.name,
+        "input": task.scan.name,
         "status": "done",
         "modality": volume.sequence,
         **measures(prediction),
         "bounding_box_mm": prediction.bounding_box_mm,
         "seconds": seconds,
         "warnings": source["warnings"],
-        "input_sha256": digest,
+        "input_sha256": loaded.digest,
+        "outputs": {role: path.relative_to(run.out).as_posix() for role, path in paths.items()},
     }
-    return entry, paths
+    lines = [f"warning: {task.scan}: {warning}" for warning in source["warnings"]]
+    lines.append(f"{task.scan}: {describe(prediction)}, {seconds:.1f} s")
+    return Outcome(task.key, entry, tuple(lines))
 
 
-def predict_with(
-    settings: RunSettings,
-    model: Any,
-    processor: Any,
-    volume: Volume,
-    model_facts: dict[str, str | None],
-) -> VolumePrediction:
-    """Return what a model says about one scan under the settings of a run.
-
-    Args:
-        model_facts: what `describe_model` says, asked once for all scans.
-    """
-    with computing_in(settings.precision, model):
-        prediction = predict_volume(
-            model,
-            processor,
-            volume,
-            batch_size=settings.batch_size,
-            threshold=settings.threshold,
-            flips=settings.flips,
-            smooth_mm=settings.smooth_mm,
-            smallest_ml=settings.smallest_ml,
-            model_facts=model_facts,
-        )
-        if not settings.noise_samples:
-            return prediction
-        return add_uncertainty(
-            prediction,
-            model,
-            processor,
-            volume,
-            samples=settings.noise_samples,
-            flips=settings.flips,
-        )
+def tell_failure(task: Task, error: Exception) -> Outcome:
+    """Return the outcome of a scan that cannot be segmented; its entry names no folder."""
+    reason = first_line(error)
+    named = reason.replace(str(task.scan), task.scan.name)  # folders may name a person
+    line = reason if str(task.scan) in reason else f"{task.scan}: {reason}"
+    entry = {"input": task.scan.name, "status": "failed", "reason": named}
+    return Outcome(task.key, entry, (f"error: {line}",))
 
 
-def _finished(out: Path, manifest: dict[str, Any]) -> dict[str, Any]:
-    """Return the finished scans of an earlier run of the same model with the same settings."""
-    path = out / MANIFEST
-    if not path.is_file():
-        return {}
-    earlier = json.loads(path.read_text(encoding="utf-8"))
-    same = all(
-        earlier.get(name) == manifest[name] for name in ("model", "settings", "versions", "device")
-    )
-    scans = earlier.get("scans", {}) if same else {}
-    return {key: entry for key, entry in scans.items() if entry["status"] == "done"}
+def conclude(
+    run: Run, tasks: Sequence[Task], shard: tuple[int, int], parquet: bool
+) -> dict[str, Any]:
+    """Return the manifest of all shards; when no scan is left, the views are written."""
+    records = read_journals(run.out).results_of(run.facts)
+    records = {task.key: records[task.key] for task in tasks if task.key in records}
+    manifest = {"disclaimer": DISCLAIMER, **run.facts, **summarize(records)}
+    if len(records) < len(tasks):
+        return manifest
+    remove_drafts(run.out, but=() if shard == WHOLE else (*VIEWS, DESCRIPTION))
+    if any(bids_stem(task.scan) for task in tasks):
+        write_description(run.out, run.facts["versions"]["rasalore"])
+    write_views(run.out, manifest, parquet)
+    return manifest
 
 
-def _complete(out: Path, entry: dict[str, Any]) -> bool:
-    return all((out / path).is_file() for path in entry["outputs"].values())
+def summarize(records: Mapping[str, Record]) -> dict[str, Any]:
+    """Return the entries of all scans, the time they took and the most memory of a process."""
+    scans = {key: record.entry for key, record in records.items()}
+    peaks = [record.peak_mib for record in records.values() if record.peak_mib is not None]
+    return {
+        "scans": scans,
+        "seconds": round(sum(entry.get("seconds", 0) for entry in scans.values()), 2),
+        "peak_memory_mib": max(peaks, default=None),
+    }

@@ -1,8 +1,8 @@
-"""Where a model's scores would change: their spread when its attention values are disturbed."""
+"""Measure where a model's scores would change: their spread when its noise is drawn anew."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,8 @@ import torch
 
 from ..scans.background import BrainSlices, brain_of
 from ..scans.volumes import Volume
-from .volume import FloatImage, VolumePrediction, score_images
+from .options import PredictionOptions
+from .scoring import FloatImage, score_images
 
 # A volume takes 13 bytes per voxel besides. Eight of the full-sized model take 300 MiB more.
 DRAWS_AT_ONCE = 2
@@ -46,48 +47,58 @@ def predict_uncertainty(
     return np.std(scores, axis=0, dtype=np.float32)
 
 
-def add_uncertainty(
-    prediction: VolumePrediction,
+@dataclass(frozen=True, eq=False)
+class Doubt:
+    """How far a volume's scores and mask hang on the model's noise.
+
+    Attributes:
+        spread: (S, H, W) float32 in [0, 0.5], standard deviation of each voxel's score.
+        quality_score: mean Dice between the mask of each draw and the mask of the draws' mean, in
+            [0, 1].
+    """
+
+    spread: FloatImage
+    quality_score: float
+
+
+def draw_doubt(
     model: Any,
     processor: Any,
     volume: Volume,
-    *,
-    samples: int = 8,
+    options: PredictionOptions,
     seed: int = 0,
-    flips: bool = False,
-) -> VolumePrediction:
-    """Return a prediction with the spread of each voxel's score, and a quality score of the case.
+) -> Doubt:
+    """Return the spread of each voxel's score over noise draws, and a quality score of the case.
 
-    The quality score is the mean Dice between the mask of each noise draw and the mask of the
-    draws' mean: 1 where the noise changes nothing. A prediction is worth a second look when it is
-    low. Draws are not smoothed, and their masks keep tiny parts.
+    The quality score is 1 where the noise changes nothing; a prediction is worth a second look when
+    it is low. Draws are not smoothed, and their masks keep tiny parts.
 
     Args:
-        prediction: of `volume`.
         model, processor: as for `predict_volume`.
-        samples, seed: as for `predict_uncertainty`.
-        flips: average every draw over mirror images.
+        options: `noise_samples` draws, at least 2, of which `threshold` makes masks, averaged over
+            mirror images with `flips`.
+        seed: as for `predict_uncertainty`.
 
     Raises:
         ValueError: as for `predict_uncertainty`.
     """
-    images = BrainSlices(volume.slices)
+    samples, threshold = options.noise_samples, options.threshold
     spread = np.zeros(volume.slices.shape, np.float32)
     overlap, drawn = np.zeros(samples), np.zeros(samples)
     agreed = 0
     with _drawing(model, samples, seed):
-        for image, place in zip(images, spread, strict=True):
+        for image, slice_spread in zip(BrainSlices(volume.slices), spread, strict=True):
             if not brain_of(image).any():
                 continue
-            draws = np.stack(list(_draws(model, processor, image, samples, flips)))
-            place[...] = draws.std(axis=0)
-            masks, mean_mask = draws > prediction.threshold, draws.mean(0) > prediction.threshold
+            draws = np.stack(list(_draws(model, processor, image, samples, options.flips)))
+            slice_spread[...] = draws.std(axis=0)
+            masks, mean_mask = draws > threshold, draws.mean(0) > threshold
             overlap += (masks & mean_mask).sum((1, 2))
             drawn += masks.sum((1, 2))
             agreed += int(mean_mask.sum())
     sizes = drawn + agreed
     dice = np.divide(2 * overlap, sizes, out=np.ones(samples), where=sizes > 0)
-    return replace(prediction, spread=spread, quality_score=float(dice.mean()))
+    return Doubt(spread, float(dice.mean()))
 
 
 def _draws(
@@ -130,5 +141,5 @@ def drawing_value_noise(model: Any) -> Iterator[None]:
 
 def _noise_modules(model: Any) -> list[Any]:
     # By attribute: a model loaded as remote code has a `ValueNoise` class of its own.
-    found = (m for m in model.modules() if hasattr(m, "sample_in_eval"))
-    return [module for module in found if module.kind == "gaussian" and module.std > 0]
+    modules = (m for m in model.modules() if hasattr(m, "sample_in_eval"))
+    return [module for module in modules if module.kind == "gaussian" and module.std > 0]

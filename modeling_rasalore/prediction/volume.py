@@ -1,8 +1,7 @@
-"""From a scan to its anomaly map, mask and volume."""
+"""Predict the anomaly map, the mask and the volume of one scan."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,17 +9,15 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
-from tqdm.auto import tqdm
 
-from ..scans.background import BrainSlices, brain_of, index_box
+from ..scans.background import BrainSlices, index_box
 from ..scans.slice_frame import box_corners
 from ..scans.volumes import Volume
+from .loading import choose_precision, computing_in
 from .mask_3d import part_sizes, remove_small_parts, smooth_scores
-
-FloatImage = NDArray[np.float32]
-
-MIRRORED = ((), (3,), (2,), (2, 3))  # axes of (B, C, H, W): a slice and its mirror images
+from .options import DEFAULT_OPTIONS, PredictionOptions
+from .scoring import FloatImage, fill_maps
+from .uncertainty import draw_doubt
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +63,7 @@ class VolumePrediction:
     @property
     def largest_slice(self) -> int | None:
         """Index of the slice with the largest mask, the lowest one of equals; None without."""
-        areas = [np.count_nonzero(one) for one in self.mask]  # along axes, it copies the mask
+        areas = [np.count_nonzero(plane) for plane in self.mask]  # along axes, it copies the mask
         return int(np.argmax(areas)) if any(areas) else None
 
     @property
@@ -82,20 +79,15 @@ class VolumePrediction:
             return None
         low = np.array([side.start for side in box]) - 0.5  # a voxel's index is its centre
         high = np.array([side.stop for side in box]) - 0.5
-        found = box_corners(self.slice_affine, low, high)
-        return [found.min(0).round(3).tolist(), found.max(0).round(3).tolist()]
+        points = box_corners(self.slice_affine, low, high)
+        return [points.min(0).round(3).tolist(), points.max(0).round(3).tolist()]
 
 
 def predict_volume(
     model: Any,
     processor: Any,
     volume: Volume,
-    *,
-    batch_size: int = 4,
-    threshold: float = 0.5,
-    flips: bool = False,
-    smooth_mm: float = 0.0,
-    smallest_ml: float = 0.0,
+    options: PredictionOptions = DEFAULT_OPTIONS,
     model_facts: dict[str, str | None] | None = None,
 ) -> VolumePrediction:
     """Return scores and mask of a scan; nothing of the scan or the model is changed.
@@ -104,41 +96,43 @@ def predict_volume(
         model: `RasaloreModel`, on any device, in any float type, in training mode or not.
         processor: the model's `RasaloreImageProcessor`.
         volume: from `read_volume`.
-        batch_size: slices per forward pass.
-        threshold: in [0, 1]; a voxel is anomalous when its score is above it.
-        flips: as for `predict_slices`.
-        smooth_mm: standard deviation of a 3-D Gaussian that blurs the scores; 0 leaves them.
-        smallest_ml: connected parts of the mask with less volume are removed; 0 keeps all.
+        options: threshold, mirror images, smoothing, noise draws and the like.
         model_facts: what `describe_model` says; None: asked here, which reads all the weights.
 
     Raises:
-        ValueError: a threshold outside [0, 1], a batch size below 1, a negative size, or a model of
-            several sequences.
+        ValueError: a model of several sequences, or noise draws of a model without noise.
     """
+    _refuse_several_sequences(model)
+    images = BrainSlices(volume.slices)
+    scores = np.zeros(volume.slices.shape, np.float32)
+    with computing_in(choose_precision(model, options.precision), model):
+        fill_maps(list(scores), model, processor, images, options.batch_size, options.flips)
+        if options.smooth_mm:
+            smooth_scores(scores, images.foreground(), volume.spacing, options.smooth_mm)
+        mask = (scores > options.threshold).view(np.uint8)
+        if options.smallest_ml:
+            smallest = options.smallest_ml * 1000 / float(np.prod(volume.spacing))
+            remove_small_parts(mask, smallest)
+        doubt = draw_doubt(model, processor, volume, options) if options.noise_samples else None
+    return VolumePrediction(
+        scores,
+        mask,
+        options.threshold,
+        volume.spacing,
+        model_facts or describe_model(model),
+        volume.geometry.slice_affine,
+        doubt.spread if doubt else None,
+        doubt.quality_score if doubt else None,
+    )
+
+
+def _refuse_several_sequences(model: Any) -> None:
     channels = getattr(getattr(model, "config", None), "num_channels", 1)
     if channels > 1:
         raise ValueError(
             f"this model takes {channels} sequences as channels, and one scan is one of them; give "
             f"slices ({channels}, H, W) to predict_slices."
         )
-    if not 0 <= threshold <= 1:
-        raise ValueError(f"threshold must lie in [0, 1], got {threshold}; 0.5 is the usual choice.")
-    if not (0 <= smooth_mm < np.inf and 0 <= smallest_ml < np.inf):
-        raise ValueError(
-            f"smoothing and the smallest part must be 0 or more, got {smooth_mm} mm and "
-            f"{smallest_ml} mL."
-        )
-    images = BrainSlices(volume.slices)
-    scores = np.zeros(volume.slices.shape, np.float32)
-    _fill_maps(list(scores), model, processor, images, batch_size, flips)
-    if smooth_mm:
-        smooth_scores(scores, images.foreground(), volume.spacing, smooth_mm)
-    mask = (scores > threshold).view(np.uint8)
-    if smallest_ml:
-        remove_small_parts(mask, smallest_ml * 1000 / volume.geometry.voxel_mm3)
-    facts = model_facts or describe_model(model)
-    affine = volume.geometry.slice_affine
-    return VolumePrediction(scores, mask, threshold, volume.spacing, facts, affine)
 
 
 def predict_slices(
@@ -165,61 +159,8 @@ def predict_slices(
         ValueError: a batch size below 1.
     """
     maps = [np.zeros(image.shape[-2:], np.float32) for image in images]
-    _fill_maps(maps, model, processor, images, batch_size, flips)
+    fill_maps(maps, model, processor, images, batch_size, flips)
     return maps
-
-
-def _fill_maps(
-    maps: Sequence[FloatImage],
-    model: Any,
-    processor: Any,
-    images: Sequence[FloatImage] | BrainSlices,
-    batch_size: int,
-    flips: bool,
-) -> None:
-    """Write the scores of slices with brain into `maps`, zeros of the slices' shapes."""
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
-    with_brain = [index for index, image in enumerate(images) if brain_of(image).any()]
-    batches = range(0, len(with_brain), batch_size)
-    for start in tqdm(batches, desc="slices", leave=False, disable=None):
-        indices = with_brain[start : start + batch_size]
-        scores = score_images(model, processor, [images[index] for index in indices], flips)
-        for index, score in zip(indices, scores, strict=True):
-            maps[index][...] = score
-
-
-def score_images(
-    model: Any, processor: Any, images: Sequence[FloatImage], flips: bool
-) -> list[FloatImage]:
-    """Return the score maps of slices with brain, in their own frames, from one forward pass."""
-    weight = next(model.parameters())
-    with evaluating(model), torch.inference_mode():
-        pixel_values = processor(images, return_tensors="pt")["pixel_values"]
-        pixel_values = pixel_values.to(weight.device, weight.dtype)
-        maps = processor.post_process_maps(score_batch(model, pixel_values, flips), images)
-    return [np.where(brain_of(i), m, np.float32(0)) for i, m in zip(images, maps, strict=True)]
-
-
-def score_batch(model: Any, pixel_values: torch.Tensor, flips: bool) -> torch.Tensor:
-    """Scores (B, 1, 2 S, 2 S) in [0, 1], averaged over mirror images where asked for."""
-    total = torch.zeros(())
-    axes = MIRRORED if flips else MIRRORED[:1]
-    for dims in axes:
-        logits = model(pixel_values=pixel_values.flip(dims)).logits
-        total = total.to(logits.device) + logits.float().sigmoid().flip(dims)
-    return total / len(axes)
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a model into evaluation mode, and back into the mode it came in."""
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)
 
 
 def describe_model(model: Any) -> dict[str, str | None]:

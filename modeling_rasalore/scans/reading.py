@@ -63,8 +63,8 @@ def pick_channel(scan: ScanFile, channel: int | None, modality: str | None) -> i
 
 
 # Arrays of one volume held at once at the peak: float32 slices, a copy with zero background and
-# scores, the mask, and what lies around them.
-PEAK_BYTES_PER_VOXEL = 15
+# scores, the mask, what lies around them, and the slices of the next scan, which is read ahead.
+PEAK_BYTES_PER_VOXEL = 19
 
 
 def inspect_scan(path: Path, channel: int | None, modality: str | None) -> dict[str, Any]:

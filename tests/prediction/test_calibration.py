@@ -16,6 +16,7 @@ from modeling_rasalore.prediction.calibration import (
     load_threshold,
     save_calibration,
 )
+from modeling_rasalore.prediction.options import PredictionOptions
 from modeling_rasalore.prediction.volume import predict_volume
 from modeling_rasalore.scans.volume_writing import write_nifti
 from modeling_rasalore.scans.volumes import read_volume
@@ -32,6 +33,10 @@ class BrightIsAbnormal(nn.Module):
 
     def forward(self, pixel_values):
         return SimpleNamespace(logits=self.weight * (pixel_values - 0.5))
+
+
+def at(entry):
+    return PredictionOptions(threshold=entry["threshold"])
 
 
 def healthy(folder, seed, count=6):
@@ -52,7 +57,7 @@ def test_the_observed_rate_on_held_out_scans_is_close_to_the_asked_one(tmp_path,
     assert entry["observed"] <= rate
     above = brain = 0
     for scan in healthy(tmp_path, 1):
-        prediction = predict_volume(model, PROCESSOR, scan, threshold=entry["threshold"])
+        prediction = predict_volume(model, PROCESSOR, scan, at(entry))
         above += int(prediction.mask.sum())
         brain += int((scan.slices > 0).sum())
     assert above / brain == pytest.approx(rate, rel=0.2)
@@ -79,7 +84,7 @@ def test_a_volume_of_false_alarms_per_scan_is_kept_to_on_other_scans(tmp_path):
     (entry,) = calibrate(model, PROCESSOR, healthy(tmp_path, 0), [0.3], "ml")["thresholds"]
     assert entry["observed"] <= 0.3  # of 5.76 mL of brain in each scan
     found = [
-        predict_volume(model, PROCESSOR, scan, threshold=entry["threshold"]).millilitres
+        predict_volume(model, PROCESSOR, scan, at(entry)).millilitres
         for scan in healthy(tmp_path, 1)
     ]
     assert np.mean(found) == pytest.approx(0.3, rel=0.2)
@@ -101,10 +106,11 @@ def test_rates_hold_on_phantoms_that_were_not_calibrated_on(tmp_path):
 def test_a_threshold_serves_only_scores_made_in_the_same_way(tmp_path):
     model, scans = BrightIsAbnormal(), list(healthy(tmp_path, 0, count=1))
     for flips in (False, True):
-        save_calibration(tmp_path, calibrate(model, PROCESSOR, scans, [0.05], flips=flips))
-    assert load_threshold(tmp_path, model, 0.05, flips=True) > 0
+        options = PredictionOptions(flips=flips)
+        save_calibration(tmp_path, calibrate(model, PROCESSOR, scans, [0.05], options=options))
+    assert load_threshold(tmp_path, model, 0.05, options=PredictionOptions(flips=True)) > 0
     with pytest.raises(ValueError, match=r"--per voxels --smooth-mm 2`"):
-        load_threshold(tmp_path, model, 0.05, smooth_mm=2.0)
+        load_threshold(tmp_path, model, 0.05, options=PredictionOptions(smooth_mm=2.0))
 
 
 def test_a_rate_that_only_empty_masks_would_keep_to_is_refused(tmp_path):

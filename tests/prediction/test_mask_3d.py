@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from modeling_rasalore.prediction import mask_3d
 from modeling_rasalore.prediction.mask_3d import (
     part_sizes,
     remove_small_parts,
@@ -35,11 +34,7 @@ def test_parts_below_a_size_are_removed_and_no_others(smallest: float, left: int
 
 
 @pytest.mark.parametrize("density", [0.02, 0.08, 0.5])
-@pytest.mark.parametrize("slices_at_once", [1, 2, 3, 100])
-def test_parts_are_those_of_the_whole_mask_however_few_slices_are_looked_at_at_once(
-    monkeypatch: pytest.MonkeyPatch, slices_at_once: int, density: float
-) -> None:
-    monkeypatch.setattr(mask_3d, "PIECE_VOXELS", slices_at_once * 9 * 8)
+def test_parts_are_those_that_scipy_labels(density: float) -> None:
     mask = (np.random.default_rng(0).random((13, 9, 8)) < density).astype(np.uint8)
     mask[:, 0, 0] = mask[0, 0, :] = mask[:, 0, 7] = 1  # two legs that meet in one slice only
     numbers, _ = ndimage.label(mask, np.ones((3, 3, 3)))
@@ -48,6 +43,15 @@ def test_parts_are_those_of_the_whole_mask_however_few_slices_are_looked_at_at_o
     expected = mask * (sizes >= 4)[numbers]
     remove_small_parts(mask, 4)
     assert np.array_equal(mask, expected)
+
+
+def test_more_parts_than_two_bytes_can_number_are_told_apart() -> None:
+    mask = np.zeros((60, 100, 100), np.uint8)
+    mask[::2, ::2, ::2] = 1  # 75000 single voxels
+    mask[0, 0, :3] = 1
+    assert np.bincount(part_sizes(mask)).tolist() == [0, 74998, 0, 1]
+    remove_small_parts(mask, 2)
+    assert mask.sum() == mask[0, 0, :3].sum() == 3
 
 
 def test_removing_from_an_empty_mask_leaves_it_empty() -> None:

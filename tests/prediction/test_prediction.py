@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from modeling_rasalore import RasaloreConfig, RasaloreImageProcessor, RasaloreModel
+from modeling_rasalore.prediction.options import PredictionOptions
 from modeling_rasalore.prediction.outputs import describe, find_warnings, write_prediction
 from modeling_rasalore.prediction.volume import (
     VolumePrediction,
@@ -92,14 +93,14 @@ def test_an_empty_mask_has_no_largest_slice():
 def test_a_score_at_the_threshold_is_not_above_it(volume, processor):
     model = BrightIsAbnormal()
     model.weight.data.zero_()  # every score is 0.5
-    assert not predict_volume(model, processor, volume, threshold=0.5).mask.any()
-    brain = predict_volume(model, processor, volume, threshold=0.49).mask
+    assert not predict_volume(model, processor, volume).mask.any()
+    brain = predict_volume(model, processor, volume, PredictionOptions(threshold=0.49)).mask
     assert np.array_equal(brain, volume.slices > 0)
 
 
 def test_blank_slices_are_not_sent_through_the_model(volume, processor):
     model = BrightIsAbnormal()
-    predict_volume(model, processor, volume, batch_size=3)
+    predict_volume(model, processor, volume, PredictionOptions(batch_size=3))
     assert [len(batch) for batch in model.seen] == [3, 1]
 
 
@@ -113,7 +114,10 @@ def test_a_blank_volume_gives_zeros(processor):
 
 def test_the_batch_size_changes_nothing(volume, processor):
     one, all_at_once = (
-        predict_volume(BrightIsAbnormal(), processor, volume, batch_size=n).scores for n in (1, 8)
+        predict_volume(
+            BrightIsAbnormal(), processor, volume, PredictionOptions(batch_size=number)
+        ).scores
+        for number in (1, 8)
     )
     assert np.array_equal(one, all_at_once)
 
@@ -128,7 +132,7 @@ class LeftIsAbnormal(BrightIsAbnormal):
 
 def test_flips_average_the_scores_of_a_slice_and_its_mirror_images(volume, processor):
     plain, flipped = (
-        predict_volume(LeftIsAbnormal(), processor, volume, flips=flips).scores
+        predict_volume(LeftIsAbnormal(), processor, volume, PredictionOptions(flips=flips)).scores
         for flips in (False, True)
     )
     high, low = torch.tensor([5.0, -5.0]).sigmoid().tolist()
@@ -177,14 +181,23 @@ def test_a_z_scored_scan_with_negative_values_gives_the_same_mask(tmp_path, proc
 
 
 @pytest.mark.parametrize("threshold", [-0.1, 1.5, float("nan")])
-def test_a_threshold_outside_its_range_is_refused(volume, processor, threshold):
+def test_a_threshold_outside_its_range_is_refused(threshold):
     with pytest.raises(ValueError, match=r"\[0, 1\]"):
-        predict_volume(BrightIsAbnormal(), processor, volume, threshold=threshold)
+        PredictionOptions(threshold=threshold)
 
 
 def test_an_empty_batch_is_refused(volume, processor):
     with pytest.raises(ValueError, match="at least 1"):
-        predict_volume(BrightIsAbnormal(), processor, volume, batch_size=0)
+        PredictionOptions(batch_size=0)
+    with pytest.raises(ValueError, match="at least 1"):
+        predict_slices(BrightIsAbnormal(), processor, volume.slices, batch_size=0)
+
+
+@pytest.mark.parametrize("size", [-1.0, float("nan"), float("inf")])
+def test_sizes_below_zero_and_without_end_are_refused(size):
+    for options in ({"smooth_mm": size}, {"smallest_ml": size}):
+        with pytest.raises(ValueError, match="must be 0 or more"):
+            PredictionOptions(**options)
 
 
 def test_the_real_model_scores_every_voxel_of_the_brain(volume):
@@ -211,7 +224,9 @@ def test_files_are_on_the_scans_own_grid(volume, processor, tmp_path):
 
 
 def test_the_summary_says_what_made_it_and_from_what(volume, processor, tmp_path):
-    prediction = predict_volume(BrightIsAbnormal(), processor, volume, threshold=0.25)
+    prediction = predict_volume(
+        BrightIsAbnormal(), processor, volume, PredictionOptions(threshold=0.25)
+    )
     path = write_prediction(prediction, volume, tmp_path, "case")["summary"]
     summary = json.loads(path.read_text())
     assert summary["input"] == "scan.nii.gz"
@@ -249,3 +264,12 @@ def test_a_model_from_a_folder_is_named_without_its_path(tmp_path):
     folder = tmp_path / "my-model"
     RasaloreModel(RasaloreConfig.preset("tiny")).save_pretrained(folder)
     assert describe_model(RasaloreModel.from_pretrained(folder))["name"] == "my-model"
+
+
+def test_only_the_asked_files_are_written(volume, processor, tmp_path):
+    prediction = predict_volume(BrightIsAbnormal(), processor, volume)
+    for files in ((), ("mask",), ("scores", "summary")):
+        out = tmp_path / str(len(files))
+        paths = write_prediction(prediction, volume, out, "case", files=files)
+        assert set(paths) == set(files)
+        assert sorted(out.glob("*")) == sorted(paths.values())

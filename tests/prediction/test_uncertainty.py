@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from modeling_rasalore import RasaloreConfig, RasaloreImageProcessor, RasaloreModel
+from modeling_rasalore.prediction.options import PredictionOptions
 from modeling_rasalore.prediction.uncertainty import (
-    add_uncertainty,
+    draw_doubt,
     drawing_value_noise,
     has_value_noise,
     predict_uncertainty,
@@ -87,12 +88,15 @@ def volume(tmp_path: Path) -> Volume:
 def test_a_volumes_spread_is_its_slices_and_blank_slices_cost_nothing(volume: Volume) -> None:
     model = make_model()
     plain = predict_volume(model, PROCESSOR, volume)
-    found = add_uncertainty(plain, model, PROCESSOR, volume, samples=4, seed=3)
-    assert found.spread is not None
-    assert np.array_equal(found.scores, plain.scores)
+    options = PredictionOptions(noise_samples=4)
+    prediction = predict_volume(model, PROCESSOR, volume, options)
+    assert prediction.spread is not None
+    assert np.array_equal(prediction.scores, plain.scores)
+    spread = draw_doubt(model, PROCESSOR, volume, options, seed=3).spread
     first = predict_uncertainty(model, PROCESSOR, volume.slices[1], samples=4, seed=3)
-    assert found.spread[1] == pytest.approx(first, abs=1e-6)
-    assert not found.spread[[0, 3]].any()
+    assert spread[1] == pytest.approx(first, abs=1e-6)
+    assert not spread[[0, 3]].any()
+    assert np.array_equal(prediction.spread, draw_doubt(model, PROCESSOR, volume, options).spread)
 
 
 def test_the_quality_score_falls_with_the_noise(volume: Volume) -> None:
@@ -101,18 +105,16 @@ def test_the_quality_score_falls_with_the_noise(volume: Volume) -> None:
         model = make_model(std)
         plain = predict_volume(model, PROCESSOR, volume)
         middle = float(np.median(plain.scores[plain.scores > 0]))
-        prediction = predict_volume(model, PROCESSOR, volume, threshold=middle)
-        found = add_uncertainty(prediction, model, PROCESSOR, volume, samples=4)
-        scores.append(found.quality_score or 0)
+        options = PredictionOptions(threshold=middle, noise_samples=4)
+        scores.append(predict_volume(model, PROCESSOR, volume, options).quality_score or 0)
     assert scores[0] > 0.99
     assert scores[0] > scores[1] > scores[2] > 0
 
 
 def test_empty_masks_agree_perfectly(volume: Volume) -> None:
     model = make_model()
-    prediction = predict_volume(model, PROCESSOR, volume, threshold=1.0)
-    found = add_uncertainty(prediction, model, PROCESSOR, volume, samples=2)
-    assert found.quality_score == 1.0
+    options = PredictionOptions(threshold=1.0, noise_samples=2)
+    assert predict_volume(model, PROCESSOR, volume, options).quality_score == 1.0
 
 
 def test_one_sample_is_refused(image: np.ndarray) -> None:

@@ -12,7 +12,8 @@ import torch
 
 from modeling_rasalore import RasaloreConfig, RasaloreImageProcessor, RasaloreModel
 from modeling_rasalore.cli import main
-from modeling_rasalore.prediction.run import RunSettings, predict_scans
+from modeling_rasalore.prediction.options import PredictionOptions
+from modeling_rasalore.prediction.run import predict_scans
 from modeling_rasalore.scans.bids import bids_stem
 from modeling_rasalore.scans.finding import find_scans
 from modeling_rasalore.scans.reading import read_scan
@@ -43,8 +44,8 @@ def segment(
     model: tuple[Any, Any], given: Path, out: Path, threshold: float
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Return the one mask that a run on `given` writes, in the slice frame, and its entry."""
-    settings = RunSettings(threshold=threshold, batch_size=16)
-    manifest = predict_scans(*model, find_scans([given]), out, settings, say=lambda line: None)
+    options = PredictionOptions(threshold=threshold, batch_size=16)
+    manifest = predict_scans(*model, find_scans([given]), out, options, say=lambda line: None)
     (entry,) = manifest["scans"].values()
     assert entry["status"] == "done", entry
     return read_volume(out / entry["outputs"]["mask"]).slices, entry
@@ -154,7 +155,7 @@ def test_results_of_a_bids_data_set_are_a_bids_derivative(
 ) -> None:
     scans = find_scans([bids_dataset(tmp_path / "data")], "t2")
     out = tmp_path / "out"
-    manifest = predict_scans(*model, scans, out, RunSettings(), say=lambda line: None)
+    manifest = predict_scans(*model, scans, out, say=lambda line: None)
     assert len(manifest["scans"]) == 3
     found = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
     endings = ("mask.nii.gz", "probseg.nii.gz", "mask.json", "overlay.png")
@@ -162,6 +163,7 @@ def test_results_of_a_bids_data_set_are_a_bids_derivative(
     starts += ("sub-02/ses-2/anat/sub-02_ses-2",)
     expected = {f"{start}_desc-anomaly_{ending}" for start in starts for ending in endings}
     run = {"manifest.json", "results.csv", "report.html", "dataset_description.json"}
+    run.add("journals/00000-of-00001.jsonl")
     assert found == expected | run
     description = json.loads((out / "dataset_description.json").read_text())
     assert description["DatasetType"] == "derivative"

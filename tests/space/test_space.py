@@ -12,6 +12,7 @@ from dicom_files import write_series, zip_series
 from space import SPACE, make_handlers, write_scan
 
 from modeling_rasalore import __version__
+from modeling_rasalore.prediction.options import PredictionOptions
 from modeling_rasalore.prediction.volume import VolumePrediction, predict_volume
 from modeling_rasalore.scans.volume_writing import write_nifti
 from modeling_rasalore.scans.volumes import read_mask, read_volume
@@ -49,7 +50,8 @@ def test_the_downloaded_mask_is_that_of_predict_volume(
         path = tmp_path / packed["name"]
         path.write_bytes(base64.b64decode(packed["content"]))
         analyst = handlers.analyst
-        expected = predict_volume(analyst.model, analyst.processor, volume, threshold=threshold)
+        options = PredictionOptions(threshold=threshold)
+        expected = predict_volume(analyst.model, analyst.processor, volume, options)
         assert 0 < expected.mask.sum() < expected.mask.size
         assert np.array_equal(read_mask(path, volume), expected.mask)
 

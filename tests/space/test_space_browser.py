@@ -15,6 +15,7 @@ from dicom_files import write_series, zip_series
 from space import AFFINE, left_in, write_scan
 
 from modeling_rasalore.prediction.loading import load_model
+from modeling_rasalore.prediction.options import PredictionOptions
 from modeling_rasalore.prediction.volume import predict_volume
 from modeling_rasalore.scans.volumes import read_mask, read_volume
 
@@ -98,7 +99,7 @@ def slide(page: Any, slider: str, key: str, before: str) -> str:
 def check_mask(path: Path, scan: Path, model: Path, threshold: float) -> None:
     volume = read_volume(scan)
     network = load_model(str(model), "main", "cpu")
-    expected = predict_volume(*network, volume, threshold=threshold).mask
+    expected = predict_volume(*network, volume, PredictionOptions(threshold=threshold)).mask
     assert 0 < expected.sum() < expected.size
     assert np.array_equal(read_mask(path, volume), expected)
 

@@ -1,6 +1,6 @@
 """Runs over many scans: bad files between good ones, a killed run, memory that stays flat.
 
-`MEMORY_VOLUMES=200 pytest tests/prediction/test_prediction_run.py` runs more volumes.
+`MEMORY_VOLUMES=200 pytest tests/prediction/test_run.py` runs more volumes.
 """
 
 import json
@@ -25,11 +25,11 @@ from torch import nn
 
 from modeling_rasalore import RasaloreConfig, RasaloreImageProcessor, RasaloreModel
 from modeling_rasalore.cli import main
-from modeling_rasalore.prediction import outputs as prediction_files
-from modeling_rasalore.prediction import run as prediction_run
-from modeling_rasalore.prediction import volume as prediction
+from modeling_rasalore.prediction import outputs, run, volume
+from modeling_rasalore.prediction.journal import read_journals
+from modeling_rasalore.prediction.options import PredictionOptions
 from modeling_rasalore.prediction.outputs import write_prediction
-from modeling_rasalore.prediction.run import RunSettings, predict_scans
+from modeling_rasalore.prediction.run import predict_scans
 from modeling_rasalore.prediction.volume import predict_volume
 from modeling_rasalore.scans.volume_writing import write_nifti
 from modeling_rasalore.scans.volumes import read_volume
@@ -73,7 +73,7 @@ def test_good_scans_between_all_crafted_files_finish(tmp_path: Path) -> None:
         usable += [True, repaired]
     started = time.process_time()
     manifest = predict_scans(
-        BrightIsAbnormal(), PROCESSOR, scans, tmp_path / "out", RunSettings(), say=lambda line: None
+        BrightIsAbnormal(), PROCESSOR, scans, tmp_path / "out", say=lambda line: None
     )
     assert len(REFUSED) + len(REPAIRED) >= 25
     assert {"commit", "machine", "python", "versions", "model"} <= manifest.keys()
@@ -89,22 +89,19 @@ def test_file_weights_and_warnings_are_looked_at_once_however_much_is_written(
     calls: Counter[str] = Counter()
 
     def count(name: str) -> None:
-        real = getattr(prediction_run, name, None) or getattr(prediction_files, name)
+        real = getattr(run, name, None) or getattr(outputs, name)
 
         def counted(*args: Any) -> Any:
             calls[name] += 1
             return real(*args)
 
-        for module in (prediction, prediction_files, prediction_run):
+        for module in (volume, outputs, run):
             monkeypatch.setattr(module, name, counted, raising=False)
 
     for name in ("sha256_of", "find_warnings", "describe_model"):
         count(name)
     scans = [brain(tmp_path / f"{number}.nii.gz", number) for number in range(3)]
-    settings = RunSettings()
-    predict_scans(
-        BrightIsAbnormal(), PROCESSOR, scans, tmp_path / "out", settings, say=lambda line: None
-    )
+    predict_scans(BrightIsAbnormal(), PROCESSOR, scans, tmp_path / "out", say=lambda line: None)
     assert calls == {"sha256_of": 3, "find_warnings": 3, "describe_model": 1}
 
 
@@ -120,8 +117,8 @@ def same_but_times(path: Path) -> Any:
         lines = [line.split(",") for line in path.read_text().splitlines()]
         place = lines[0].index("seconds")
         return [line[:place] + line[place + 1 :] for line in lines]
-    # The page is made of the manifest, and shows times among its numbers.
-    return None if path.name == "report.html" else path.read_bytes()
+    # The page is made of the manifest, and shows times among its numbers; journals are in folders.
+    return None if path.name == "report.html" or path.is_dir() else path.read_bytes()
 
 
 def test_a_killed_run_is_resumed_to_the_outputs_of_an_uninterrupted_one(tmp_path: Path) -> None:
@@ -142,8 +139,12 @@ def test_a_killed_run_is_resumed_to_the_outputs_of_an_uninterrupted_one(tmp_path
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    left = json.loads((killed / "manifest.json").read_text())["scans"]
-    assert 1 <= len(left) < 5
+    journals = read_journals(killed)
+    assert 1 <= len(journals.records) < 5
+    assert journals.progress() == {
+        **{"scans": 5, "done": len(journals.records), "failed": 0},
+        "left": 5 - len(journals.records),
+    }
     (killed / ".4711-4_mask.nii.gz").write_bytes(b"half")  # as a kill in mid-write leaves it
 
     assert main([*words, str(killed), "--quiet", "--resume"]) == 0
@@ -164,7 +165,7 @@ def test_memory_stays_flat_over_many_volumes(tmp_path: Path) -> None:
     def note(line: str) -> None:
         resident.append(psutil.Process().memory_info().rss)
 
-    predict_scans(BrightIsAbnormal(), PROCESSOR, scans, tmp_path / "out", RunSettings(), say=note)
+    predict_scans(BrightIsAbnormal(), PROCESSOR, scans, tmp_path / "out", say=note)
     assert len(resident) == VOLUMES
     early, late = (np.median(part) for part in (resident[5:15], resident[-10:]))
     assert late < 1.05 * early
@@ -178,7 +179,7 @@ def test_a_volume_costs_fifteen_bytes_per_voxel_whatever_its_values(tmp_path: Pa
     del data
     tracemalloc.start()
     volume = read_volume(path)
-    found = predict_volume(BrightIsAbnormal(), PROCESSOR, volume, threshold=0.01)
+    found = predict_volume(BrightIsAbnormal(), PROCESSOR, volume, PredictionOptions(threshold=0.01))
     found = replace(found, spread=np.ones_like(found.scores))  # as noise samples add it
     write_prediction(found, volume, tmp_path / "out", "case")
     peak = tracemalloc.get_traced_memory()[1]

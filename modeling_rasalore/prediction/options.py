@@ -1,0 +1,103 @@
+"""Declare the options of a prediction once, for Python, the engine and the command line."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
+from inspect import Parameter, Signature, signature
+from math import inf
+from typing import Annotated, Any, get_type_hints
+
+from typer import BadParameter, Option
+
+Command = Callable[..., None]
+
+
+@dataclass(frozen=True)
+class PredictionOptions:
+    """What besides model and scan decides a prediction.
+
+    Attributes:
+        threshold: in [0, 1]; a voxel is anomalous when its score is above it.
+        threshold_source: where the threshold comes from, in words.
+        channel: which volume of 4-D scans, counted from 0.
+        modality: the scans' sequence; tells the volume of the 4-D scans of MSD Task01.
+        batch_size: slices per forward pass; 8 of the full-sized model take 600 MiB.
+        flips: average the scores of each slice and its three mirror images: four times the work,
+            and a score that does not depend on which side is which.
+        noise_samples: draws of the model's noise for spread and quality score; 0 for none.
+        smooth_mm: standard deviation of a 3-D Gaussian that blurs the scores; 0 leaves them.
+        smallest_ml: connected parts of the mask with less volume are removed; 0 keeps all.
+        precision: float type the model computes in: float32, bfloat16, or auto for what suits the
+            model's device.
+
+    Raises:
+        ValueError: a threshold outside [0, 1], a batch size below 1, or a negative size.
+    """
+
+    threshold: float = 0.5
+    threshold_source: str = "default; the model was not calibrated"
+    channel: Annotated[
+        int | None, Option("--volume", min=0, help="volume of 4-D scans, counted from 0")
+    ] = None
+    modality: Annotated[
+        str | None,
+        Option(
+            help="t1, t1ce, t2 or flair: what the scans are, and which are taken of folders and MSD"
+        ),
+    ] = None
+    batch_size: Annotated[int, Option(min=1, help="slices at once")] = 4
+    flips: Annotated[bool, Option("--flips", help="average over mirror images")] = False
+    noise_samples: Annotated[
+        int, Option(min=0, help="draws of noise for a spread map and a quality score")
+    ] = 0
+    smooth_mm: Annotated[
+        float, Option(min=0, help="standard deviation of a 3-D blur of the scores, mm")
+    ] = 0.0
+    smallest_ml: Annotated[float, Option(min=0, help="remove smaller parts of masks")] = 0.0
+    precision: str = "float32"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.threshold <= 1:
+            raise ValueError(
+                f"threshold must lie in [0, 1], got {self.threshold}; 0.5 is the usual choice."
+            )
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}.")
+        if not (0 <= self.smooth_mm < inf and 0 <= self.smallest_ml < inf):
+            raise ValueError(
+                f"smoothing and the smallest part must be 0 or more, got {self.smooth_mm} mm and "
+                f"{self.smallest_ml} mL."
+            )
+
+
+DEFAULT_OPTIONS = PredictionOptions()
+
+
+def takes_options(*names: str) -> Callable[[Command], Command]:
+    """Give a command line's command the named fields as options, passed whole as `options`."""
+    kinds = get_type_hints(PredictionOptions, include_extras=True)
+    added = [
+        Parameter(
+            name,
+            Parameter.KEYWORD_ONLY,
+            default=getattr(DEFAULT_OPTIONS, name),
+            annotation=kinds[name],
+        )
+        for name in names
+    ]
+
+    def decorate(command: Command) -> Command:
+        @wraps(command)
+        def run(**words: Any) -> None:
+            chosen = {name: words.pop(name) for name in names}
+            try:
+                options = PredictionOptions(**chosen)
+            except ValueError as error:
+                raise BadParameter(str(error)) from error
+            command(options=options, **words)
+
+        own = [p for p in signature(command).parameters.values() if p.name != "options"]
+        run.__signature__ = Signature([*own, *added])  # type: ignore[attr-defined]
+        return run
+
+    return decorate
