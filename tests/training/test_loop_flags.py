@@ -1,6 +1,7 @@
 """Recipe flags that change how a step is computed leave what it computes alone."""
 
 import shutil
+from functools import partialmethod
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import default_collate
 
 from modeling_rasalore import RasaloreConfig, RasaloreModel
+from modeling_rasalore.models.modeling_rasalore import RasaloreOutput
 from modeling_rasalore.recipes import BaseRecipe, LoopRecipe, OptimizerRecipe
 from modeling_rasalore.training import loop
 from modeling_rasalore.training.loop import Objective, loss_parts
@@ -66,10 +68,26 @@ class Batches:
         return [((0, place), batch) for place, batch in enumerate(self.batches)]
 
 
-def train(folder: Path, **flags: Any) -> tuple[list[float], RasaloreModel]:
+class OneLayer(nn.Module):
+    """A network that a compiler is done with in seconds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer = nn.ConvTranspose2d(1, 1, 2, stride=2)
+
+    def forward(self, pixel_values: Tensor, labels: Tensor | None = None) -> RasaloreOutput:
+        logits = self.layer(pixel_values)
+        loss = None if labels is None else (logits[:, 0].sigmoid() - labels).square().mean()
+        return RasaloreOutput(loss=loss, logits=logits)
+
+
+def train(
+    folder: Path, model: nn.Module | None = None, **flags: Any
+) -> tuple[list[float], nn.Module]:
     """Loss of every step of a short run, and the model it leaves behind."""
     recipe = LoopRecipe(max_steps=STEPS, batch_size=2, tensorboard=False, **flags)
-    model, samples = make_stage2(), make_samples()
+    model, samples = model or make_stage2(), make_samples()
     schedule = OptimizerRecipe(learning_rate=1e-2)
     history: list[float] = []
 
@@ -94,7 +112,6 @@ def train(folder: Path, **flags: Any) -> tuple[list[float], RasaloreModel]:
     [
         ({"gradient_checkpointing": True}, 1e-6),
         ({"mixed_precision": "bf16"}, 0.05),
-        pytest.param({"compile": True}, 1e-4, marks=[needs_compiler, pytest.mark.slow]),
     ],
 )
 def test_a_run_with_the_flag_has_the_losses_of_a_run_without(
@@ -102,10 +119,38 @@ def test_a_run_with_the_flag_has_the_losses_of_a_run_without(
 ) -> None:
     plain, reference = train(tmp_path / "plain")
     history, model = train(tmp_path / "flag", **flags)
+    assert_same(history, model, plain, reference, tolerance)
+
+
+def assert_same(
+    history: list[float],
+    model: nn.Module,
+    plain: list[float],
+    reference: nn.Module,
+    tolerance: float,
+) -> None:
     assert len(plain) == STEPS
     assert plain[0] != plain[-1], "the run learned nothing, so it compares nothing"
     assert history == pytest.approx(plain, rel=tolerance)
     assert model.state_dict().keys() == reference.state_dict().keys()
+
+
+@needs_compiler
+def test_a_compiled_run_has_the_losses_of_a_run_without(tmp_path: Path) -> None:
+    plain, reference = train(tmp_path / "plain", OneLayer())
+    history, model = train(tmp_path / "flag", OneLayer(), compile=True)
+    assert_same(history, model, plain, reference, tolerance=1e-4)
+
+
+def test_stage_2_is_traced_whole_and_computes_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of a compiler but the machine code of each kernel, which takes minutes for so many."""
+    compiled = partialmethod(nn.Module.compile, backend="aot_eager", fullgraph=True)
+    monkeypatch.setattr(RasaloreModel, "compile", compiled)
+    plain, reference = train(tmp_path / "plain")
+    history, model = train(tmp_path / "flag", compile=True)
+    assert_same(history, model, plain, reference, tolerance=1e-4)
 
 
 def loss_and_gradients(model: nn.Module, **inputs: Any) -> list[Tensor]:
