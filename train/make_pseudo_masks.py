@@ -1,4 +1,4 @@
-"""Pseudo-masks of all unhealthy training and validation slices, from stage 1's heatmaps.
+r"""Pseudo-masks of all unhealthy training and validation slices, from stage 1's heatmaps.
 
     python train/make_pseudo_masks.py stage1=runs/stage1 data.root=scans out=runs/pseudo_masks
 With MedSAM refinement (a GPU is advisable):

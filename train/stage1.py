@@ -1,4 +1,4 @@
-"""Stage 1, DDPT: tune prompts (and a small backbone) on slice labels alone.
+r"""Stage 1, DDPT: tune prompts (and a small backbone) on slice labels alone.
 
 Two cores, minutes:
     accelerate launch --cpu train/stage1.py hub_configs/ddpt-tiny/training.yaml \

@@ -1,4 +1,4 @@
-"""Stage 2, RASALoRE: learn to segment from stage 1's pseudo-masks.
+r"""Stage 2, RASALoRE: learn to segment from stage 1's pseudo-masks.
 
 Two cores, minutes:
     accelerate launch --cpu train/stage2.py hub_configs/rasalore-tiny/training.yaml \

@@ -1,12 +1,46 @@
 """Random changes of a batch of slices, vectorised, on the batch's own device."""
 
 import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..recipes import AugmentationRecipe
+
+@dataclass
+class AugmentationRecipe:
+    """Random changes of training slices; geometry is shared with their masks.
+
+    Attributes:
+        rotation_degrees: largest angle, drawn from -value to value.
+        rotation_probability: of turning a slice at all.
+        smallest_scale: share of the area that a random crop keeps at least.
+        horizontal_flip: probability.
+        vertical_flip: probability.
+        brightness: factor drawn from 1 - value to 1 + value.
+        contrast: factor drawn from 1 - value to 1 + value.
+        gamma: exponent drawn from 1 / (1 + value) to 1 + value: how bright tissue is between black
+            and white differs more between scanners than a factor says. Poster and released: none.
+        intensity_probability: of brightness, contrast and gamma, each.
+        noise_std: share of the intensity range.
+        noise_probability: of noise.
+        sequence_dropout: probability of each sequence of data.modality=all to be missing; one,
+            another for each slice, never is.
+    """
+
+    rotation_degrees: float = 0.0
+    rotation_probability: float = 0.7
+    smallest_scale: float = 1.0
+    horizontal_flip: float = 0.5
+    vertical_flip: float = 0.0
+    brightness: float = 0.0
+    contrast: float = 0.0
+    gamma: float = 0.0
+    intensity_probability: float = 0.5
+    noise_std: float = 0.0
+    noise_probability: float = 0.7
+    sequence_dropout: float = 0.0
 
 
 def augment_batch(

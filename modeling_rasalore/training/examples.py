@@ -15,8 +15,7 @@ from ..data.labels import HEALTHY, UNHEALTHY
 from ..data.patient import LabelledSlice
 from ..models.image_processing_rasalore import RasaloreImageProcessor
 from ..pseudo_masks.table import MaskTable
-from ..recipes import SyntheticLesionRecipe
-from .painted_lesions import paint_chosen
+from .painted_lesions import SyntheticLesionRecipe, paint_chosen
 from .slice_loader import Batch, Sample
 from .work_list import WorkList
 

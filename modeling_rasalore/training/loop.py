@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers.utils import ModelOutput
 
-from ..recipes import LoopRecipe, OptimizerRecipe
+from ..recipes import LoopRecipe
 from .averages import RunningStatistics, average_weights
-from .optimizers import set_learning_rates
+from .optimizers import OptimizerRecipe, set_learning_rates
 from .run import RunFolder
 from .slice_loader import Batch, SliceLoader, Step
 

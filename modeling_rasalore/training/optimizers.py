@@ -2,11 +2,38 @@
 
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from ..recipes import OptimizerRecipe
+
+@dataclass
+class OptimizerRecipe:
+    """Optimizer and learning-rate schedule, in epochs.
+
+    Attributes:
+        name: sgd or adamw.
+        learning_rate: after warm-up.
+        momentum: of sgd.
+        weight_decay: of all weights.
+        schedule: "cosine" to 0, or "halving": constant until `hold_epochs`, then halved every
+            `halving_epochs`.
+        warmup_epochs: how long the rate is `warmup_learning_rate`.
+        warmup_learning_rate: constant during warm-up.
+        hold_epochs: of "halving".
+        halving_epochs: of "halving".
+    """
+
+    name: str = "sgd"
+    learning_rate: float = 1e-2
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    schedule: str = "cosine"
+    warmup_epochs: float = 0.0
+    warmup_learning_rate: float = 1e-5
+    hold_epochs: float = 21.0
+    halving_epochs: float = 20.0
 
 
 def build_optimizer(

@@ -20,6 +20,24 @@ BRIGHTER = (1.2, 2.4)  # intensity of a lesion as a multiple of the brain's medi
 DARKER = (0.4, 0.85)
 
 
+@dataclass
+class SyntheticLesionRecipe:
+    """Healthy training slices with painted lesions. Poster and released: none.
+
+    Attributes:
+        share: of all training slices; 1: nothing else, and no pseudo-mask is needed.
+        blank_share: of those slices, left as they are: what healthy brain looks like. Stage 1
+            needs some.
+        darker_share: of the lesions, darker than tissue; 0 suits T2 and FLAIR.
+        minimum_brain_area: mm2 of brain on a slice that is painted on.
+    """
+
+    share: float = 0.0
+    blank_share: float = 0.0
+    darker_share: float = 0.0
+    minimum_brain_area: float = 4000.0
+
+
 @dataclass(frozen=True)
 class Shape:
     """Where each lesion of a batch is; maps are (B, 1, H, W).

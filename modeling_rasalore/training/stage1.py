@@ -18,17 +18,12 @@ from ..models.heatmaps_ddpt import HEATMAPS
 from ..models.image_processing_rasalore import RasaloreImageProcessor
 from ..models.modeling_ddpt import DdptModel
 from ..pseudo_masks.deletion import choose_heatmap, deletion_scores
-from ..recipes import (
-    AugmentationRecipe,
-    BaseRecipe,
-    OptimizerRecipe,
-    SplitRecipe,
-    SyntheticLesionRecipe,
-)
-from .augmentation import augment_batch
+from ..recipes import BaseRecipe, SplitRecipe
+from .augmentation import AugmentationRecipe, augment_batch
 from .examples import choose_labelled, collate_labelled, paint_labelled, prepare_labelled
 from .loop import Objective, loss_parts, train
-from .optimizers import build_optimizer
+from .optimizers import OptimizerRecipe, build_optimizer
+from .painted_lesions import SyntheticLesionRecipe
 from .run import RunFolder
 from .slice_loader import Batch, SliceLoader
 

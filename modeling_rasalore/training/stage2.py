@@ -23,15 +23,9 @@ from ..models.loss_rasalore import leave_out, soft_dice
 from ..models.modeling_rasalore import RasaloreModel
 from ..pseudo_masks.deletion import is_brain
 from ..pseudo_masks.table import MaskTable
-from ..recipes import (
-    AugmentationRecipe,
-    BaseRecipe,
-    OptimizerRecipe,
-    SplitRecipe,
-    SyntheticLesionRecipe,
-)
+from ..recipes import BaseRecipe, SplitRecipe
 from ..scans.naming import MODALITIES
-from .augmentation import augment_batch
+from .augmentation import AugmentationRecipe, augment_batch
 from .examples import (
     choose_training,
     choose_validation,
@@ -40,7 +34,8 @@ from .examples import (
     prepare_masked,
 )
 from .loop import Objective, held_out_batches, loss_parts, train
-from .optimizers import build_optimizer
+from .optimizers import OptimizerRecipe, build_optimizer
+from .painted_lesions import SyntheticLesionRecipe
 from .run import RunFolder
 from .slice_loader import Batch, SliceLoader
 from .temperature import fit_temperature
@@ -51,9 +46,8 @@ class Stage2Recipe(BaseRecipe):
     """Stage 2's recipe; see training.yaml in hub_configs/rasalore*.
 
     Attributes:
-        pseudo_masks: folder of train/make_pseudo_masks.py, whose split counts; "" where all lesions
-            are painted.
-        split: without pseudo-masks; as in stage 1.
+        pseudo_masks: folder of train/make_pseudo_masks.py; "" where all lesions are painted.
+        split: how patients are shared out where there are no pseudo-masks, whose split counts.
         minimum_area: mm2 of pseudo-mask that a training slice has at least.
         initial_weights: folder of an earlier run of this script to start from.
     """

@@ -10,8 +10,7 @@ from small_ddpt import LABELS, TRAINED, make_model, make_slices
 from torch import Tensor, nn
 
 from modeling_rasalore import DdptModel
-from modeling_rasalore.recipes import OptimizerRecipe
-from modeling_rasalore.training.optimizers import build_optimizer
+from modeling_rasalore.training.optimizers import OptimizerRecipe, build_optimizer
 from modeling_rasalore.training.stage1 import Stage1Recipe, parameter_groups
 
 IMAGE, TEXT = "image", "text"

@@ -13,10 +13,10 @@ from torch.utils.data import default_collate
 
 from modeling_rasalore import RasaloreConfig, RasaloreModel
 from modeling_rasalore.models.modeling_rasalore import RasaloreOutput
-from modeling_rasalore.recipes import BaseRecipe, LoopRecipe, OptimizerRecipe
+from modeling_rasalore.recipes import BaseRecipe, LoopRecipe
 from modeling_rasalore.training import loop
 from modeling_rasalore.training.loop import Objective, loss_parts
-from modeling_rasalore.training.optimizers import build_optimizer
+from modeling_rasalore.training.optimizers import OptimizerRecipe, build_optimizer
 from modeling_rasalore.training.run import RunFolder
 from modeling_rasalore.training.slice_loader import Step
 

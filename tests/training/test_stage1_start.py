@@ -16,9 +16,10 @@ from modeling_rasalore import RasaloreImageProcessor
 from modeling_rasalore.data.labels import HEALTHY
 from modeling_rasalore.data.layouts import find_patients
 from modeling_rasalore.data.splits import split_patients, write_split
-from modeling_rasalore.recipes import SyntheticLesionRecipe, load_recipe
+from modeling_rasalore.recipes import load_recipe
 from modeling_rasalore.training import stage1
 from modeling_rasalore.training.examples import paint_labelled
+from modeling_rasalore.training.painted_lesions import SyntheticLesionRecipe
 from modeling_rasalore.training.stage1 import Stage1Recipe, train_stage1
 from modeling_rasalore.training.stage2 import Stage2Recipe
 

@@ -11,12 +11,12 @@ import torch
 from modeling_rasalore import RasaloreImageProcessor
 from modeling_rasalore.data.labels import HEALTHY, UNHEALTHY
 from modeling_rasalore.data.patient import Patient
-from modeling_rasalore.recipes import SyntheticLesionRecipe
 from modeling_rasalore.training.examples import (
     choose_training,
     choose_validation,
     paint_healthy,
 )
+from modeling_rasalore.training.painted_lesions import SyntheticLesionRecipe
 from modeling_rasalore.training.work_list import WorkList
 
 PATIENT = Patient("p", {"t2": Path("p_t2.nii.gz")})
