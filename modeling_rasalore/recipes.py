@@ -1,4 +1,4 @@
-"""Recipes: a YAML file and `key=value` words, checked against a dataclass."""
+"""Read recipes: a YAML file and `key=value` words, checked against a dataclass."""
 
 import difflib
 import inspect
@@ -62,7 +62,7 @@ class SplitRecipe:
     fold: int = 0
 
     def amounts(self) -> dict[str, Any]:
-        """What `split_patients` is asked for: counts are whole numbers, shares are not."""
+        """Return arguments of `split_patients`: counts are whole numbers, shares are not."""
         parts = {"validation": self.validation, "test": self.test}
         counted = {name: int(value) if value >= 1 else value for name, value in parts.items()}
         return {**counted, "folds": self.folds, "fold": self.fold}
@@ -249,13 +249,18 @@ def load_recipe(schema: type[Recipe], words: Sequence[str], needs_file: bool = F
         ) from error
 
 
+def recipe_text(recipe: Any) -> str:
+    """Return a recipe as YAML."""
+    return OmegaConf.to_yaml(OmegaConf.structured(recipe))
+
+
 def save_recipe(recipe: Any, path: Path) -> None:
-    """Write a recipe dataclass as YAML."""
-    path.write_text(OmegaConf.to_yaml(OmegaConf.structured(recipe)))
+    """Write a recipe as YAML."""
+    path.write_text(recipe_text(recipe), encoding="utf-8")
 
 
 def list_keys(schema: Any, prefix: str = "") -> list[str]:
-    """All dotted keys of a recipe dataclass, sections included."""
+    """Return all dotted keys of a recipe dataclass, sections included."""
     keys = []
     for key, value in OmegaConf.structured(schema)._content.items():
         keys.append(prefix + key)
@@ -266,7 +271,7 @@ def list_keys(schema: Any, prefix: str = "") -> list[str]:
 
 
 def flatten(values: Any, prefix: str = "") -> list[str]:
-    """Dotted keys of nested dictionaries, leaves only."""
+    """Return the dotted keys of nested dictionaries, leaves only."""
     keys = []
     for key, value in values.items():
         if isinstance(value, dict):

@@ -116,7 +116,7 @@ def make_pseudo_masks(recipe: PseudoMaskRecipe) -> Path:
 
 
 def settings_of(recipe: PseudoMaskRecipe) -> dict[str, Any]:
-    """What decides the masks, so that a folder never mixes those of two recipes."""
+    """Return what decides the masks, so that a folder never mixes those of two recipes."""
     settings = {k: v for k, v in vars(recipe).items() if k not in ("out", "batch_size", "data")}
     return settings | {"modality": recipe.data.modality, "skip_slices": recipe.data.skip_slices}
 
@@ -126,10 +126,10 @@ def check_sources(recipe: PseudoMaskRecipe) -> None:
     if recipe.source not in ("ddpt", "truth"):
         raise ValueError(f"source must be 'ddpt' or 'truth', got {recipe.source!r}.")
     others = ("source", "threshold", "filter_reach", "minimum_probability", "appearance")
-    asked = [name for name in others if getattr(recipe, name) != getattr(PseudoMaskRecipe, name)]
-    if recipe.teacher and asked:
+    given = [name for name in others if getattr(recipe, name) != getattr(PseudoMaskRecipe, name)]
+    if recipe.teacher and given:
         raise ValueError(
-            f"a teacher's scores are cut alone; leave out {' and '.join(asked)}, or teacher."
+            f"a teacher's scores are cut alone; leave out {' and '.join(given)}, or teacher."
         )
     low, high = recipe.uncertain_above, recipe.uncertain_up_to
     if not 0 <= low <= high < 1:
@@ -140,14 +140,14 @@ def check_sources(recipe: PseudoMaskRecipe) -> None:
 
 
 def build_maker(recipe: PseudoMaskRecipe) -> "ScoreMaker | TruthMaker":
-    """What makes the masks of a recipe."""
+    """Return what makes the masks of a recipe."""
     if recipe.source == "truth":
         return TruthMaker(recipe)
     return TeacherMaker(recipe) if recipe.teacher else HeatmapMaker(recipe)
 
 
 def load_segmenter(recipe: PseudoMaskRecipe) -> PromptedSegmenter | None:
-    """The segmenter that refines the masks, None where none is asked for."""
+    """Return the segmenter that refines the masks, None where the recipe names none."""
     if not recipe.segmenter:
         return None
     return PromptedSegmenter.from_pretrained(
@@ -158,7 +158,7 @@ def load_segmenter(recipe: PseudoMaskRecipe) -> PromptedSegmenter | None:
 def segmenter_facts(
     recipe: PseudoMaskRecipe, segmenter: PromptedSegmenter | None
 ) -> dict[str, Any]:
-    """What run.json says of it, also whether it is the benchmark's stand-in for one."""
+    """Return what run.json says of it, also whether it is the benchmark's stand-in for one."""
     stand_in = bool(segmenter and getattr(segmenter.model.config, "stand_in", False))
     return {"segmenter": recipe.segmenter or None, "stand_in": stand_in}
 
@@ -180,10 +180,10 @@ class ScoreMaker(ABC):
 
     @abstractmethod
     def locate(self, images: list[Image]) -> list[Image | None]:
-        """Scores (H, W) of slices in their own frames; None for one that gets no mask."""
+        """Return scores (H, W) of slices in their own frames; None for a slice without a mask."""
 
     def cut(self, scores: Image) -> tuple[Mask, Mask | None]:
-        """Pseudo-mask of a slice's scores, and the pixels to ignore, both (H, W)."""
+        """Return the pseudo-mask of a slice's scores, and the pixels to ignore, both (H, W)."""
         return (scores > 0.5).astype(np.uint8), None
 
     def __call__(self, patient: Patient) -> Iterator[SliceMasks]:
@@ -199,7 +199,7 @@ class ScoreMaker(ABC):
                     yield self.masks(example, scores)
 
     def masks(self, example: LabelledSlice, scores: Image) -> SliceMasks:
-        """A slice's masks."""
+        """Return a slice's masks."""
         image = example.image
         pseudo_mask, ignored = self.cut(scores)
         sam_mask = self.segmenter.segment(image, pseudo_mask) if self.segmenter else None
@@ -227,16 +227,14 @@ class HeatmapMaker(ScoreMaker):
         }
 
     def locate(self, images: list[Image]) -> list[Image | None]:
-        """Scores of what stage 1 recognises as unhealthy itself."""
+        """Return scores of what stage 1 recognises as unhealthy itself."""
         inputs = self.processor(images, return_tensors="pt").to(self.model.device)
         probabilities = self.model.unhealthy_probability(**inputs).tolist()
         heatmaps = self.processor.post_process_maps(self.model.heatmaps(**inputs), images)
         scores = [self.rule.scores(*pair) for pair in zip(heatmaps, images, strict=True)]
         if self.appearance:
-            seen = predict_slices(*self.appearance, images, self.recipe.batch_size)
-            scores = [
-                np.float32(0.5) * (heat + look) for heat, look in zip(scores, seen, strict=True)
-            ]
+            maps = predict_slices(*self.appearance, images, self.recipe.batch_size)
+            scores = [np.float32(0.5) * (s + m) for s, m in zip(scores, maps, strict=True)]
         least = self.recipe.minimum_probability
         return [s if p >= least else None for s, p in zip(scores, probabilities, strict=True)]
 
@@ -292,7 +290,7 @@ class TruthMaker:
             skip=self.data.skip_slices,
             labels={UNHEALTHY},
         ):
-            assert example.mask is not None  # it was asked for, and the patient has one
+            assert example.mask is not None  # the patient has a mask, and it was read
             yield slice_masks(example, example.mask)
 
 
@@ -302,7 +300,7 @@ def slice_masks(
     sam_mask: Mask | None = None,
     ignored: Mask | None = None,
 ) -> SliceMasks:
-    """A slice's masks with their area."""
+    """Return a slice's masks with their area."""
     _, row_mm, column_mm = example.spacing
     area = float(pseudo_mask.sum() * row_mm * column_mm)
     key = example.patient_id, example.slice_index

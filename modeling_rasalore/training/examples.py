@@ -24,8 +24,8 @@ from .work_list import WorkList
 def choose_labelled(lesions: SyntheticLesionRecipe, work: WorkList) -> WorkList:
     """Return slices with a label; for painted lesions the healthy ones with enough brain."""
     if lesions.share:
-        return work.keep_rows(work.rows_to_paint(lesions.minimum_brain_area))
-    return work.keep_labels({HEALTHY, UNHEALTHY})
+        return work.select_rows(work.rows_to_paint(lesions.minimum_brain_area))
+    return work.select_labels({HEALTHY, UNHEALTHY})
 
 
 def prepare_labelled(processor: RasaloreImageProcessor, example: LabelledSlice) -> Sample:
@@ -75,12 +75,12 @@ def choose_training(
         ValueError: no pseudo-mask, or no slice to paint on.
     """
     if table is None:
-        return work.keep_rows(work.rows_to_paint(lesions.minimum_brain_area))
+        return work.select_rows(work.rows_to_paint(lesions.minimum_brain_area))
     masked = rows_with_mask(work, table)
     if not masked:
         refuse_no_mask(work, "learn from")
     if lesions.share == 0:
-        return work.keep_rows(masked)
+        return work.select_rows(masked)
     healthy = work.rows_to_paint(lesions.minimum_brain_area)
     unhealthy = np.count_nonzero(work.label == UNHEALTHY)
     total = min(unhealthy / (1 - lesions.share), len(healthy) / lesions.share)
@@ -89,7 +89,7 @@ def choose_training(
         return random.Random(f"{seed} {work.key(row)}").random()
 
     chosen = sorted(masked, key=draw)[: round(total * (1 - lesions.share))]
-    return work.keep_rows(chosen + sorted(healthy, key=draw)[: round(total) - len(chosen)])
+    return work.select_rows(chosen + sorted(healthy, key=draw)[: round(total) - len(chosen)])
 
 
 def choose_validation(
@@ -102,10 +102,10 @@ def choose_validation(
     """
     if table is not None:
         if rows := rows_with_mask(work, table):
-            return work.keep_rows(rows)
+            return work.select_rows(rows)
         if lesions.share == 0:
             refuse_no_mask(work, "validate on")
-    return work.keep_rows(work.rows_to_paint(lesions.minimum_brain_area))
+    return work.select_rows(work.rows_to_paint(lesions.minimum_brain_area))
 
 
 def rows_with_mask(work: WorkList, table: MaskTable) -> list[int]:

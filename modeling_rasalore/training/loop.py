@@ -179,8 +179,7 @@ def validate(run: RunFolder, model: nn.Module, loader: SliceLoader, score: Score
     """
     model.eval()
     scores = [
-        (place, score(model, batch).float().tolist())
-        for place, batch in held_out_batches(run, loader)
+        (key, score(model, batch).float().tolist()) for key, batch in held_out_batches(run, loader)
     ]
     values = [value for _, batch in sorted(gather_object(scores)) for value in batch]
     if not values:
@@ -194,13 +193,13 @@ def validate(run: RunFolder, model: nn.Module, loader: SliceLoader, score: Score
 def held_out_batches(
     run: RunFolder, loader: SliceLoader
 ) -> Iterator[tuple[tuple[int, int], Batch]]:
-    """Yield validation batches with their places, on this process's device.
+    """Yield validation batches with their keys, on this process's device.
 
-    What is drawn for a batch depends on its place alone, so every pass draws the same.
+    What is drawn for a batch depends on its key alone, so every pass draws the same.
     """
-    for place, batch in loader.held_out_batches():
-        torch.manual_seed(place[0] * 1_000_003 + place[1])  # steps seed themselves, see `learn`
-        yield place, to_device(run, batch)
+    for key, batch in loader.held_out_batches():
+        torch.manual_seed(key[0] * 1_000_003 + key[1])  # steps seed themselves, see `learn`
+        yield key, to_device(run, batch)
 
 
 def loss_parts(output: ModelOutput) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Optimizers of both training stages, and their learning rates as a function of the position."""
+"""Build optimizers, and set learning rates as a function of the position in the run."""
 
 import math
 from collections.abc import Iterable
@@ -39,7 +39,7 @@ class OptimizerRecipe:
 def build_optimizer(
     recipe: OptimizerRecipe, groups: Iterable[dict[str, Any]]
 ) -> torch.optim.Optimizer:
-    """SGD or AdamW over parameter groups; each group keeps its peak rate as `peak`.
+    """Return SGD or AdamW over parameter groups; each group keeps its peak rate as `peak`.
 
     Raises:
         ValueError: for another name.
@@ -72,7 +72,7 @@ def set_learning_rates(
 
 
 def schedule_factor(recipe: OptimizerRecipe, epoch: float, epochs: float) -> float:
-    """Share of the peak rate at `epoch`; ValueError for an unknown schedule."""
+    """Return the share of the peak rate at `epoch`; ValueError for an unknown schedule."""
     if recipe.schedule == "cosine":
         return 0.5 * (1 + math.cos(math.pi * min(epoch / epochs, 1.0)))
     if recipe.schedule == "halving":

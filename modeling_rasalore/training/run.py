@@ -23,7 +23,7 @@ from ..data.patient import LabelledSlice, Patient
 from ..data.splits import split_hash, write_split
 from ..files import replace_file, write_json
 from ..provenance import peak_mib, provenance
-from ..recipes import BaseRecipe, LoopRecipe, save_recipe
+from ..recipes import BaseRecipe, LoopRecipe, recipe_text, save_recipe
 from .slice_loader import Batch, Sample, SliceLoader
 from .work_list import WorkList
 
@@ -52,7 +52,7 @@ class RunFolder:
 
     Attributes:
         path: the folder.
-        recipe: what was asked for.
+        recipe: its own.
         accelerator: the processes of the run, and their devices.
         progress: where the run stands.
         facts: hashes of split and slices, kept with every checkpoint.
@@ -81,17 +81,15 @@ class RunFolder:
     def claim(self) -> None:
         """Write the recipe into the folder; ValueError where another recipe's run lives there."""
         path = self.path / "recipe.yaml"
+        if path.exists() and path.read_text(encoding="utf-8") != recipe_text(self.recipe):
+            raise ValueError(
+                f"{self.path} holds a run of another recipe; give out=<another folder> or delete "
+                "it (recipe.yaml there says what it ran)."
+            )
+        self.accelerator.wait_for_everyone()  # every process has looked before one writes
         if self.accelerator.is_main_process:
             self.path.mkdir(parents=True, exist_ok=True)
-            draft = self.path / "recipe.yaml.tmp"
-            save_recipe(self.recipe, draft)
-            if path.exists() and path.read_text() != draft.read_text():
-                draft.unlink()
-                raise ValueError(
-                    f"{self.path} holds a run of another recipe; give out=<another folder> or "
-                    "delete it (recipe.yaml there says what it ran)."
-                )
-            os.replace(draft, path)
+            replace_file(path, partial(save_recipe, self.recipe))
         self.accelerator.wait_for_everyone()
 
     def list_slices(
@@ -110,7 +108,7 @@ class RunFolder:
         path, data = self.path / "work_list.parquet", self.recipe.data
         patients = [*split["train"], *split["validation"]]
         with self.accelerator.main_process_first():
-            work = WorkList.kept(path, patients, data.modality, data.skip_slices)
+            work = WorkList.stored(path, patients, data.modality, data.skip_slices)
         self.facts = {"split_sha256": split_hash(split), "data_sha256": work.fingerprint()}
         return work.of_patients(split["train"]), work.of_patients(split["validation"])
 

@@ -63,12 +63,12 @@ class SliceLoader:
 
     @property
     def pieces(self) -> int:
-        """Pieces that each batch is computed in, by all processes together."""
+        """Return in how many pieces all processes together compute a batch."""
         return max(self.loop.accumulation, self.ranks)
 
     @property
     def bounds(self) -> Rows:
-        """Where the batches of an epoch begin and end."""
+        """Return where the batches of an epoch begin and end."""
         return batch_bounds(len(self.training), self.loop.batch_size, self.pieces)
 
     @property
@@ -76,7 +76,7 @@ class SliceLoader:
         return len(self.bounds) - 1
 
     def steps(self, epoch: int, first: int = 0) -> Iterator[Step]:
-        """Steps of an epoch from `first` on; nothing of the earlier ones is read."""
+        """Yield the steps of an epoch from `first` on; nothing of earlier steps is read."""
         bounds = self.bounds[first:]
         workers = max(self.loop.workers, 1)
         parts = iter(self._load(EpochReader(self, epoch, bounds)))
@@ -85,19 +85,19 @@ class SliceLoader:
             by_piece = defaultdict(list)
             for position in sorted(samples):
                 by_piece[position % self.pieces].append(samples[position])
-            pieces = [(n, len(found), self.collate(found)) for n, found in sorted(by_piece.items())]
+            pieces = [(n, len(part), self.collate(part)) for n, part in sorted(by_piece.items())]
             yield Step(pieces, int(end - start))
 
     def held_out_batches(self) -> Iterator[tuple[tuple[int, int], Batch]]:
-        """Batches of validation slices of the patients that fall to this process.
+        """Yield this process's batches of validation slices, each with its key.
 
-        Each comes with its patient's number and its place there. No batch holds two patients, so
-        which slices share one does not depend on the number of processes.
+        The key is the number of the patient and of the batch's first slice there. No batch holds
+        two patients, so which slices share a batch does not depend on the number of processes.
         """
         yield from self._load(PatientReader(self))
 
     def first_batches(self, samples: int) -> Iterator[Batch]:
-        """Batches of the first slices of the first epoch, up to a number of slices."""
+        """Yield batches of the first slices of the first epoch, up to a number of slices."""
         for step in self.steps(0):
             for _, size, batch in step.pieces:
                 if samples > 0:
@@ -107,7 +107,7 @@ class SliceLoader:
                 return
 
     def order(self, epoch: int) -> Rows:
-        """Rows of the training list in the order of an epoch."""
+        """Return the rows of the training list in the order of an epoch."""
         data, seed = self.data, self.loop.seed
         return epoch_order(self.training.owner, data.lanes, data.shuffle_buffer, seed, epoch)
 
@@ -148,26 +148,26 @@ class EpochReader(IterableDataset):
             yield part
 
     def read(self, rows: set[int]) -> dict[int, LabelledSlice]:
-        """Slices of one patient by row; ValueError where some are not there any more."""
+        """Return a patient's slices by row; ValueError where some are not there any more."""
         work = self.loader.training
         by_index = {int(work.slice_index[row]): row for row in rows}
         patient, data = work.patients[work.owner[next(iter(rows))]], self.loader.data
-        found = {
+        examples = {
             by_index[example.slice_index]: example
             for example in read_slices(
                 patient, data.modality, skip=data.skip_slices, only=by_index.keys()
             )
         }
-        if found.keys() != rows:
+        if examples.keys() != rows:
             raise ValueError(
-                f"{patient.patient_id} changed since the run began: {len(rows) - len(found)} "
+                f"{patient.patient_id} changed since the run began: {len(rows) - len(examples)} "
                 "slices are gone; start a new run in another folder."
             )
-        return found
+        return examples
 
 
 class PatientReader(IterableDataset):
-    """Validation batches of the patients that fall to one worker of a process."""
+    """Validation batches of the patients that one worker of a process reads."""
 
     def __init__(self, loader: SliceLoader):
         self.loader = loader
@@ -191,13 +191,13 @@ class PatientReader(IterableDataset):
 
 
 def this_worker() -> tuple[int, int]:
-    """Number of this worker process, and how many there are."""
+    """Return the number of this worker process, and how many there are."""
     info = get_worker_info()
     return (info.id, info.num_workers) if info else (0, 1)
 
 
 def pass_on(item: Any) -> Any:
-    """What a reader yields, as it is."""
+    """Return what a reader yields, as it is."""
     return item
 
 
@@ -233,15 +233,15 @@ def epoch_order(owner: Rows, lanes: int, buffer: int, seed: int, epoch: int) -> 
 
 
 def _mix(groups: Sequence[Rows], size: int, random: np.random.Generator) -> Rows:
-    """Rows of one lane in the order in which they leave a pool of `size`."""
+    """Return the rows of a lane in the order in which they leave a pool of `size`."""
     rows = np.concatenate([*groups, np.empty(0, np.int64)])
     size = min(size, len(rows))
     if not size:
         return rows
     mixed, pool = np.empty_like(rows), rows[:size].copy()
-    places = random.integers(size, size=len(rows) - size)
-    for out, (place, row) in enumerate(zip(places, rows[size:], strict=True)):
-        mixed[out], pool[place] = pool[place], row
+    draws = random.integers(size, size=len(rows) - size)
+    for position, (index, row) in enumerate(zip(draws, rows[size:], strict=True)):
+        mixed[position], pool[index] = pool[index], row
     mixed[len(rows) - size :] = random.permutation(pool)
     return mixed
 

@@ -100,7 +100,7 @@ def train_stage2(recipe: Stage2Recipe) -> Path:
 
         # --- Scores that say how sure they are; save --------------------------------------------
         if lesions.share and run.accelerator.is_main_process:
-            healthy = held_out.keep_labels({HEALTHY})
+            healthy = held_out.select_labels({HEALTHY})
             every_slice = replace(loader, held_out=healthy, rank=0, ranks=1)
             model.config.temperature = find_temperature(model, run, every_slice, processor, recipe)
         run.save_model(model, processor)
