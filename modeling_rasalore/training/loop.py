@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from accelerate.utils import gather_object
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 from transformers.utils import ModelOutput
 
@@ -44,18 +45,13 @@ def train(
     objective: Objective,
 ) -> None:
     """Train `model` to the end of the run and leave it with its best weights."""
-    loop, accelerator, plain = run.recipe.loop, run.accelerator, model
-    per_epoch = loader.steps_per_epoch
+    loop, per_epoch = run.recipe.loop, loader.steps_per_epoch
     last_step = count_steps(loop, per_epoch)
-    average = average_weights(plain.to(accelerator.device), loop.ema) if loop.ema else None
-    if average:
-        accelerator.register_for_checkpointing(average)
-    model, optimizer = accelerator.prepare(switch_on(plain, loop), optimizer)
-    if loop.compile:
-        model.compile()  # in place, so that the names of saved weights stay as they are
+    plain, average = model, average_of(run, model)
+    model, optimizer = prepare(run, model, optimizer)
     if run.resume():
-        accelerator.print(f"going on from step {run.progress.step} of {last_step}")
-    progress, judged = run.progress, average.module if average else plain
+        run.accelerator.print(f"going on from step {run.progress.step} of {last_step}")
+    progress, scored = run.progress, average.module if average else plain
     with step_bar(run, last_step) as bar:
         while progress.step < last_step:
             model.train()
@@ -70,9 +66,9 @@ def train(
                 log_losses(run, parts, bar)
                 finished = progress.step == last_step
                 if finished or progress.step % loop.evaluate_every == 0:
-                    score = validate(run, judged, loader, objective.score)
-                    accelerator.log({objective.criterion: score}, step=progress.step)
-                    run.save_if_best(score, judged)
+                    score = validate(run, scored, loader, objective.score)
+                    run.accelerator.log({objective.criterion: score}, step=progress.step)
+                    run.save_if_best(score, scored)
                     model.train()
                 if finished:
                     break
@@ -87,12 +83,26 @@ def count_steps(loop: LoopRecipe, steps_per_epoch: int) -> int:
     return min(steps for steps in (loop.epochs * steps_per_epoch, loop.max_steps) if steps)
 
 
-def switch_on(model: nn.Module, loop: LoopRecipe) -> nn.Module:
-    """Return `model`, which recomputes intermediate maps where the recipe asks for that."""
-    if loop.gradient_checkpointing:
+def average_of(run: RunFolder, model: nn.Module) -> AveragedModel | None:
+    """Return the running mean of the weights, a part of every checkpoint; None without `ema`."""
+    if not run.recipe.loop.ema:
+        return None
+    average = average_weights(model.to(run.accelerator.device), run.recipe.loop.ema)
+    run.accelerator.register_for_checkpointing(average)
+    return average
+
+
+def prepare(
+    run: RunFolder, model: nn.Module, optimizer: torch.optim.Optimizer
+) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """Return model and optimizer on the devices of the run, computed as its recipe says."""
+    if run.recipe.loop.gradient_checkpointing:
         # Not reentrant: slices need no gradient, and reentrant checkpoints would stop there.
         model.activation_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
-    return model
+    model, optimizer = run.accelerator.prepare(model, optimizer)
+    if run.recipe.loop.compile:
+        model.compile()  # in place, so that the names of saved weights stay as they are
+    return model, optimizer
 
 
 def step_bar(run: RunFolder, last_step: int) -> tqdm:
