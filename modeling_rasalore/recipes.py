@@ -1,12 +1,14 @@
-"""Recipes: a YAML file and `key=value` words, checked against a dataclass."""
+"""Read recipes: a YAML file and `key=value` words, checked against a dataclass."""
 
 import difflib
 import inspect
+import json
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
+from textwrap import wrap
 from typing import Any, TypeVar, get_type_hints
 
 from omegaconf import MISSING, OmegaConf
@@ -16,6 +18,7 @@ from yaml import YAMLError
 from .files import first_line
 
 Recipe = TypeVar("Recipe")
+Section = tuple[str, list[tuple[str, str, str]]]  # heading, fields
 
 
 @dataclass
@@ -59,91 +62,10 @@ class SplitRecipe:
     fold: int = 0
 
     def amounts(self) -> dict[str, Any]:
-        """What `split_patients` is asked for: counts are whole numbers, shares are not."""
+        """Return arguments of `split_patients`: counts are whole numbers, shares are not."""
         parts = {"validation": self.validation, "test": self.test}
         counted = {name: int(value) if value >= 1 else value for name, value in parts.items()}
         return {**counted, "folds": self.folds, "fold": self.fold}
-
-
-@dataclass
-class AugmentationRecipe:
-    """Random changes of training slices; geometry is shared with their masks.
-
-    Attributes:
-        rotation_degrees: largest angle, drawn from -value to value.
-        rotation_probability: of turning a slice at all.
-        smallest_scale: share of the area that a random crop keeps at least.
-        horizontal_flip: probability.
-        vertical_flip: probability.
-        brightness: factor drawn from 1 - value to 1 + value.
-        contrast: factor drawn from 1 - value to 1 + value.
-        gamma: exponent drawn from 1 / (1 + value) to 1 + value: how bright tissue is between black
-            and white differs more between scanners than a factor says. Poster and released: none.
-        intensity_probability: of brightness, contrast and gamma, each.
-        noise_std: share of the intensity range.
-        noise_probability: of noise.
-        sequence_dropout: probability of each sequence of data.modality=all to be missing; one,
-            another for each slice, never is.
-    """
-
-    rotation_degrees: float = 0.0
-    rotation_probability: float = 0.7
-    smallest_scale: float = 1.0
-    horizontal_flip: float = 0.5
-    vertical_flip: float = 0.0
-    brightness: float = 0.0
-    contrast: float = 0.0
-    gamma: float = 0.0
-    intensity_probability: float = 0.5
-    noise_std: float = 0.0
-    noise_probability: float = 0.7
-    sequence_dropout: float = 0.0
-
-
-@dataclass
-class SyntheticLesionRecipe:
-    """Healthy training slices with painted lesions. Poster and released: none.
-
-    Attributes:
-        share: of all training slices; 1: nothing else, and no pseudo-mask is needed.
-        blank_share: of those slices, left as they are: what healthy brain looks like. Stage 1
-            needs some.
-        darker_share: of the lesions, darker than tissue; 0 suits T2 and FLAIR.
-        minimum_brain_area: mm2 of brain on a slice that is painted on.
-    """
-
-    share: float = 0.0
-    blank_share: float = 0.0
-    darker_share: float = 0.0
-    minimum_brain_area: float = 4000.0
-
-
-@dataclass
-class OptimizerRecipe:
-    """Optimizer and learning-rate schedule, in epochs.
-
-    Attributes:
-        name: sgd or adamw.
-        learning_rate: after warm-up.
-        momentum: of sgd.
-        weight_decay: of all weights.
-        schedule: "cosine" to 0, or "halving": constant until `hold_epochs`, then halved every
-            `halving_epochs`.
-        warmup_epochs: how long the rate is `warmup_learning_rate`.
-        warmup_learning_rate: constant during warm-up.
-        hold_epochs: of "halving".
-        halving_epochs: of "halving".
-    """
-
-    name: str = "sgd"
-    learning_rate: float = 1e-2
-    momentum: float = 0.9
-    weight_decay: float = 0.0
-    schedule: str = "cosine"
-    warmup_epochs: float = 0.0
-    warmup_learning_rate: float = 1e-5
-    hold_epochs: float = 21.0
-    halving_epochs: float = 20.0
 
 
 @dataclass
@@ -232,31 +154,46 @@ def run_script(main: Callable[[Any], int | None], words: Sequence[str] | None = 
 
 
 def describe_script(docstring: str, schema: type) -> str:
-    """Return what a script does, and one line per field of its recipe."""
-    lines = [
-        f"  {key}={default} ({kind})  {text}" for key, kind, default, text in fields_of(schema)
-    ]
-    return "\n".join(
-        [docstring.strip(), "", "Recipe, as key=value words or lines of YAML:", *lines]
-    )
+    """Return what a script does, and every field of its recipe: default, type and meaning."""
+    lines = [docstring.strip(), "", "Recipe, as key=value words or lines of YAML; ... is needed:"]
+    for heading, rows in sections_of(schema()):
+        lines += ["", *wrap(heading, 100)] if heading else []
+        words, kinds = (max(len(row[column]) for row in rows) for column in (0, 1))
+        for word, kind, meaning in rows:
+            start = f"  {word:{words}}  {kind:{kinds}}  "
+            lines += wrap(start + meaning, 100, subsequent_indent=" " * len(start))
+    return "\n".join(lines)
 
 
-def fields_of(schema: Any, prefix: str = "") -> Iterator[tuple[str, str, Any, str]]:
-    """Yield key, type, default and meaning of every field of a recipe, sections opened."""
-    kinds, meanings = get_type_hints(schema), describe_attributes(schema)
-    for entry in fields(schema):
-        key, kind = f"{prefix}{entry.name}", kinds[entry.name]
-        if is_dataclass(kind):
-            yield from fields_of(kind, f"{key}.")
+def sections_of(recipe: Any, heading: str = "", prefix: str = "") -> Iterator[Section]:
+    """Yield the plain fields of a recipe that holds its defaults, then its sections, each headed.
+
+    Each field is (key=default as on a command line, type, meaning); "..." must be given.
+    """
+    kinds, meanings = get_type_hints(type(recipe)), describe_attributes(type(recipe))
+    rows, sections = [], []
+    for name in (entry.name for entry in fields(recipe)):
+        default, key, meaning = getattr(recipe, name), f"{prefix}{name}", meanings.get(name, "")
+        if is_dataclass(default):
+            sections.append((default, f"{key}: {meaning}", f"{key}."))
             continue
-        default = entry.default_factory() if callable(entry.default_factory) else entry.default
-        name = kind.__name__ if isinstance(kind, type) else str(kind)
-        yield key, name, "..." if default == MISSING else default, meanings.get(entry.name, "")
+        text = default if isinstance(default, str) and default else json.dumps(default)
+        kind = kinds[name].__name__ if isinstance(kinds[name], type) else str(kinds[name])
+        rows.append((f"{key}={'...' if default == MISSING else text}", kind, meaning))
+    yield heading, rows
+    for section in sections:
+        yield from sections_of(*section)
 
 
 def describe_attributes(schema: type) -> dict[str, str]:
-    """Return attribute -> meaning, from the docstrings of a dataclass and of those it extends."""
+    """Return attribute -> meaning, from the docstrings of a dataclass and of those it extends.
+
+    A section without a line of its own means what its class says first.
+    """
     meanings: dict[str, str] = {}
+    for name, kind in get_type_hints(schema).items():
+        if is_dataclass(kind):
+            meanings[name] = (inspect.getdoc(kind) or "").partition("\n")[0]
     for base in reversed(schema.__mro__):
         listed = (inspect.getdoc(base) or "").partition("Attributes:\n")[2]
         for name, text in re.findall(r"^    (\w+): (.+(?:\n {8}.+)*)", listed, re.MULTILINE):
@@ -312,13 +249,18 @@ def load_recipe(schema: type[Recipe], words: Sequence[str], needs_file: bool = F
         ) from error
 
 
+def recipe_text(recipe: Any) -> str:
+    """Return a recipe as YAML."""
+    return OmegaConf.to_yaml(OmegaConf.structured(recipe))
+
+
 def save_recipe(recipe: Any, path: Path) -> None:
-    """Write a recipe dataclass as YAML."""
-    path.write_text(OmegaConf.to_yaml(OmegaConf.structured(recipe)))
+    """Write a recipe as YAML."""
+    path.write_text(recipe_text(recipe), encoding="utf-8")
 
 
 def list_keys(schema: Any, prefix: str = "") -> list[str]:
-    """All dotted keys of a recipe dataclass, sections included."""
+    """Return all dotted keys of a recipe dataclass, sections included."""
     keys = []
     for key, value in OmegaConf.structured(schema)._content.items():
         keys.append(prefix + key)
@@ -329,7 +271,7 @@ def list_keys(schema: Any, prefix: str = "") -> list[str]:
 
 
 def flatten(values: Any, prefix: str = "") -> list[str]:
-    """Dotted keys of nested dictionaries, leaves only."""
+    """Return the dotted keys of nested dictionaries, leaves only."""
     keys = []
     for key, value in values.items():
         if isinstance(value, dict):

@@ -1,22 +1,35 @@
 """Recipes: what is written is what runs, and every mistake is named with a way out."""
 
+import subprocess
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
+from typing import Any, get_type_hints
 
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from modeling_rasalore.recipes import (
-    AugmentationRecipe,
     BaseRecipe,
     LoopRecipe,
-    OptimizerRecipe,
     SplitRecipe,
+    describe_script,
     load_recipe,
+    run_script,
     save_recipe,
+    sections_of,
 )
+from modeling_rasalore.training.augmentation import AugmentationRecipe
+from modeling_rasalore.training.optimizers import OptimizerRecipe
 
 ROOT = Path(__file__).parents[1]
+SCRIPTS = [
+    path.stem
+    for path in sorted((ROOT / "train").glob("*.py"))
+    if "def main(recipe: " in path.read_text("utf-8")
+]
 NEEDED = ["model=m", "out=o", "data.root=scans"]
 
 
@@ -180,3 +193,58 @@ def test_a_file_that_is_not_yaml_is_refused(tmp_path: Path, text: str) -> None:
 
 def test_a_file_that_holds_a_list_is_refused(tmp_path: Path) -> None:
     assert "`key: value` lines" in complaint(write(tmp_path, "- 1\n- 2\n"))
+
+
+# --- Scripts ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_every_field_of_every_script_s_recipe_has_a_meaning(name: str) -> None:
+    script = import_module(name)
+    (schema,) = [kind for key, kind in get_type_hints(script.main).items() if key == "recipe"]
+    sections = list(sections_of(schema()))
+    assert [heading for heading, _ in sections if heading.endswith(": ")] == []
+    assert [word for _, rows in sections for word, _, meaning in rows if not meaning] == []
+    assert max(map(len, describe_script("", schema).splitlines())) <= 100
+
+
+def test_help_shows_commands_and_fields_with_types_and_defaults() -> None:
+    command = [sys.executable, "train/stage2.py", "--help"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("    accelerate launch ") == 2
+    lines = {line.split("  ")[1]: line for line in done.stdout.splitlines() if line[:2] == "  "}
+    assert lines["out=..."].split() == ["out=...", "str", "folder", "of", "the", "run."]
+    assert " float  mm2 of pseudo-mask " in lines["minimum_area=200.0"]
+    assert "\nloop: how long a run is" in done.stdout and "loop.tensorboard=true" in lines
+
+
+def exit_code(main: Callable[[Any], int | None], *words: str) -> Any:
+    with pytest.raises(SystemExit) as ended:
+        run_script(main, words)
+    return ended.value.code
+
+
+def test_a_script_ends_with_what_its_main_returns_or_one_line(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def main(recipe: FullRecipe) -> int | None:
+        if recipe.note == "interrupt":
+            raise KeyboardInterrupt
+        if recipe.note == "refuse":
+            raise ValueError("first line\nsecond line")
+        return 3 if recipe.note == "three" else None
+
+    assert exit_code(main, *NEEDED) is None
+    assert exit_code(main, *NEEDED, "note=three") == 3
+    assert exit_code(main, *NEEDED, "note=refuse") == "error: first line"
+    assert exit_code(main, *NEEDED, "nota=x").startswith("error: unknown recipe key 'nota'")
+    assert exit_code(main, *NEEDED, "note=interrupt") == 130
+    assert "the same command goes on from here" in capsys.readouterr().err
+    assert exit_code(main, "--help") == 0
+    assert "note=null" in capsys.readouterr().out
+
+
+def test_help_shows_the_defaults_of_this_recipe_not_of_its_sections() -> None:
+    stage1 = import_module("modeling_rasalore.training.stage1").Stage1Recipe
+    assert "synthetic_lesions.blank_share=0.5 " in describe_script("", stage1)

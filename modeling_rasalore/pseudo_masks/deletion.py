@@ -15,7 +15,7 @@ def deletion_scores(
     unhealthy_probability: Callable[[Tensor], Tensor],
     shares: Sequence[float] = DELETED_SHARES,
 ) -> Tensor:
-    """How much the unhealthy probability falls when the hottest pixels are removed, (B,).
+    """Return how much the unhealthy probability falls without the hottest pixels, (B,).
 
     The mean over `shares` of the brain's area; a faithful heatmap scores high. No mask is needed,
     so this may choose between heatmaps. Removed pixels take the slice's median brain value.
@@ -33,15 +33,15 @@ def deletion_scores(
     values = torch.where(brain, pixel_values.mean(1).flatten(1), torch.nan)
     fill = values.nanmedian(1).values[:, None, None, None]
     before = unhealthy_probability(pixel_values)
-    falls = []
+    drops = []
     for share in shares:
         deleted = (ranks < share * brain.sum(1, keepdim=True)).unflatten(1, size)[:, None]
-        falls.append(before - unhealthy_probability(torch.where(deleted, fill, pixel_values)))
-    return torch.stack(falls).mean(0)
+        drops.append(before - unhealthy_probability(torch.where(deleted, fill, pixel_values)))
+    return torch.stack(drops).mean(0)
 
 
 def is_brain(pixel_values: Tensor) -> Tensor:
-    """Pixels above a slice's darkest value, (B, H, W): skull-stripped background is constant."""
+    """Return pixels above a slice's darkest value, (B, H, W): stripped background is constant."""
     intensity = pixel_values.mean(1)
     low = intensity.amin((1, 2), keepdim=True)
     spread = intensity.amax((1, 2), keepdim=True) - low
@@ -49,5 +49,5 @@ def is_brain(pixel_values: Tensor) -> Tensor:
 
 
 def choose_heatmap(scores: dict[str, float]) -> str:
-    """The kind of heatmap with the highest deletion score; ties go to the first."""
+    """Return the kind of heatmap with the highest deletion score; ties go to the first."""
     return max(scores, key=lambda kind: scores[kind])

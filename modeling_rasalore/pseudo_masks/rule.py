@@ -1,8 +1,4 @@
-"""Heatmap -> pseudo-mask -> box or points -> mask of a prompted segmenter (SAM, MedSAM, SAM 2).
-
-All masks are in the slice's own pixel frame: prompts are made where they are used, so no
-coordinate is ever passed between frames of different size.
-"""
+"""Turn a heatmap into scores in [0, 1] and a pseudo-mask, in the slice's own pixel frame."""
 
 from dataclasses import dataclass
 
@@ -20,7 +16,7 @@ SCALING = {"cls_attention": "maximum", "attention_rollout": "geometric", "releva
 def scale_heatmap(
     heatmap: NDArray[np.float32], brain: NDArray[np.bool_], scaling: str
 ) -> NDArray[np.float32]:
-    """Heatmap (H, W) scaled to [0, 1] and 0 outside the brain.
+    """Return a heatmap (H, W) scaled to [0, 1] and 0 outside the brain.
 
     Args:
         brain: True where the slice shows brain, (H, W).
@@ -54,7 +50,7 @@ def guided_filter(
     reach: float,
     epsilon: float = 0.003,
 ) -> NDArray[np.float32]:
-    """Heatmap (H, W) whose edges follow the slice's own: a guided filter (He, Sun, Tang 2013).
+    """Return a heatmap (H, W) with the slice's own edges: a guided filter (He, Sun, Tang 2013).
 
     Around every pixel the heat is fitted as a linear function of intensity, so it keeps its place
     but takes over outlines that patches are too coarse for. Bright and dark lesions count alike,
@@ -90,20 +86,20 @@ class PseudoMaskRule:
     Attributes:
         scaling: of the heatmap, see `scale_heatmap`.
         threshold: the scaled heat that becomes 0.5.
-        guidance: reach of the guided filter; 0 leaves it out, as the poster does.
+        filter_reach: of the guided filter; 0 leaves it out, as the poster does.
     """
 
     scaling: str
     threshold: float = 0.5
-    guidance: float = 0.0
+    filter_reach: float = 0.0
 
     def scores(
         self, heatmap: NDArray[np.float32], image: NDArray[np.float32]
     ) -> NDArray[np.float32]:
-        """Scores (H, W) of one slice and its heatmap, both (H, W); 0 outside the brain."""
+        """Return the scores (H, W) of a slice and its heatmap, both (H, W); 0 outside the brain."""
         brain = brain_of(image)
         heat = scale_heatmap(heatmap, brain, self.scaling)
-        if self.guidance:
-            heat = guided_filter(heat, image, brain, self.guidance)
+        if self.filter_reach:
+            heat = guided_filter(heat, image, brain, self.filter_reach)
         # Straight from 0 over the threshold to 1: the order of pixels stays.
         return np.interp(heat, (0, self.threshold, 1), (0, 0.5, 1)).astype(np.float32)

@@ -14,7 +14,7 @@ Box = tuple[float, float, float, float]  # x of left, y of top, x of right, y of
 
 
 def bounding_box(mask: Mask, margin: float = 0.05) -> Box | None:
-    """Box around a mask plus `margin` of its longer side, inside the slice; None if it is empty.
+    """Return the box of a mask plus `margin` of its longer side, inside the slice; None if empty.
 
     The released code adds 0 to 19 px drawn without a seed; a fixed share gives the same box twice.
     """
@@ -33,7 +33,7 @@ def bounding_box(mask: Mask, margin: float = 0.05) -> Box | None:
 
 
 def sample_points(mask: Mask, count: int, seed: int) -> NDArray[np.float32] | None:
-    """`count` seeded points (x, y) in px on a mask, (count, 2); None if it is empty."""
+    """Return `count` seeded points (x, y) in px on a mask, (count, 2); None if it is empty."""
     rows, columns = np.nonzero(mask)
     if not len(rows):
         return None
@@ -84,7 +84,7 @@ class PromptedSegmenter:
         )
 
     def segment(self, image: NDArray[np.float32], pseudo_mask: Mask) -> Mask:
-        """Mask (H, W) of one slice (H, W), from a prompt made of its pseudo-mask.
+        """Return the mask (H, W) of a slice (H, W), from a prompt made of its pseudo-mask.
 
         Raises:
             ValueError: for a pseudo-mask of another shape than the slice.
@@ -95,7 +95,7 @@ class PromptedSegmenter:
 
     @torch.inference_mode()
     def score(self, image: NDArray[np.float32], pseudo_mask: Mask) -> NDArray[np.float32]:
-        """Probability of each pixel (H, W) to lie in the prompted mask; arguments as `segment`."""
+        """Return each pixel's probability (H, W) to lie in the mask; arguments as `segment`."""
         if pseudo_mask.shape != image.shape:
             raise ValueError(
                 f"a pseudo-mask must have its slice's shape {image.shape}, got {pseudo_mask.shape}."
@@ -118,7 +118,7 @@ class PromptedSegmenter:
         return logits[0][0, 0].sigmoid().numpy()
 
     def prompts(self, pseudo_mask: Mask, inputs: Any, device: torch.device) -> dict[str, Tensor]:
-        """Box or points of a pseudo-mask in the pixels of the segmenter's resized input."""
+        """Return box or points of a pseudo-mask in the pixels of the segmenter's resized input."""
         height, width = (float(v) for v in inputs["original_sizes"][0])
         new_height, new_width = (float(v) for v in inputs["reshaped_input_sizes"][0])
         scale = torch.tensor([new_width / width, new_height / height])
@@ -134,7 +134,7 @@ class PromptedSegmenter:
 
 
 def to_rgb(image: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Slice (H, W) of any scale as 8-bit grey RGB (H, W, 3), which SAM's processors expect."""
+    """Return a slice (H, W) of any scale as 8-bit grey RGB (H, W, 3), as SAM expects it."""
     low, high = float(image.min()), float(image.max())
     unit = (image - low) / (high - low) if high > low else np.zeros_like(image)
     return np.repeat((255 * unit).astype(np.uint8)[..., None], 3, axis=2)

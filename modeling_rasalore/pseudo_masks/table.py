@@ -1,4 +1,4 @@
-"""Pseudo-masks on disk: one Parquet file per patient, one row per slice, bits packed."""
+"""Keep pseudo-masks on disk: a Parquet file per patient, a row per slice, bits packed."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -46,7 +46,7 @@ class SliceMasks:
 
 
 class MaskTable:
-    """Masks of many slices by patient and slice index; unpacked when they are asked for."""
+    """Masks of many slices by patient and slice index; unpacked when they are read."""
 
     def __init__(self, folder: str | Path, patient_ids: Iterable[str]):
         """Open the tables of these patients.
@@ -89,7 +89,7 @@ class MaskTable:
 
 
 def table_path(folder: Path, patient_id: str) -> Path:
-    """Where a patient's masks are kept."""
+    """Return where a patient's masks lie."""
     return folder / "masks" / f"{patient_id}.parquet"
 
 
@@ -113,11 +113,11 @@ def write_masks(folder: Path, patient_id: str, masks: Iterable[SliceMasks]) -> P
 
 
 def pack(mask: Mask | None) -> bytes | None:
-    """Mask (H, W) -> packed bits."""
+    """Return the packed bits of a mask (H, W)."""
     return None if mask is None else np.packbits(mask).tobytes()
 
 
 def unpack(bits: bytes, shape: tuple[int, int]) -> Mask:
-    """Packed bits -> mask (H, W)."""
+    """Return the mask (H, W) of packed bits."""
     flat = np.unpackbits(np.frombuffer(bits, np.uint8), count=shape[0] * shape[1])
     return flat.reshape(shape)

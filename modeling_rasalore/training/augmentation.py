@@ -1,12 +1,46 @@
-"""Random changes of a batch of slices, vectorised, on the batch's own device."""
+"""Change a batch of slices at random, vectorised, on the batch's own device."""
 
 import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..recipes import AugmentationRecipe
+
+@dataclass
+class AugmentationRecipe:
+    """Random changes of training slices; geometry is shared with their masks.
+
+    Attributes:
+        rotation_degrees: largest angle, drawn from -value to value.
+        rotation_probability: of turning a slice at all.
+        smallest_scale: share of the area that a random crop keeps at least.
+        horizontal_flip: probability.
+        vertical_flip: probability.
+        brightness: factor drawn from 1 - value to 1 + value.
+        contrast: factor drawn from 1 - value to 1 + value.
+        gamma: exponent drawn from 1 / (1 + value) to 1 + value: how bright tissue is between black
+            and white differs more between scanners than a factor says. Poster and released: none.
+        intensity_probability: of brightness, contrast and gamma, each.
+        noise_std: share of the intensity range.
+        noise_probability: of noise.
+        sequence_dropout: probability of each sequence of data.modality=all to be missing; one,
+            another for each slice, never is.
+    """
+
+    rotation_degrees: float = 0.0
+    rotation_probability: float = 0.7
+    smallest_scale: float = 1.0
+    horizontal_flip: float = 0.5
+    vertical_flip: float = 0.0
+    brightness: float = 0.0
+    contrast: float = 0.0
+    gamma: float = 0.0
+    intensity_probability: float = 0.5
+    noise_std: float = 0.0
+    noise_probability: float = 0.7
+    sequence_dropout: float = 0.0
 
 
 def augment_batch(
@@ -44,14 +78,14 @@ def augment_batch(
 
 
 def drop_sequences(batch: int, channels: int, probability: float) -> Tensor:
-    """Which channels are missing, (B, C, 1, 1) bool; one of every slice never is."""
+    """Return which channels are missing, (B, C, 1, 1) bool; never all of a slice."""
     dropped = torch.rand(batch, channels) < probability
     dropped[torch.arange(batch), torch.randint(channels, (batch,))] = False
     return dropped[:, :, None, None]
 
 
 def random_transforms(batch: int, recipe: AugmentationRecipe, device: torch.device) -> Tensor:
-    """Matrices (B, 2, 3) from output to input coordinates in [-1, 1], (x, y) order."""
+    """Return matrices (B, 2, 3) from output to input coordinates in [-1, 1], (x, y) order."""
 
     def uniform(low: float, high: float) -> Tensor:
         return low + (high - low) * torch.rand(batch, device=device)
@@ -72,15 +106,15 @@ def random_transforms(batch: int, recipe: AugmentationRecipe, device: torch.devi
 
 
 def resample(images: Tensor, transform: Tensor, mode: str) -> Tensor:
-    """Images (B, C, H, W) read through a transform; what comes from outside is 0."""
+    """Return images (B, C, H, W) read through a transform; what comes from outside is 0."""
     grid = F.affine_grid(transform, list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, mode=mode, padding_mode="zeros", align_corners=False)
 
 
 def change_intensity(pixel_values: Tensor, recipe: AugmentationRecipe) -> Tensor:
-    """Random gamma (an exponent), brightness (a factor) and contrast (one around the mean).
+    """Return slices of random gamma (exponent), brightness (factor) and contrast (around the mean).
 
-    Of slices whose black is 0; gamma leaves that and a slice's brightest pixel alone.
+    Black must be 0; gamma leaves it and a slice's brightest pixel alone.
     """
     if recipe.gamma:
         exponent = (1 + recipe.gamma) ** random_change(1.0, recipe, pixel_values)
@@ -96,16 +130,16 @@ def change_intensity(pixel_values: Tensor, recipe: AugmentationRecipe) -> Tensor
 
 
 def random_factor(spread: float, recipe: AugmentationRecipe, like: Tensor) -> Tensor:
-    """Factors in [1 - spread, 1 + spread], 1 where the change does not happen, (B, 1, 1, 1)."""
+    """Return factors in [1 - spread, 1 + spread], 1 where nothing changes, (B, 1, 1, 1)."""
     return 1 + random_change(spread, recipe, like)
 
 
 def random_change(spread: float, recipe: AugmentationRecipe, like: Tensor) -> Tensor:
-    """Numbers in [-spread, spread], 0 where the change does not happen, (B, 1, 1, 1)."""
+    """Return numbers in [-spread, spread], 0 where nothing changes, (B, 1, 1, 1)."""
     change = spread * (2 * torch.rand(len(like), 1, 1, 1, device=like.device) - 1)
     return change * happens(recipe.intensity_probability, like)
 
 
 def happens(probability: float, like: Tensor) -> Tensor:
-    """1 with a probability per sample, else 0, (B, 1, 1, 1)."""
+    """Return 1 with a probability per sample, else 0, (B, 1, 1, 1)."""
     return (torch.rand(len(like), 1, 1, 1, device=like.device) < probability).float()

@@ -1,18 +1,45 @@
-"""Optimizers of both training stages, and their learning rates as a function of the position."""
+"""Build optimizers, and set learning rates as a function of the position in the run."""
 
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from ..recipes import OptimizerRecipe
+
+@dataclass
+class OptimizerRecipe:
+    """Optimizer and learning-rate schedule, in epochs.
+
+    Attributes:
+        name: sgd or adamw.
+        learning_rate: after warm-up.
+        momentum: of sgd.
+        weight_decay: of all weights.
+        schedule: "cosine" to 0, or "halving": constant until `hold_epochs`, then halved every
+            `halving_epochs`.
+        warmup_epochs: how long the rate is `warmup_learning_rate`.
+        warmup_learning_rate: constant during warm-up.
+        hold_epochs: of "halving".
+        halving_epochs: of "halving".
+    """
+
+    name: str = "sgd"
+    learning_rate: float = 1e-2
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    schedule: str = "cosine"
+    warmup_epochs: float = 0.0
+    warmup_learning_rate: float = 1e-5
+    hold_epochs: float = 21.0
+    halving_epochs: float = 20.0
 
 
 def build_optimizer(
     recipe: OptimizerRecipe, groups: Iterable[dict[str, Any]]
 ) -> torch.optim.Optimizer:
-    """SGD or AdamW over parameter groups; each group keeps its peak rate as `peak`.
+    """Return SGD or AdamW over parameter groups; each group keeps its peak rate as `peak`.
 
     Raises:
         ValueError: for another name.
@@ -45,7 +72,7 @@ def set_learning_rates(
 
 
 def schedule_factor(recipe: OptimizerRecipe, epoch: float, epochs: float) -> float:
-    """Share of the peak rate at `epoch`; ValueError for an unknown schedule."""
+    """Return the share of the peak rate at `epoch`; ValueError for an unknown schedule."""
     if recipe.schedule == "cosine":
         return 0.5 * (1 + math.cos(math.pi * min(epoch / epochs, 1.0)))
     if recipe.schedule == "halving":

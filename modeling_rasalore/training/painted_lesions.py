@@ -1,4 +1,4 @@
-"""Lesions painted into healthy slices, on the batch's own device, with their exact masks.
+"""Paint lesions into healthy slices, on the batch's own device, with their exact masks.
 
 Slice labels say which slices are healthy, so a network can learn where a lesion ends before it sees
 a real one, and no pixel label is used. Learning from invented anomalies goes back to CutPaste (Li
@@ -18,6 +18,24 @@ from torch import Tensor
 SMALLEST, LARGEST = 0.1, 0.8  # diameter of a lesion as a share of the slice's side
 BRIGHTER = (1.2, 2.4)  # intensity of a lesion as a multiple of the brain's median
 DARKER = (0.4, 0.85)
+
+
+@dataclass
+class SyntheticLesionRecipe:
+    """Healthy training slices with painted lesions. Poster and released: none.
+
+    Attributes:
+        share: of all training slices; 1: nothing else, and no pseudo-mask is needed.
+        blank_share: of those slices, left as they are: what healthy brain looks like. Stage 1
+            needs some.
+        darker_share: of the lesions, darker than tissue; 0 suits T2 and FLAIR.
+        minimum_brain_area: mm2 of brain on a slice that is painted on.
+    """
+
+    share: float = 0.0
+    blank_share: float = 0.0
+    darker_share: float = 0.0
+    minimum_brain_area: float = 4000.0
 
 
 @dataclass(frozen=True)
@@ -56,20 +74,20 @@ class Draw:
         self.batch, self.device = batch, device
 
     def uniform(self, low: float, high: float, channels: int = 1) -> Tensor:
-        """(B, channels, 1, 1) between two numbers."""
+        """Return (B, channels, 1, 1) between two numbers."""
         draws = torch.rand(self.batch, channels, 1, 1, device=self.device)
         return low + (high - low) * draws
 
     def log_uniform(self, low: float, high: float, channels: int = 1) -> Tensor:
-        """(B, channels, 1, 1) between two numbers, equal ratios equally often."""
+        """Return (B, channels, 1, 1) between two numbers, equal ratios equally often."""
         return low * (high / low) ** self.uniform(0, 1, channels)
 
     def happens(self, probability: float) -> Tensor:
-        """(B, 1, 1, 1) bool."""
+        """Return (B, 1, 1, 1) bool."""
         return self.uniform(0, 1) < probability
 
     def field(self, knots: int, side: int, channels: int = 1) -> Tensor:
-        """(B, channels, side, side) smooth, about standard normal, `knots` blobs to a side."""
+        """Return (B, channels, side, side), smooth, about standard normal, `knots` to a side."""
         coarse = torch.randn(self.batch, channels, knots + 2, knots + 2, device=self.device)
         fine = F.interpolate(coarse, (side, side), mode="bicubic", align_corners=True)
         return fine / 0.7  # between its knots interpolation averages
@@ -106,7 +124,7 @@ def paint_lesions(images: Tensor, darker_share: float = 0.0) -> tuple[Tensor, Te
 def paint_chosen(
     pixel_values: Tensor, chosen: Tensor, processor: Any, darker_share: float, grey: bool = False
 ) -> Tensor:
-    """Paint a lesion into some slices of a batch, in place; returns their masks (n, 2 S, 2 S).
+    """Paint a lesion into some slices of a batch, in place; return their masks (n, 2 S, 2 S).
 
     Args:
         pixel_values: (B, C, S, S) from `processor`.
@@ -121,7 +139,7 @@ def paint_chosen(
 
 
 def draw_shape(draw: Draw, fine: Tensor, brain: Tensor) -> Shape:
-    """One perturbed ellipse per slice, inside its brain."""
+    """Return one perturbed ellipse per slice, inside its brain."""
     offsets = grid(fine) - draw_centres(brain)
     solid = draw_ellipse(draw, offsets)
     # Oedema prefers tissue like that where it began: it grows fingers and stops at fluid.
@@ -139,7 +157,7 @@ def draw_shape(draw: Draw, fine: Tensor, brain: Tensor) -> Shape:
 
 
 def draw_ellipse(draw: Draw, offsets: Tensor) -> Tensor:
-    """Distance from the centre of an ellipsoid, 1 at its rough outline, on a slice through it.
+    """Return distances from an ellipsoid's centre on a slice, 1 at its rough outline.
 
     Slices near its ends show little of it, without core and with a wide border.
     """
@@ -157,17 +175,17 @@ def draw_ellipse(draw: Draw, offsets: Tensor) -> Tensor:
 
 
 def draw_centres(brain: Tensor) -> Tensor:
-    """A random place in each brain, away from its surface, (B, 2, 1, 1), (x, y) in [-1, 1]."""
+    """Return a random point in each brain, away from its surface, (B, 2, 1, 1), (x, y)."""
     depth = F.avg_pool2d(brain.float(), 9, stride=1, padding=4)
-    places = torch.multinomial(torch.where(depth > 0.9, depth, 1e-6).flatten(1), 1)[:, 0]
+    pixels = torch.multinomial(torch.where(depth > 0.9, depth, 1e-6).flatten(1), 1)[:, 0]
     height, width = brain.shape[-2:]
-    column, row = places % width, places // width
+    column, row = pixels % width, pixels // width
     centres = [(2 * column + 1) / width - 1, (2 * row + 1) / height - 1]
     return torch.stack(centres, 1)[:, :, None, None]
 
 
 def displace(draw: Draw, fine: Tensor, shape: Shape) -> Tensor:
-    """Mass effect: push the surroundings outwards by up to a fifth of the lesion's radius."""
+    """Push the surroundings outwards by up to a fifth of the lesion's radius: mass effect."""
     fade = ((2.5 - shape.distance) / 1.5).clamp(0, 1).square()
     factor = draw.uniform(0, 0.2) * fade / shape.distance.clamp(min=1)
     source = grid(fine) - factor * shape.offsets
@@ -175,7 +193,7 @@ def displace(draw: Draw, fine: Tensor, shape: Shape) -> Tensor:
 
 
 def draw_contrast(draw: Draw, fine: Tensor, brain: Tensor, darker_share: float) -> Contrast:
-    """Brighter or darker than the median of each channel's brain."""
+    """Return contrasts brighter or darker than the median of each channel's brain."""
     channels = fine.shape[1]
     values = torch.where(brain, fine, torch.nan).flatten(2)
     median = values.nanmedian(2).values.nan_to_num()[:, :, None, None]
@@ -200,7 +218,7 @@ def paint(
 
 
 def grid(fine: Tensor) -> Tensor:
-    """(x, y) of every pixel's centre in [-1, 1], (1, 2, H, W)."""
+    """Return (x, y) of every pixel's centre in [-1, 1], (1, 2, H, W)."""
     height, width = fine.shape[-2:]
     rows = (2 * torch.arange(height, device=fine.device) + 1) / height - 1
     columns = (2 * torch.arange(width, device=fine.device) + 1) / width - 1
@@ -209,5 +227,5 @@ def grid(fine: Tensor) -> Tensor:
 
 
 def inside(distance: Tensor, radius: Tensor | float, fade: Tensor | float) -> Tensor:
-    """1 well inside a radius, 0 outside, over a border of width `fade`."""
+    """Return 1 well inside a radius, 0 outside, over a border of width `fade`."""
     return (0.5 + (radius - distance) / fade).clamp(0, 1)

@@ -1,4 +1,4 @@
-"""Scores that say how sure a network is: temperature scaling on lesions painted for the purpose.
+"""Scale scores to how sure a network may be, on lesions painted for the purpose.
 
 Overlap losses reward certainty without end: after some hundred steps a network is as sure of its
 mistakes as of anything, its scores are 1 in single precision on healthy brain too, and no threshold
@@ -34,5 +34,5 @@ def fit_temperature(samples: Iterable[tuple[Tensor, Tensor]]) -> float:
         scaled = logits / np.exp(log_temperature)
         return float(F.binary_cross_entropy_with_logits(scaled, masks))
 
-    found = minimize_scalar(surprise, bounds=(0.0, float(np.log(HOTTEST))), method="bounded")
-    return float(np.exp(found.x))
+    best = minimize_scalar(surprise, bounds=(0.0, float(np.log(HOTTEST))), method="bounded")
+    return float(np.exp(best.x))

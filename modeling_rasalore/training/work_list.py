@@ -1,4 +1,4 @@
-"""Which slices a run learns from, listed before the first step: what an epoch must see once."""
+"""List the slices of a run before its first step: what an epoch must see once."""
 
 import hashlib
 import io
@@ -50,43 +50,40 @@ class WorkList:
 
     @classmethod
     def of(cls, patients: Sequence[Patient], modality: str, skip: int) -> "WorkList":
-        """List the slices of some patients: scans are decoded once, prepared slices are not."""
+        """Return the slices of some patients: scans are decoded once, prepared slices are not."""
         # How many pixels all sequences cover together is not among what is known of prepared ones.
         if modality != ALL and all(patient.prepared for patient in patients):
             return cls.from_facts(patients, _prepared_facts(patients, modality, skip))
 
-        def look(patient: Patient) -> Facts:
+        def list_slices(patient: Patient) -> Facts:
             return [
-                (
-                    e.slice_index,
-                    e.label,
-                    _area(count_brain(e.image), e.spacing),
-                )
+                (e.slice_index, e.label, _area(count_brain(e.image), e.spacing))
                 for e in read_slices(patient, modality, skip=skip)
             ]
 
         with ThreadPoolExecutor(available_cores()) as pool:  # inflating frees the lock
-            progress = tqdm(
-                pool.map(look, patients), total=len(patients), desc="listing slices", disable=None
-            )
-            return cls.from_facts(patients, list(progress))
+            facts = pool.map(list_slices, patients)
+            bar = tqdm(facts, total=len(patients), desc="listing slices", disable=None)
+            return cls.from_facts(patients, list(bar))
 
     @classmethod
     def from_facts(cls, patients: Sequence[Patient], facts: Sequence[Facts]) -> "WorkList":
-        """The list of what is known of each patient's slices."""
+        """Return the list of what is known of each patient's slices."""
         owner = np.repeat(np.arange(len(patients)), [len(rows) for rows in facts])
         columns = np.array([row for rows in facts for row in rows], np.float64).reshape(-1, 3).T
         index, label = columns[:2].astype(np.int64)
         return cls(tuple(patients), owner, index, label, columns[2])
 
     @classmethod
-    def kept(cls, path: Path, patients: Sequence[Patient], modality: str, skip: int) -> "WorkList":
-        """The list stored at `path`, made and stored where it is not there: a run keeps to its."""
+    def stored(
+        cls, path: Path, patients: Sequence[Patient], modality: str, skip: int
+    ) -> "WorkList":
+        """Return the list stored at `path`, made and stored first where there is none."""
         if not path.exists():
             work = cls.of(patients, modality, skip)
             replace_file(path, lambda draft: pq.write_table(work.table(), draft))
         rows = pq.read_table(path).to_pylist()
-        number = {patient.patient_id: place for place, patient in enumerate(patients)}
+        number = {patient.patient_id: index for index, patient in enumerate(patients)}
         facts: list[Facts] = [[] for _ in patients]
         for row in rows:
             facts[number[row["patient_id"]]].append(
@@ -95,8 +92,8 @@ class WorkList:
         return cls.from_facts(patients, facts)
 
     def table(self) -> pa.Table:
-        """The list as it is stored, and as others may read it."""
-        ids = [self.patients[place].patient_id for place in self.owner]
+        """Return the list as it is stored."""
+        ids = [self.patients[index].patient_id for index in self.owner]
         columns = {"patient_id": ids, "slice_index": self.slice_index, "label": self.label}
         return pa.table({**columns, "brain_area": self.brain_area})
 
@@ -104,42 +101,42 @@ class WorkList:
         return len(self.owner)
 
     def key(self, row: int) -> tuple[str, int]:
-        """Patient id and slice index of a row."""
+        """Return patient id and slice index of a row."""
         return self.patients[self.owner[row]].patient_id, int(self.slice_index[row])
 
-    def keep(self, wanted: NDArray[np.bool_]) -> "WorkList":
-        """The rows where `wanted` is true."""
+    def select(self, chosen: NDArray[np.bool_]) -> "WorkList":
+        """Return the rows where `chosen` is true."""
         return WorkList(
             self.patients,
-            self.owner[wanted],
-            self.slice_index[wanted],
-            self.label[wanted],
-            self.brain_area[wanted],
+            self.owner[chosen],
+            self.slice_index[chosen],
+            self.label[chosen],
+            self.brain_area[chosen],
         )
 
-    def keep_rows(self, rows: Sequence[int]) -> "WorkList":
-        """Some of the rows, in the order of the list."""
-        return self.keep(np.isin(np.arange(len(self)), rows))
+    def select_rows(self, rows: Sequence[int]) -> "WorkList":
+        """Return some of the rows, in the order of the list."""
+        return self.select(np.isin(np.arange(len(self)), rows))
 
-    def keep_labels(self, labels: Collection[int]) -> "WorkList":
-        """The rows with one of the labels."""
-        return self.keep(np.isin(self.label, list(labels)))
+    def select_labels(self, labels: Collection[int]) -> "WorkList":
+        """Return the rows with one of the labels."""
+        return self.select(np.isin(self.label, list(labels)))
 
     def rows_to_paint(self, least: float) -> list[int]:
-        """Healthy slices with `least` mm2 of brain to paint a lesion on; ValueError if none has."""
-        found = np.flatnonzero((self.label == HEALTHY) & (self.brain_area >= least)).tolist()
-        if not found:
+        """Return rows of healthy slices with `least` mm2 of brain; ValueError if there are none."""
+        rows = np.flatnonzero((self.label == HEALTHY) & (self.brain_area >= least)).tolist()
+        if not rows:
             raise ValueError(f"no healthy slice shows {least:g} mm2 of brain to paint a lesion on.")
-        return found
+        return rows
 
     def of_patients(self, patients: Sequence[Patient]) -> "WorkList":
-        """The rows of some of the patients."""
+        """Return the rows of some of the patients."""
         ids = {patient.patient_id for patient in patients}
         inside = np.array([patient.patient_id in ids for patient in self.patients])
-        return self.keep(inside[self.owner])
+        return self.select(inside[self.owner])
 
     def count_labels(self) -> dict[int, int]:
-        """How many slices have each label."""
+        """Return how many slices have each label."""
         return {label: int(np.sum(self.label == label)) for label in (UNKNOWN, HEALTHY, UNHEALTHY)}
 
     def check_labels(self) -> "WorkList":
@@ -161,7 +158,7 @@ class WorkList:
         return self
 
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of every row: the same slices, prepared or not, give the same."""
+        """Return the SHA-256 (hex) of all rows: the same slices, prepared or not, give the same."""
         digest = hashlib.sha256()
         for row in range(len(self)):
             facts = (*self.key(row), int(self.label[row]), round(float(self.brain_area[row]), 2))
@@ -170,7 +167,7 @@ class WorkList:
 
 
 def _prepared_facts(patients: Sequence[Patient], modality: str, skip: int) -> list[Facts]:
-    number = {patient.patient_id: place for place, patient in enumerate(patients)}
+    number = {patient.patient_id: index for index, patient in enumerate(patients)}
     facts: list[Facts] = [[] for _ in patients]
     roots = {patient.prepared.root for patient in patients if patient.prepared}
     for patient in patients:
@@ -178,16 +175,16 @@ def _prepared_facts(patients: Sequence[Patient], modality: str, skip: int) -> li
     columns = ["patient_id", "slice_index", "slice_count", "label", "spacing", BRAIN + modality]
     for root in sorted(roots):
         index = pq.read_table(io.BytesIO(read_bytes(root, INDEX_FILE)), columns=columns)
-        for patient_id, place, count, label, spacing, pixels in zip(
+        for patient_id, slice_index, count, label, spacing, pixels in zip(
             *(column.to_pylist() for column in index.columns), strict=True
         ):
-            if patient_id in number and skip <= place < count - skip and pixels:
-                facts[number[patient_id]].append((place, label, _area(pixels, spacing)))
+            if patient_id in number and skip <= slice_index < count - skip and pixels:
+                facts[number[patient_id]].append((slice_index, label, _area(pixels, spacing)))
     return facts
 
 
 def count_brain(image: NDArray[np.float32]) -> int:
-    """Pixels of a slice (H, W) or (C, H, W) that show brain in any sequence."""
+    """Return how many pixels of a slice (H, W) or (C, H, W) show brain in any sequence."""
     return int(np.count_nonzero(brain_of(image)))
 
 

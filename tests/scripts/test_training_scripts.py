@@ -1,4 +1,7 @@
-"""The scripts, run as a user runs them: phantoms to scores, killed and resumed, on bad input."""
+"""The training scripts: phantoms to scores, killed and resumed, on bad input.
+
+Each is started once as a user starts it; all else runs in this process, through the same main.
+"""
 
 import json
 import os
@@ -7,10 +10,16 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
+from importlib import import_module
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from accelerate.state import AcceleratorState
 from label_files import write_slice_labels
 from safetensors.torch import load_file
 
@@ -18,6 +27,7 @@ from modeling_rasalore.data.layouts import find_patients
 from modeling_rasalore.data.phantoms import write_phantoms
 from modeling_rasalore.data.splits import split_patients, write_split
 from modeling_rasalore.pseudo_masks.table import MaskTable
+from modeling_rasalore.recipes import run_script
 from modeling_rasalore.scans.volumes import read_volume
 
 ROOT = Path(__file__).parents[2]
@@ -35,19 +45,49 @@ def command(script: str, *words: object) -> list[str]:
     return [sys.executable, *launcher, f"train/{script}.py", *map(str, words)]
 
 
-def run(script: str, *words: object) -> str:
+def environment() -> dict[str, str]:
+    """As many threads as here: they decide the order of sums, and so the last bits."""
+    return {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+
+
+def start(script: str, *words: object) -> str:
+    """What a script prints, started as a user starts it."""
     done = subprocess.run(
-        command(script, *words), cwd=ROOT, capture_output=True, text=True, timeout=500
+        command(script, *words),
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=500,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
+def run(script: str, *words: object) -> str:
+    """What a script prints, run in this process."""
+    printed = StringIO()
+    with redirect_stdout(printed), pytest.raises(SystemExit) as ended:
+        run_script(import_module(script).main, [*map(str, words)])
+    assert ended.value.code is None, ended.value.code
+    return printed.getvalue()
+
+
 def error_of(script: str, *words: object) -> str:
-    done = subprocess.run([sys.executable, f"train/{script}.py", *map(str, words)],
-                          cwd=ROOT, capture_output=True, text=True, timeout=120)  # fmt: skip
-    assert done.returncode != 0, done.stdout
-    return done.stderr.strip().splitlines()[-1]
+    """The last line that a script refuses some words with."""
+    with pytest.raises(SystemExit) as ended:
+        run_script(import_module(script).main, [*map(str, words)])
+    return str(ended.value.code).splitlines()[-1]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _own_accelerator() -> Iterator[None]:
+    """Compute on the CPU, from this folder, and leave no accelerator to the next file."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ACCELERATE_USE_CPU", "1")
+        patch.chdir(ROOT)
+        yield
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +98,7 @@ def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def learn(scans: Path, out: Path) -> None:
+def learn(scans: Path, out: Path, run: Callable[..., str] = run) -> None:
     """Both stages, and the start on painted lesions, which stage 2's masks use as well."""
     data = f"data.root={scans}"
     run("stage1", STAGE1, data, f"out={out}/stage1", *SPLIT, *SMALL, "loop.max_steps=6")
@@ -79,13 +119,13 @@ def segment(scans: Path, out: Path, masks: str, name: str) -> None:
 def story(scans: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every stage once, a few steps each; the order of `train/demo.sh`."""
     out = tmp_path_factory.mktemp("story")
-    learn(scans, out)
+    learn(scans, out, start)
     data = f"data.root={scans}"
     masks = ["stage1=" + str(out / "stage1"), data, "data.skip_slices=8"]
     run("make_pseudo_masks", *masks, f"out={out}/masks")
     run("make_pseudo_masks", *masks, f"out={out}/truth", "source=truth")
     segment(scans, out, "truth", "ceiling")
-    run("run_benchmark", data, "data.skip_slices=8", f"out={out}/benchmark",
+    start("run_benchmark", data, "data.skip_slices=8", f"out={out}/benchmark",
         f"synthetic_only={out}/warm_up",
         *(f"{name}={out}/{name}" for name in ("stage1", "stage2", "ceiling")))  # fmt: skip
     return out
@@ -236,7 +276,10 @@ def test_a_killed_run_ends_with_the_weights_of_an_uninterrupted_one(
     run("stage2", *words, f"out={tmp_path}/whole")
     killed = tmp_path / "killed"
     process = subprocess.Popen(
-        command("stage2", *words, f"out={killed}"), cwd=ROOT, start_new_session=True
+        command("stage2", *words, f"out={killed}"),
+        cwd=ROOT,
+        env=environment(),
+        start_new_session=True,
     )
     until = time.monotonic() + 300
     while not list(killed.glob("checkpoints/step-*[0-9]")) and time.monotonic() < until:
@@ -300,9 +343,14 @@ def test_slice_labels_alone_give_the_weights_that_masks_give(
 
 
 def test_a_folder_without_scans_is_one_clear_error(tmp_path: Path) -> None:
-    message = error_of("stage1", STAGE1, f"data.root={tmp_path}", f"out={tmp_path}/out")
+    words = [STAGE1, f"data.root={tmp_path}", f"out={tmp_path}/out"]
+    message = error_of("stage1", *words)
     assert message.startswith("error: ")
     assert "BraTS" in message
+    script = [sys.executable, "train/stage1.py", *words]
+    done = subprocess.run(script, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1] == message
 
 
 def test_an_unknown_recipe_key_names_the_nearest(tmp_path: Path) -> None:

@@ -6,8 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from modeling_rasalore.recipes import AugmentationRecipe
-from modeling_rasalore.training.augmentation import augment_batch, random_transforms, resample
+from modeling_rasalore.training.augmentation import (
+    AugmentationRecipe,
+    augment_batch,
+    random_transforms,
+    resample,
+)
 
 NOTHING = AugmentationRecipe(horizontal_flip=0.0)
 EVERYTHING = AugmentationRecipe(

@@ -1,21 +1,23 @@
 """Recipe flags that change how a step is computed leave what it computes alone."""
 
 import shutil
-from collections.abc import Iterator
+from functools import partialmethod
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from small_ddpt import LABELS, TRAINED, make_model, make_slices
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
 from modeling_rasalore import RasaloreConfig, RasaloreModel
-from modeling_rasalore.recipes import BaseRecipe, LoopRecipe, OptimizerRecipe
-from modeling_rasalore.training.optimizers import build_optimizer
-from modeling_rasalore.training.run import TrainingRun, loss_parts
+from modeling_rasalore.models.modeling_rasalore import RasaloreOutput
+from modeling_rasalore.recipes import BaseRecipe, LoopRecipe
+from modeling_rasalore.training import loop
+from modeling_rasalore.training.loop import Objective, loss_parts
+from modeling_rasalore.training.optimizers import OptimizerRecipe, build_optimizer
+from modeling_rasalore.training.run import RunFolder
 from modeling_rasalore.training.slice_loader import Step
 
 SMALL: dict[str, Any] = {
@@ -33,11 +35,7 @@ needs_compiler = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(autouse=True)
-def _own_accelerator() -> Iterator[None]:
-    """Accelerate keeps one precision per process unless told to forget it."""
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
+pytestmark = pytest.mark.usefixtures("own_accelerator")
 
 
 def make_stage2(**fields: Any) -> RasaloreModel:
@@ -70,12 +68,27 @@ class Batches:
         return [((0, place), batch) for place, batch in enumerate(self.batches)]
 
 
-def train(folder: Path, **flags: Any) -> tuple[list[float], RasaloreModel]:
+class OneLayer(nn.Module):
+    """A network that a compiler is done with in seconds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer = nn.ConvTranspose2d(1, 1, 2, stride=2)
+
+    def forward(self, pixel_values: Tensor, labels: Tensor | None = None) -> RasaloreOutput:
+        logits = self.layer(pixel_values)
+        loss = None if labels is None else (logits[:, 0].sigmoid() - labels).square().mean()
+        return RasaloreOutput(loss=loss, logits=logits)
+
+
+def train(
+    folder: Path, model: nn.Module | None = None, **flags: Any
+) -> tuple[list[float], nn.Module]:
     """Loss of every step of a short run, and the model it leaves behind."""
-    loop = LoopRecipe(max_steps=STEPS, batch_size=2, tensorboard=False, **flags)
-    run = TrainingRun(BaseRecipe(model="none", out=str(folder), loop=loop))
-    model, samples = make_stage2(), make_samples()
-    recipe = OptimizerRecipe(learning_rate=1e-2)
+    recipe = LoopRecipe(max_steps=STEPS, batch_size=2, tensorboard=False, **flags)
+    model, samples = model or make_stage2(), make_samples()
+    schedule = OptimizerRecipe(learning_rate=1e-2)
     history: list[float] = []
 
     def losses(model: nn.Module, batch: dict[str, Tensor], epoch: int) -> dict[str, Tensor]:
@@ -87,9 +100,10 @@ def train(folder: Path, **flags: Any) -> tuple[list[float], RasaloreModel]:
     def score(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
         return model(batch["pixel_values"]).logits.mean((1, 2, 3))
 
-    optimizer = build_optimizer(recipe, [{"params": list(model.parameters())}])
+    optimizer = build_optimizer(schedule, [{"params": list(model.parameters())}])
     loader: Any = Batches(default_collate(samples[:2]), default_collate(samples[2:]))
-    run.train(model, optimizer, loader, recipe, losses, score, "score")
+    run = RunFolder(BaseRecipe(model="none", out=str(folder), loop=recipe))
+    loop.train(run, model, optimizer, schedule, loader, Objective(losses, score, "score"))
     return history, model
 
 
@@ -98,19 +112,45 @@ def train(folder: Path, **flags: Any) -> tuple[list[float], RasaloreModel]:
     [
         ({"gradient_checkpointing": True}, 1e-6),
         ({"mixed_precision": "bf16"}, 0.05),
-        pytest.param({"compile": True}, 1e-4, marks=[needs_compiler, pytest.mark.slow]),
     ],
 )
 def test_a_run_with_the_flag_has_the_losses_of_a_run_without(
     flags: dict[str, Any], tolerance: float, tmp_path: Path
 ) -> None:
     plain, reference = train(tmp_path / "plain")
-    AcceleratorState._reset_state(reset_partial_state=True)
     history, model = train(tmp_path / "flag", **flags)
+    assert_same(history, model, plain, reference, tolerance)
+
+
+def assert_same(
+    history: list[float],
+    model: nn.Module,
+    plain: list[float],
+    reference: nn.Module,
+    tolerance: float,
+) -> None:
     assert len(plain) == STEPS
     assert plain[0] != plain[-1], "the run learned nothing, so it compares nothing"
     assert history == pytest.approx(plain, rel=tolerance)
     assert model.state_dict().keys() == reference.state_dict().keys()
+
+
+@needs_compiler
+def test_a_compiled_run_has_the_losses_of_a_run_without(tmp_path: Path) -> None:
+    plain, reference = train(tmp_path / "plain", OneLayer())
+    history, model = train(tmp_path / "flag", OneLayer(), compile=True)
+    assert_same(history, model, plain, reference, tolerance=1e-4)
+
+
+def test_stage_2_is_traced_whole_and_computes_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of a compiler but the machine code of each kernel, which takes minutes for so many."""
+    compiled = partialmethod(nn.Module.compile, backend="aot_eager", fullgraph=True)
+    monkeypatch.setattr(RasaloreModel, "compile", compiled)
+    plain, reference = train(tmp_path / "plain")
+    history, model = train(tmp_path / "flag", compile=True)
+    assert_same(history, model, plain, reference, tolerance=1e-4)
 
 
 def loss_and_gradients(model: nn.Module, **inputs: Any) -> list[Tensor]:

@@ -23,9 +23,9 @@ def make_list(labels_file: bool = False) -> WorkList:
 def test_rows_are_chosen_by_label_and_by_patient() -> None:
     work = make_list()
     assert [work.key(row) for row in range(4)] == [("a", 0), ("a", 1), ("a", 2), ("b", 4)]
-    assert work.keep_labels({0, 1}).brain_area.tolist() == [9, 8, 6]
+    assert work.select_labels({0, 1}).brain_area.tolist() == [9, 8, 6]
     assert work.of_patients(work.patients[1:]).key(0) == ("b", 4)
-    assert work.keep_rows([3, 0]).slice_index.tolist() == [0, 4]
+    assert work.select_rows([3, 0]).slice_index.tolist() == [0, 4]
     assert work.count_labels() == {-1: 1, 0: 2, 1: 1}
 
 
@@ -39,7 +39,7 @@ def test_slices_without_a_label_in_the_file_are_counted(caplog: pytest.LogCaptur
 
 def test_one_label_alone_teaches_nothing() -> None:
     with pytest.raises(ValueError, match="got 2 and 0 in 1 patients"):
-        make_list().keep_labels({0, -1}).check_labels()
+        make_list().select_labels({0, -1}).check_labels()
 
 
 def test_a_run_keeps_to_the_list_it_began_with(
@@ -47,10 +47,10 @@ def test_a_run_keeps_to_the_list_it_began_with(
 ) -> None:
     work = make_list()
     monkeypatch.setattr(WorkList, "of", lambda *_: work)
-    kept = WorkList.kept(tmp_path / "list.parquet", work.patients, "t2", 0)
-    assert kept.fingerprint() == work.fingerprint()
+    stored = WorkList.stored(tmp_path / "list.parquet", work.patients, "t2", 0)
+    assert stored.fingerprint() == work.fingerprint()
     monkeypatch.setattr(WorkList, "of", lambda *_: pytest.fail("the scans were read again"))
-    again = WorkList.kept(tmp_path / "list.parquet", work.patients, "t2", 0)
+    again = WorkList.stored(tmp_path / "list.parquet", work.patients, "t2", 0)
     np.testing.assert_array_equal(again.brain_area, work.brain_area)
     assert again.fingerprint() == work.fingerprint()
 
@@ -60,4 +60,4 @@ def test_the_fingerprint_sees_every_fact() -> None:
     changed = make_list()
     changed.label[0] = 1
     assert work.fingerprint() != changed.fingerprint()
-    assert work.fingerprint() != work.keep_rows([0, 1, 2]).fingerprint()
+    assert work.fingerprint() != work.select_rows([0, 1, 2]).fingerprint()

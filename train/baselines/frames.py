@@ -9,8 +9,11 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
-from modeling_rasalore.recipes import AugmentationRecipe
-from modeling_rasalore.training.augmentation import random_transforms, resample
+from modeling_rasalore.training.augmentation import (
+    AugmentationRecipe,
+    random_transforms,
+    resample,
+)
 
 # A pixel of a resized slice belongs to the brain above this share of the brain's 99th percentile.
 BRAIN = 0.01

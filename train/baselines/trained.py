@@ -37,7 +37,7 @@ class Stage1Heatmap(GivenSystem):
         if stage2:
             made = summary_of(Path(stage2))["pseudo_masks"] or {}
             if "scaling" in made:
-                self.rule = PseudoMaskRule(made["scaling"], made["threshold"], made["guidance"])
+                self.rule = PseudoMaskRule(made["scaling"], made["threshold"], made["filter_reach"])
         self.processor = RasaloreImageProcessor.from_pretrained(folder)
         self.seconds, self.peak_mib = training_cost(folder)
 

@@ -1,4 +1,4 @@
-"""Heatmaps, prompts and the prompted segmenter, all in the slice's own pixel frame."""
+"""Prompts of pseudo-masks, and a segmenter that obeys them, in the slice's own frame."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,17 +9,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import nn
 from transformers import SamImageProcessorPil
 
-from modeling_rasalore.models.heatmaps_ddpt import HEATMAPS
-from modeling_rasalore.pseudo_masks.deletion import choose_heatmap, deletion_scores, is_brain
-from modeling_rasalore.pseudo_masks.rule import (
-    SCALING,
-    PseudoMaskRule,
-    guided_filter,
-    scale_heatmap,
-)
 from modeling_rasalore.pseudo_masks.segmenter import (
     PromptedSegmenter,
     bounding_box,
@@ -32,153 +24,6 @@ def mask_of(rows: slice, columns: slice, shape: tuple[int, int] = (40, 80)) -> n
     mask = np.zeros(shape, np.uint8)
     mask[rows, columns] = 1
     return mask
-
-
-def heat(*values: float) -> np.ndarray:
-    return np.array([values], np.float32)
-
-
-# --- Scaling ----------------------------------------------------------------------------------
-
-BRAIN = np.array([[False, True, True, True]])
-
-
-@pytest.mark.parametrize(
-    ("scaling", "expected"),
-    [
-        ("maximum", [0, 0.01, 0.1, 1]),
-        ("range", [0, 0, 0.09 / 0.99, 1]),
-        ("geometric", [0, 0, 0, 1]),  # 0.2 is the median
-    ],
-)
-def test_a_heatmap_is_scaled_inside_the_brain(scaling: str, expected: list[float]) -> None:
-    scaled = scale_heatmap(heat(9, 0.02, 0.2, 2), BRAIN, scaling)
-    assert scaled.dtype == np.float32
-    assert scaled[0].tolist() == pytest.approx(expected, abs=1e-6)
-
-
-@pytest.mark.parametrize("scaling", ["range", "geometric"])
-def test_scaling_does_not_depend_on_the_heatmaps_own_scale(scaling: str) -> None:
-    heatmap = np.random.default_rng(0).random((8, 9), dtype=np.float32) + 0.01
-    brain = np.ones((8, 9), bool)
-    scaled = scale_heatmap(heatmap, brain, scaling)
-    np.testing.assert_allclose(scale_heatmap(1e-3 * heatmap, brain, scaling), scaled, atol=1e-5)
-    assert scaled.min() == 0 and scaled.max() == pytest.approx(1)
-
-
-def test_geometric_scaling_takes_brain_without_heat_as_the_coldest() -> None:
-    brain = np.ones((1, 4), bool)
-    scaled = scale_heatmap(heat(0, 0.02, 0.2, 2), brain, "geometric")
-    # The median lies half way, in logarithms, between 0.02 and 0.2.
-    assert scaled[0].tolist() == pytest.approx([0, 0, 1 / 3, 1], abs=1e-6)
-
-
-@pytest.mark.parametrize("scaling", ["maximum", "range", "geometric"])
-@pytest.mark.parametrize("heatmap", [heat(0, 0, 0, 0), heat(1, 0, 0, 0)])
-def test_a_brain_without_heat_has_a_heatmap_of_zeros(heatmap: np.ndarray, scaling: str) -> None:
-    assert not scale_heatmap(heatmap, BRAIN, scaling).any()
-
-
-@pytest.mark.parametrize("scaling", ["maximum", "range", "geometric"])
-def test_a_slice_without_brain_has_a_heatmap_of_zeros(scaling: str) -> None:
-    assert not scale_heatmap(heat(1, 2, 3, 4), np.zeros((1, 4), bool), scaling).any()
-
-
-def test_scaling_leaves_its_input_alone() -> None:
-    heatmap = heat(0, 1, 2, 3)
-    for scaling in ("maximum", "range", "geometric"):
-        scale_heatmap(heatmap, BRAIN, scaling)
-    assert heatmap.tolist() == [[0, 1, 2, 3]]
-
-
-def test_every_kind_of_heatmap_has_a_scaling_that_exists() -> None:
-    assert set(SCALING) == set(HEATMAPS)
-    for scaling in SCALING.values():
-        scale_heatmap(heat(0, 1, 2, 3), BRAIN, scaling)
-
-
-def test_an_unknown_scaling_is_refused() -> None:
-    with pytest.raises(ValueError, match="got 'linear'"):
-        scale_heatmap(heat(0, 1, 2, 3), BRAIN, "linear")
-
-
-# --- Deletion scores --------------------------------------------------------------------------
-
-
-def lesion_slice() -> Tensor:
-    """Slice (1, 1, 4, 5): 10 px of background, 9 of healthy brain at 1, a lesion pixel of 3."""
-    slices = torch.zeros(1, 1, 4, 5)
-    slices[:, :, 2:] = 1
-    slices[:, :, 2, 3] = 3
-    return slices
-
-
-def brightest(pixel_values: Tensor) -> Tensor:
-    """Toy classifier: its brightest pixel, as a share of the lesion's."""
-    return pixel_values.amax((1, 2, 3)) / 3
-
-
-def heatmap_at(row: int, column: int) -> Tensor:
-    heatmap = torch.zeros(1, 4, 5)
-    heatmap[:, row, column] = 1
-    return heatmap
-
-
-def test_removing_the_lesion_leaves_the_median_of_the_brain() -> None:
-    # The first tenth of the brain is the lesion's pixel: 1 falls to 1/3.
-    score = deletion_scores(heatmap_at(2, 3), lesion_slice(), brightest, shares=(0.1, 0.2))
-    assert score.tolist() == pytest.approx([2 / 3])
-
-
-def test_the_score_is_the_mean_over_the_removed_shares() -> None:
-    # A twentieth of ten pixels: rank 0 < 0.5, so one pixel; 0.4: four pixels of 1 change nothing.
-    sums = deletion_scores(
-        heatmap_at(2, 3), lesion_slice(), lambda x: x.sum((1, 2, 3)), shares=(0.05, 0.4)
-    )
-    assert sums.tolist() == pytest.approx([(2 + 2) / 2])
-
-
-def test_a_faithful_heatmap_scores_higher_than_a_wrong_one() -> None:
-    faithful = deletion_scores(heatmap_at(2, 3), lesion_slice(), brightest)
-    wrong = deletion_scores(1 - heatmap_at(2, 3), lesion_slice(), brightest)
-    assert faithful.item() == pytest.approx(2 / 3) and wrong.item() == pytest.approx(0)
-
-
-def test_heat_outside_the_brain_does_not_count() -> None:
-    distracted = heatmap_at(2, 3) + 9 * heatmap_at(0, 0)
-    faithful = deletion_scores(heatmap_at(2, 3), lesion_slice(), brightest)
-    assert torch.equal(deletion_scores(distracted, lesion_slice(), brightest), faithful)
-
-
-def test_a_coarse_heatmap_of_a_batch_is_scored_slice_by_slice() -> None:
-    slices = torch.full((2, 3, 16, 16), 0.2)
-    slices[:, :, :2] = 0
-    slices[:, :, 12:, 12:] = 0.9
-    heatmaps = torch.zeros(2, 4, 4)
-    heatmaps[0, 3, 3] = heatmaps[1, 1, 0] = 1
-    scores = deletion_scores(heatmaps, slices, lambda x: x.mean((1, 2, 3)))
-    assert scores[0] > 4 * scores[1].abs()
-
-
-def test_a_slice_without_brain_scores_zero() -> None:
-    blank = torch.zeros(1, 1, 4, 5)
-    assert deletion_scores(heatmap_at(2, 3), blank, brightest).tolist() == [0]
-
-
-def test_deletion_leaves_its_inputs_alone() -> None:
-    slices, heatmap = lesion_slice(), heatmap_at(2, 3)
-    deletion_scores(heatmap, slices, brightest)
-    assert torch.equal(slices, lesion_slice()) and torch.equal(heatmap, heatmap_at(2, 3))
-
-
-def test_the_brain_is_what_is_not_background_also_after_normalisation() -> None:
-    expected = lesion_slice()[:, 0] > 0
-    assert torch.equal(is_brain((lesion_slice() - 0.3) / 0.2), expected)
-
-
-def test_the_heatmap_with_the_highest_score_is_chosen_and_a_tie_goes_to_the_first() -> None:
-    assert choose_heatmap({"a": 0.1, "b": 0.3, "c": 0.2}) == "b"
-    assert choose_heatmap({"a": 0.3, "b": 0.3}) == "a"
 
 
 # --- Prompts ----------------------------------------------------------------------------------
@@ -341,45 +186,3 @@ def test_an_obedient_model_gives_the_pseudo_mask_back(
 def test_another_prompt_is_refused(sam_folder: Path) -> None:
     with pytest.raises(ValueError, match="'box' or 'points', got 'mask'"):
         obedient(sam_folder, "mask")
-
-
-# --- Guided filter and the rule that makes pseudo-masks ---------------------------------------
-
-
-def blurred_disc() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A slice with a bright disc, the disc, and a heatmap that knows its place but not its edge."""
-    rows, columns = np.indices((64, 64)) - 32.0
-    disc = (rows - 6) ** 2 + columns**2 < 9**2
-    heat = np.exp(-((rows - 6) ** 2 + columns**2) / (2 * 9.0**2)).astype(np.float32)
-    image = np.where(disc, 0.9, 0.4) * (rows**2 + columns**2 < 28**2)
-    return image.astype(np.float32), disc, heat
-
-
-@pytest.mark.parametrize("lesion", [0.9, 0.1])
-def test_guided_heat_takes_over_the_outline_of_bright_and_dark_lesions(lesion: float) -> None:
-    image, disc, heat = blurred_disc()
-    image = np.where(disc, np.float32(lesion), image)
-    plain = np.abs((heat > 0.5) ^ disc).sum()
-    guided = guided_filter(heat, image, image > 0, reach=0.1)
-    assert np.abs((guided > 0.5) ^ disc).sum() < 0.5 * plain
-    assert (guided[image == 0] == 0).all()
-
-
-def test_guided_heat_of_a_slice_without_edges_is_only_smoother() -> None:
-    _, _, heat = blurred_disc()
-    flat = np.full((64, 64), 3.0, np.float32)
-    guided = guided_filter(heat, flat, flat > 0, reach=0.02)
-    assert np.abs(guided - heat).max() < 0.05
-
-
-def test_guidance_of_a_slice_without_brain_is_nothing() -> None:
-    blank = np.zeros((8, 8), np.float32)
-    assert not guided_filter(blank, blank, blank > 0, reach=0.1).any()
-
-
-def test_a_rule_s_scores_cross_one_half_where_its_threshold_lies() -> None:
-    image, _, heat = blurred_disc()
-    scores = PseudoMaskRule("maximum", threshold=0.3).scores(heat, image)
-    expected = scale_heatmap(heat, image > 0, "maximum") > 0.3
-    assert np.array_equal(scores > 0.5, expected)
-    assert scores.min() >= 0 and scores.max() == 1
