@@ -22,10 +22,10 @@ from torch import Tensor, nn
 from transformers import Sam2Config, Sam2Model, SamConfig, SamImageProcessorPil, SamModel
 
 from modeling_rasalore.pseudo_masks.segmenter import PromptedSegmenter
+from modeling_rasalore.studies.systems import Image
+from modeling_rasalore.studies.trained import Stage1Heatmap
 
-from .interface import Image
 from .stand_in import learn_regions
-from .trained import Stage1Heatmap
 from .ts_cam import IMAGENET_MEAN, IMAGENET_STD
 
 STAND_IN_PIXELS = 64
