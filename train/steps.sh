@@ -76,7 +76,7 @@ learn_labels() { # FOLDER START SPLIT...: stage 1 on real slice labels
 cut_heatmaps() { # FOLDER WORD...: pseudo-masks of its stage 1
   stage1=$1/stage1
   shift
-  make_masks "$stage1" "$DATA" threshold=0.3 guidance=0.06 minimum_probability=0.5 "$@"
+  make_masks "$stage1" "$DATA" threshold=0.3 filter_reach=0.06 minimum_probability=0.5 "$@"
 }
 
 # What is known of lesions sharpens the pseudo-masks, and stage 2 starts from it: RASALoRE, and its

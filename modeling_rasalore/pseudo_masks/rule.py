@@ -88,12 +88,12 @@ class PseudoMaskRule:
     Attributes:
         scaling: of the heatmap, see `scale_heatmap`.
         threshold: the scaled heat that becomes 0.5.
-        guidance: reach of the guided filter; 0 leaves it out, as the poster does.
+        filter_reach: of the guided filter; 0 leaves it out, as the poster does.
     """
 
     scaling: str
     threshold: float = 0.5
-    guidance: float = 0.0
+    filter_reach: float = 0.0
 
     def scores(
         self, heatmap: NDArray[np.float32], image: NDArray[np.float32]
@@ -101,7 +101,7 @@ class PseudoMaskRule:
         """Scores (H, W) of one slice and its heatmap, both (H, W); 0 outside the brain."""
         brain = image > 0
         heat = scale_heatmap(heatmap, brain, self.scaling)
-        if self.guidance:
-            heat = guided_filter(heat, image, brain, self.guidance)
+        if self.filter_reach:
+            heat = guided_filter(heat, image, brain, self.filter_reach)
         # Straight from 0 over the threshold to 1: the order of pixels stays.
         return np.interp(heat, (0, self.threshold, 1), (0, 0.5, 1)).astype(np.float32)

@@ -31,7 +31,7 @@ FREE = (
 # Of config.json: every fold chooses a heatmap and fits a temperature of its own.
 FREE_FIELDS = ("heatmap", "temperature", "transformers_version")
 MASK_FACTS = (  # of pseudo-masks
-    *("source", "modality", "threshold", "guidance", "segmenter"),
+    *("source", "modality", "threshold", "filter_reach", "segmenter"),
     *("uncertain_above", "uncertain_up_to"),
 )
 

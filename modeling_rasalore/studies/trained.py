@@ -35,7 +35,7 @@ class Stage1Heatmap(GivenSystem):
         if learner:
             made = summary_of(Path(learner))["pseudo_masks"] or {}
             if "scaling" in made:
-                self.rule = PseudoMaskRule(made["scaling"], made["threshold"], made["guidance"])
+                self.rule = PseudoMaskRule(made["scaling"], made["threshold"], made["filter_reach"])
         self.processor = RasaloreImageProcessor.from_pretrained(folder)
         self.seconds, self.peak_mib = training_cost(folder)
 

@@ -1,18 +1,19 @@
-"""Means over the pieces of a step and over steps: of a network's buffers and of its weights."""
+"""Average over the pieces of a step and over steps: a network's buffers and its weights."""
 
-from copy import deepcopy
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 
 class RunningStatistics:
     """Buffers that a forward pass changes, such as a BatchNorm's, over the pieces of one step.
 
     Every piece starts from the same buffers, and what the pieces change is averaged: the step then
-    leaves the same buffers behind whichever process computed which piece.
+    leaves the same buffers behind whichever process computed which piece. SyncBatchNorm would make
+    processes agree, but not with the same pieces one after the other, and on GPUs alone.
     """
 
     def __init__(self, model: nn.Module):
@@ -38,27 +39,24 @@ class RunningStatistics:
             count.copy_(value)
 
 
-class WeightAverage:
-    """An exponential running mean of a network's weights, itself a network."""
+def average_weights(model: nn.Module, decay: float) -> AveragedModel:
+    """Return an exponential running mean of a network's weights, with its newest buffers.
 
-    def __init__(self, model: nn.Module, decay: float):
-        if not 0 < decay < 1:
-            raise ValueError(f"loop.ema must lie between 0 and 1, got {decay}; 0.999 is usual.")
-        self.model, self.decay = deepcopy(model).requires_grad_(False), decay
+    The mean follows faster at the start of a run: its decay is (1 + step) / (10 + step) until that
+    exceeds `decay`.
 
-    @torch.no_grad()
-    def update(self, model: nn.Module, step: int) -> None:
-        """Move towards the weights after a step, faster at the start of a run."""
-        decay = min(self.decay, (1 + step) / (10 + step))
-        for mean, value in zip(self.model.parameters(), model.parameters(), strict=True):
-            mean.lerp_(value.to(mean), 1 - decay)
-        for kept, buffer in zip(self.model.buffers(), model.buffers(), strict=True):
-            kept.copy_(buffer)
+    Raises:
+        ValueError: `decay` does not lie between 0 and 1.
+    """
+    if not 0 < decay < 1:
+        raise ValueError(f"loop.ema must lie between 0 and 1, got {decay}; 0.999 is usual.")
 
-    def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
-        return self.model.state_dict()
+    def mix(means: Sequence[Tensor], values: Sequence[Tensor], step: Tensor | int) -> None:
+        now = min(decay, (1 + int(step)) / (10 + int(step)))
+        get_ema_multi_avg_fn(now)(list(means), list(values), step)
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
-        self.model.load_state_dict(state)
+    average = AveragedModel(model, multi_avg_fn=mix).requires_grad_(False)
+    average.n_averaged.fill_(
+        1
+    )  # the start is the first of the mean, not replaced by the first step
+    return average

@@ -26,10 +26,12 @@ if __name__ == "__main__":
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "train"))
 import prepare_slices
-import stage2
 from safetensors.torch import load_file
-from small_study import write_study
+from small_study import run_stage2, write_study
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from modeling_rasalore.training import loop
+from modeling_rasalore.training.run import RunFolder
 
 STEPS = 50
 
@@ -60,7 +62,7 @@ def start(words: list[str], ranks: int, log: Path) -> list[int]:
         try:
             if rank == 0:
                 tell_steps(log.with_name("step"))
-            stage2.main(words)
+            run_stage2(words)
         except BaseException:
             traceback.print_exc()
             code = 1
@@ -78,13 +80,13 @@ def finish(pids: list[int], log: Path) -> None:
 
 def tell_steps(path: Path) -> None:
     """Keep the number of the last finished step in a file."""
-    after_step = stage2.TrainingRun.after_step
+    log_losses = loop.log_losses
 
-    def told(self: Any, *arguments: Any) -> None:
-        after_step(self, *arguments)
-        path.write_text(str(self.step))
+    def log_and_tell(run: RunFolder, *arguments: Any) -> None:
+        log_losses(run, *arguments)
+        path.write_text(str(run.progress.step))
 
-    stage2.TrainingRun.after_step = told
+    setattr(loop, "log_losses", log_and_tell)  # noqa: B010 - mypy allows no other
 
 
 def kill(pids: list[int], moment: float, path: Path) -> None:

@@ -1,7 +1,7 @@
 """All that stage 2 needs, in seconds: toy scans, their masks as pseudo-masks, a toy model."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -15,7 +15,9 @@ from modeling_rasalore.data.layouts import find_patients
 from modeling_rasalore.data.slices import read_slices
 from modeling_rasalore.data.splits import split_patients, write_split
 from modeling_rasalore.pseudo_masks.table import SliceMasks, write_masks
+from modeling_rasalore.recipes import load_recipe
 from modeling_rasalore.scans.volume_writing import write_nifti
+from modeling_rasalore.training.stage2 import Stage2Recipe, train_stage2
 
 SIDE, DEPTH = 32, 14
 # Dropout, noise and BatchNorm are all there: a step must not depend on who computes which part.
@@ -76,6 +78,11 @@ def write_study(folder: Path, patients: int = 9) -> Path:
     recipe = {**RECIPE, "model": str(folder / "model"), "pseudo_masks": str(masks)}
     (folder / "training.yaml").write_text(json.dumps(recipe))  # JSON is YAML
     return folder
+
+
+def run_stage2(words: Sequence[str]) -> Path:
+    """Run stage 2 on the words of a command line, in this process."""
+    return train_stage2(load_recipe(Stage2Recipe, words))
 
 
 def in_this_process(monkeypatch: pytest.MonkeyPatch, script: ModuleType) -> None:

@@ -4,7 +4,6 @@ from collections import Counter
 from typing import Any
 
 import pytest
-import stage1
 import torch
 from plain.ddpt import plain_heatmaps, plain_step
 from small_ddpt import LABELS, TRAINED, make_model, make_slices
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from modeling_rasalore import DdptModel
 from modeling_rasalore.recipes import OptimizerRecipe
 from modeling_rasalore.training.optimizers import build_optimizer
+from modeling_rasalore.training.stage1 import Stage1Recipe, parameter_groups
 
 IMAGE, TEXT = "image", "text"
 
@@ -97,8 +97,8 @@ def test_only_what_is_trained_has_gradients_and_optimizer_state(
 ) -> None:
     model = make_model(**fields).train()
     frozen = {n: p.clone() for n, p in model.named_parameters() if not p.requires_grad}
-    recipe = stage1.Stage1Recipe(optimizer=OptimizerRecipe(name, 0.1))
-    optimizer = build_optimizer(recipe.optimizer, stage1.parameter_groups(model, recipe))
+    recipe = Stage1Recipe(optimizer=OptimizerRecipe(name, 0.1))
+    optimizer = build_optimizer(recipe.optimizer, parameter_groups(model, recipe))
     model(make_slices(), labels=LABELS, guidance=True).loss.backward()
     optimizer.step()
     parameters = dict(model.named_parameters())
@@ -108,8 +108,8 @@ def test_only_what_is_trained_has_gradients_and_optimizer_state(
 
 
 def test_the_text_context_learns_at_its_own_rate() -> None:
-    model, recipe = make_model(), stage1.Stage1Recipe()
-    groups = stage1.parameter_groups(model, recipe)
+    model, recipe = make_model(), Stage1Recipe()
+    groups = parameter_groups(model, recipe)
     grouped = [p for group in groups for p in group["params"]]
     assert len(grouped) == len({id(p) for p in grouped})
     assert groups[1]["params"] == [model.text_prompts.context]

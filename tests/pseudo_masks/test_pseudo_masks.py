@@ -372,7 +372,7 @@ def test_guided_heat_of_a_slice_without_edges_is_only_smoother() -> None:
     assert np.abs(guided - heat).max() < 0.05
 
 
-def test_guidance_of_a_slice_without_brain_is_nothing() -> None:
+def test_a_filtered_slice_without_brain_is_nothing() -> None:
     blank = np.zeros((8, 8), np.float32)
     assert not guided_filter(blank, blank, blank > 0, reach=0.1).any()
 

@@ -10,14 +10,11 @@ import numpy as np
 import pytest
 
 # isort: split
-import make_pseudo_masks
 import small_ddpt
 import small_rasalore
-import stage2
-from accelerate.state import AcceleratorState
 from baselines.trained import Stage1Heatmap
 from safetensors.torch import load_file
-from small_study import MODEL, write_study
+from small_study import MODEL, run_stage2, write_study
 
 from modeling_rasalore import RasaloreImageProcessor
 from modeling_rasalore.data.labels import UNHEALTHY
@@ -26,7 +23,10 @@ from modeling_rasalore.data.slices import read_slices
 from modeling_rasalore.data.splits import split_patients, write_split
 from modeling_rasalore.prediction.loading import load_model
 from modeling_rasalore.prediction.volume import predict_slices
+from modeling_rasalore.pseudo_masks.makers import PseudoMaskRecipe, make_pseudo_masks
 from modeling_rasalore.pseudo_masks.table import MaskTable, write_masks
+from modeling_rasalore.recipes import load_recipe
+from modeling_rasalore.training.examples import collate_masked
 
 FEW = ["loop.max_steps=3", "loop.evaluate_every=1", "loop.tensorboard=false"]
 
@@ -50,8 +50,12 @@ def words(study: Path, out: Path, *more: str) -> list[str]:
     return [*start, f"out={out}", f"teacher={study / 'teacher'}", *more]
 
 
+def run_maker(words: list[str]) -> None:
+    make_pseudo_masks(load_recipe(PseudoMaskRecipe, words))
+
+
 def train(study: Path, out: Path, *more: str) -> None:
-    stage2.main([str(study / "training.yaml"), f"data.root={study / 'scans'}", f"out={out}", *FEW,
+    run_stage2([str(study / "training.yaml"), f"data.root={study / 'scans'}", f"out={out}", *FEW,
                  *more])  # fmt: skip
 
 
@@ -64,9 +68,7 @@ def test_certain_pixels_become_masks_and_uncertain_ones_are_marked(
     scores = predict_slices(*network, [row.image for row in rows], 4, flips=True)
     inside = np.concatenate([one[one > 0] for one in scores])
     low, high = (float(v) for v in np.quantile(inside, [0.3, 0.8]))
-    make_pseudo_masks.main(
-        words(study, tmp_path, f"uncertain_above={low}", f"uncertain_up_to={high}")
-    )
+    run_maker(words(study, tmp_path, f"uncertain_above={low}", f"uncertain_up_to={high}"))
     table = MaskTable(tmp_path, [patient.patient_id])
     for row, one in zip(rows, scores, strict=True):
         stored = table[patient.patient_id, row.slice_index]
@@ -82,7 +84,7 @@ def test_what_a_teacher_is_sure_of_prompts_the_segmenter(
     study: Path, sam_folder: Path, tmp_path: Path
 ) -> None:
     more = ["uncertain_above=0.05", "uncertain_up_to=0.1", f"segmenter={sam_folder}"]
-    make_pseudo_masks.main(words(study, tmp_path, *more))
+    run_maker(words(study, tmp_path, *more))
     table = MaskTable(tmp_path, [path.stem for path in (tmp_path / "masks").iterdir()])
     assert len(table) and all(table[key].sam_mask is not None for key in table)
     made = json.loads((tmp_path / "run.json").read_text())
@@ -93,7 +95,7 @@ def test_stage_2_learns_from_a_running_mean_that_taught_it(study: Path, tmp_path
     train(study, tmp_path / "teacher", "loop.ema=0.9")
     made = words(study, tmp_path / "round_1", f"teacher={tmp_path / 'teacher'}",
                  "uncertain_above=0.05", "uncertain_up_to=0.1")  # fmt: skip
-    make_pseudo_masks.main(made)
+    run_maker(made)
     train(study, tmp_path / "student", f"pseudo_masks={tmp_path / 'round_1'}", "minimum_area=1")
     summary = json.loads((tmp_path / "student" / "run.json").read_text())
     assert summary["pseudo_masks"]["teacher"] == str(tmp_path / "teacher")
@@ -121,7 +123,6 @@ def test_what_a_table_says_of_ignored_pixels_changes_no_weight_and_no_choice(
     for value in (0, 1):
         masks = with_ignored_square(study, tmp_path / f"masks_{value}", value)
         train(study, tmp_path / f"run_{value}", f"pseudo_masks={masks}", "minimum_area=1")
-        AcceleratorState._reset_state(reset_partial_state=True)
     train(study, tmp_path / "plain", "minimum_area=1")
     runs = [tmp_path / name for name in ("run_0", "run_1", "plain")]
     scores = [json.loads((run / "run.json").read_text())["best_score"] for run in runs]
@@ -135,7 +136,7 @@ def test_a_painted_slice_ignores_nothing() -> None:
     slices = [{"pixel_values": np.zeros((1, 4, 4)), "labels": np.zeros((8, 8), np.uint8),
                "healthy": healthy} for healthy in (True, False)]  # fmt: skip
     slices[1]["ignored"] = np.ones((8, 8), np.uint8)
-    batch = stage2.collate(slices)
+    batch = collate_masked(slices)
     assert batch["ignored"].flatten(1).sum(1).tolist() == [0, 64]
     assert "sam_masks" not in batch
 
@@ -149,13 +150,13 @@ def test_stage_1_is_scored_by_the_poster_s_rule_where_a_teacher_made_the_masks(
     for name, made in (("stage1", {}), ("stage2", {"teacher": "x"})):
         (tmp_path / name / "run.json").write_text(json.dumps({"pseudo_masks": made}))
     rule = Stage1Heatmap(tmp_path / "stage1", str(tmp_path / "stage2")).rule
-    assert (rule.threshold, rule.guidance) == (0.5, 0)
+    assert (rule.threshold, rule.filter_reach) == (0.5, 0)
 
 
 def test_a_teacher_that_cannot_teach_is_refused(study: Path, tmp_path: Path) -> None:
     def complaint(*more: str) -> str:
         with pytest.raises(ValueError) as error:
-            make_pseudo_masks.main(words(study, tmp_path / "out", *more))
+            run_maker(words(study, tmp_path / "out", *more))
         assert not (tmp_path / "out").exists()
         return str(error.value)
 
@@ -168,6 +169,6 @@ def test_a_teacher_that_cannot_teach_is_refused(study: Path, tmp_path: Path) -> 
     (tmp_path / "unfinished").mkdir()
     shutil.copy(study / "masks" / "split.json", tmp_path / "unfinished")
     assert "holds no run.json" in complaint(f"teacher={tmp_path / 'unfinished'}")
-    heat = ["source=truth", "guidance=0.1", f"appearance={study / 'teacher'}"]
-    assert "leave out source and guidance and appearance, or teacher." in complaint(*heat)
+    heat = ["source=truth", "filter_reach=0.1", f"appearance={study / 'teacher'}"]
+    assert "leave out source and filter_reach and appearance, or teacher." in complaint(*heat)
     assert "got 0.7 and 0.3" in complaint("uncertain_above=0.7", "uncertain_up_to=0.3")

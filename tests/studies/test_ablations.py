@@ -12,7 +12,6 @@ import pytest
 
 # isort: split
 import run_benchmark
-import stage2
 from accelerate.state import AcceleratorState
 from baselines import ablations
 from baselines.ablations import CHANGES, STAGE1_HEATMAPS, choose_ablations, prepare_ablation
@@ -20,7 +19,7 @@ from baselines.registry import Sources, build
 from baselines.trained import HeatmapOfKind
 from omegaconf import OmegaConf
 from small_ddpt import TRAINED, make_model
-from small_study import in_this_process, write_study
+from small_study import in_this_process, run_stage2, write_study
 
 from modeling_rasalore import RasaloreConfig, RasaloreImageProcessor
 from modeling_rasalore.models.attention_rasalore import LocationEmbeddings
@@ -37,8 +36,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ACCELERATE_USE_CPU", "1")
         words = [str(folder / "training.yaml"), f"data.root={folder / 'scans'}", *FEW]
-        stage2.main([*words, f"out={folder / 'warm_up'}"])
-        stage2.main([*words, f"out={folder / 'whole'}", f"initial_weights={folder / 'warm_up'}"])
+        run_stage2([*words, f"out={folder / 'warm_up'}"])
+        run_stage2([*words, f"out={folder / 'whole'}", f"initial_weights={folder / 'warm_up'}"])
         yield folder
     AcceleratorState._reset_state(reset_partial_state=True)
 
@@ -89,7 +88,7 @@ def test_an_ablation_repeats_the_run_and_its_start_and_is_a_row(
 
     def run(command: list[Any], **_: Any) -> SimpleNamespace:
         started.append(command[2:])
-        stage2.main(command[2:])
+        run_stage2(command[2:])
         return SimpleNamespace(returncode=0)
 
     monkeypatch.setattr(ablations, "subprocess", SimpleNamespace(run=run, PIPE=-1))
@@ -145,7 +144,7 @@ def test_every_kind_of_heatmap_is_a_row_without_any_training(
 def test_a_kind_of_heatmap_has_its_own_scaling_and_the_masks_threshold(
     stage1_run: Path, tmp_path: Path
 ) -> None:
-    made = {"scaling": "geometric", "threshold": 0.3, "guidance": 0.1}
+    made = {"scaling": "geometric", "threshold": 0.3, "filter_reach": 0.1}
     (tmp_path / "run.json").write_text(json.dumps({"pseudo_masks": made}))
     none = dict.fromkeys(("synthetic_only", "stage2_with_sam", "ceiling"), "")
     sources = Sources(

@@ -5,7 +5,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import make_pseudo_masks
 import numpy as np
 import pytest
 import torch
@@ -14,6 +13,11 @@ from baselines.prompted import PromptedByStage1, tiny_processor
 from baselines.stand_in import in_model_frame
 from baselines.trained import weights_of
 
+from modeling_rasalore.pseudo_masks.makers import (
+    PseudoMaskRecipe,
+    load_segmenter,
+    segmenter_facts,
+)
 from modeling_rasalore.pseudo_masks.segmenter import PromptedSegmenter, to_rgb
 
 
@@ -95,10 +99,10 @@ def test_a_stand_in_answers_with_the_mask_that_it_was_trained_on(
 
 def test_masks_that_a_stand_in_refined_say_so(stand_in: PromptedByStage1, tmp_path: Path) -> None:
     stand_in.save(tmp_path / "saved")
-    recipe = make_pseudo_masks.PseudoMaskRecipe(
+    recipe = PseudoMaskRecipe(
         stage1="", out="", segmenter=str(tmp_path / "saved")
     )
-    facts = make_pseudo_masks.segmenter_facts(recipe, make_pseudo_masks.load_segmenter(recipe))
+    facts = segmenter_facts(recipe, load_segmenter(recipe))
     assert facts == {"segmenter": str(tmp_path / "saved"), "stand_in": True}
 
 

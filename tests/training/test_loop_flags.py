@@ -1,21 +1,21 @@
 """Recipe flags that change how a step is computed leave what it computes alone."""
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from small_ddpt import LABELS, TRAINED, make_model, make_slices
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
 from modeling_rasalore import RasaloreConfig, RasaloreModel
 from modeling_rasalore.recipes import BaseRecipe, LoopRecipe, OptimizerRecipe
+from modeling_rasalore.training import loop
+from modeling_rasalore.training.loop import Objective, loss_parts
 from modeling_rasalore.training.optimizers import build_optimizer
-from modeling_rasalore.training.run import TrainingRun, loss_parts
+from modeling_rasalore.training.run import RunFolder
 from modeling_rasalore.training.slice_loader import Step
 
 SMALL: dict[str, Any] = {
@@ -33,11 +33,7 @@ needs_compiler = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(autouse=True)
-def _own_accelerator() -> Iterator[None]:
-    """Accelerate keeps one precision per process unless told to forget it."""
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
+pytestmark = pytest.mark.usefixtures("own_accelerator")
 
 
 def make_stage2(**fields: Any) -> RasaloreModel:
@@ -72,10 +68,9 @@ class Batches:
 
 def train(folder: Path, **flags: Any) -> tuple[list[float], RasaloreModel]:
     """Loss of every step of a short run, and the model it leaves behind."""
-    loop = LoopRecipe(max_steps=STEPS, batch_size=2, tensorboard=False, **flags)
-    run = TrainingRun(BaseRecipe(model="none", out=str(folder), loop=loop))
+    recipe = LoopRecipe(max_steps=STEPS, batch_size=2, tensorboard=False, **flags)
     model, samples = make_stage2(), make_samples()
-    recipe = OptimizerRecipe(learning_rate=1e-2)
+    schedule = OptimizerRecipe(learning_rate=1e-2)
     history: list[float] = []
 
     def losses(model: nn.Module, batch: dict[str, Tensor], epoch: int) -> dict[str, Tensor]:
@@ -87,9 +82,10 @@ def train(folder: Path, **flags: Any) -> tuple[list[float], RasaloreModel]:
     def score(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
         return model(batch["pixel_values"]).logits.mean((1, 2, 3))
 
-    optimizer = build_optimizer(recipe, [{"params": list(model.parameters())}])
+    optimizer = build_optimizer(schedule, [{"params": list(model.parameters())}])
     loader: Any = Batches(default_collate(samples[:2]), default_collate(samples[2:]))
-    run.train(model, optimizer, loader, recipe, losses, score, "score")
+    run = RunFolder(BaseRecipe(model="none", out=str(folder), loop=recipe))
+    loop.train(run, model, optimizer, schedule, loader, Objective(losses, score, "score"))
     return history, model
 
 
@@ -105,7 +101,6 @@ def test_a_run_with_the_flag_has_the_losses_of_a_run_without(
     flags: dict[str, Any], tolerance: float, tmp_path: Path
 ) -> None:
     plain, reference = train(tmp_path / "plain")
-    AcceleratorState._reset_state(reset_partial_state=True)
     history, model = train(tmp_path / "flag", **flags)
     assert len(plain) == STEPS
     assert plain[0] != plain[-1], "the run learned nothing, so it compares nothing"

@@ -9,10 +9,8 @@ import pytest
 
 # isort: split
 import run_benchmark
-import stage2
-from accelerate.state import AcceleratorState
 from baselines.trained import AllSequencesNetwork, SequenceNetworks
-from small_study import in_this_process, write_study
+from small_study import in_this_process, run_stage2, write_study
 
 from modeling_rasalore import RasaloreConfig, RasaloreImageProcessor, RasaloreModel
 from modeling_rasalore.data.layouts import find_patients
@@ -57,7 +55,7 @@ def words(study: Path, out: Path, *more: str) -> list[str]:
 
 
 def test_pseudo_masks_of_t2_supervise_flair(study: Path, tmp_path: Path) -> None:
-    stage2.main(words(study, tmp_path, "data.modality=flair"))
+    run_stage2(words(study, tmp_path, "data.modality=flair"))
     made = json.loads((tmp_path / "run.json").read_text())
     assert (made["modality"], made["pseudo_masks"]["modality"]) == ("flair", "t2")
     assert made["training_slices"] > 0
@@ -80,7 +78,7 @@ def test_sequences_on_different_grids_are_refused(study: Path, tmp_path: Path) -
         with pytest.raises(ValueError, match=r"have \(14, 32, 32\) and \(14, 30, 32\) voxels"):
             check_one_grid(patient, ("flair", "t2")[::-1])
         with pytest.raises(ValueError, match="must lie on one grid"):
-            stage2.main(words(study, tmp_path, "data.modality=flair"))
+            run_stage2(words(study, tmp_path, "data.modality=flair"))
         assert not (tmp_path / "run.json").exists()
     finally:
         flair.write_bytes(kept)
@@ -124,8 +122,7 @@ def network(study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ACCELERATE_USE_CPU", "1")
         dropout = "augmentation.sequence_dropout=0.5"
-        stage2.main(words(study, out, "data.modality=all", dropout))
-        AcceleratorState._reset_state(reset_partial_state=True)
+        run_stage2(words(study, out, "data.modality=all", dropout))
     return out
 
 

@@ -5,16 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import blobs  # noqa: F401 - puts train/ on the path
 import pytest
-import torch
-
-# isort: split
 import small_ddpt
 import small_rasalore
-import stage1
-import stage2
-from accelerate.state import AcceleratorState
+import torch
 from safetensors.torch import load_file
 from small_study import write_scans
 
@@ -23,6 +17,10 @@ from modeling_rasalore.data.labels import HEALTHY
 from modeling_rasalore.data.layouts import find_patients
 from modeling_rasalore.data.splits import split_patients, write_split
 from modeling_rasalore.recipes import SyntheticLesionRecipe, load_recipe
+from modeling_rasalore.training import stage1
+from modeling_rasalore.training.examples import paint_labelled
+from modeling_rasalore.training.stage1 import Stage1Recipe, train_stage1
+from modeling_rasalore.training.stage2 import Stage2Recipe
 
 ROOT = Path(__file__).parents[2]
 FEW = ["data.skip_slices=1", "split.validation=1", "split.test=1", "loop.max_steps=2",
@@ -54,8 +52,7 @@ def processor() -> RasaloreImageProcessor:
 
 def train(study: Path, out: Path, *more: str) -> dict[str, Any]:
     words = [f"model={study / 'model'}", f"data.root={study / 'scans'}", f"out={out}", *FEW]
-    stage1.main([*words, *more])
-    AcceleratorState._reset_state(reset_partial_state=True)
+    train_stage1(load_recipe(Stage1Recipe, [*words, *more]))
     return json.loads((out / "run.json").read_text())
 
 
@@ -72,7 +69,7 @@ def round_brains(count: int = 32) -> dict[str, torch.Tensor]:
 def test_slices_with_a_painted_lesion_count_as_unhealthy_and_half_have_none() -> None:
     torch.manual_seed(0)
     before = round_brains()
-    batch = stage1.paint_some(round_brains(), processor(), HALF)
+    batch = paint_labelled(round_brains(), processor(), HALF)
     changed = (batch["pixel_values"] != before["pixel_values"]).flatten(1).any(1)
     assert 8 < changed.sum() < 24
     assert not batch["labels"][~changed].any()
@@ -80,13 +77,13 @@ def test_slices_with_a_painted_lesion_count_as_unhealthy_and_half_have_none() ->
 
 
 def test_channels_of_a_grey_slice_stay_equal() -> None:
-    batch = stage1.paint_some(round_brains(), processor(), replace(HALF, blank_share=0.0))
+    batch = paint_labelled(round_brains(), processor(), replace(HALF, blank_share=0.0))
     images = processor().to_intensities(batch["pixel_values"])
     torch.testing.assert_close(images[:, :1].expand_as(images), images, atol=1e-5, rtol=0)
 
 
 def test_without_a_share_nothing_is_painted() -> None:
-    batch = stage1.paint_some(round_brains(), processor(), SyntheticLesionRecipe())
+    batch = paint_labelled(round_brains(), processor(), SyntheticLesionRecipe())
     assert torch.equal(batch["pixel_values"], round_brains()["pixel_values"])
     assert not batch["labels"].any()
 
@@ -94,13 +91,13 @@ def test_without_a_share_nothing_is_painted() -> None:
 def test_the_start_reads_healthy_slices_only_and_says_so(
     study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen, prepare = set(), stage1.prepare
+    seen, prepare = set(), stage1.prepare_labelled
 
     def watch(processor: RasaloreImageProcessor, example: dict[str, Any]) -> dict[str, Any]:
         seen.add(example.label)
         return prepare(processor, example)
 
-    monkeypatch.setattr(stage1, "prepare", watch)
+    monkeypatch.setattr(stage1, "prepare_labelled", watch)
     run = train(study, tmp_path / "start", *PAINTED)
     assert seen == {HEALTHY}
     assert run["criterion"].endswith("with painted lesions on healthy slices")
@@ -128,7 +125,6 @@ def test_a_start_of_another_split_or_kind_is_refused(study: Path, tmp_path: Path
         write_split(split_patients(patients, seed, 1, 1), tmp_path / "stage2" / "split.json")
         with pytest.raises(ValueError, match=complaint):
             train(study, tmp_path / str(seed), f"initial_weights={tmp_path / 'stage2'}")
-        AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def test_shares_that_teach_no_difference_are_refused(study: Path, tmp_path: Path) -> None:
@@ -143,6 +139,6 @@ def test_shares_that_teach_no_difference_are_refused(study: Path, tmp_path: Path
 @pytest.mark.parametrize("name", ["ddpt", "ddpt-released", "rasalore", "rasalore-released"])
 def test_the_poster_and_the_released_recipe_start_cold(name: str) -> None:
     words = [str(ROOT / "hub_configs" / name / "training.yaml"), "data.root=x", "out=y"]
-    schema = stage1.Stage1Recipe if name.startswith("ddpt") else stage2.Stage2Recipe
+    schema = Stage1Recipe if name.startswith("ddpt") else Stage2Recipe
     recipe = load_recipe(schema, words)
     assert recipe.synthetic_lesions.share == 0 and recipe.initial_weights == ""

@@ -4,26 +4,26 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import blobs  # noqa: F401 - puts train/ on the path
 import numpy as np
 import pytest
 import torch
-
-# isort: split
-import stage2
 
 from modeling_rasalore import RasaloreImageProcessor
 from modeling_rasalore.data.labels import HEALTHY, UNHEALTHY
 from modeling_rasalore.data.patient import Patient
 from modeling_rasalore.recipes import SyntheticLesionRecipe
+from modeling_rasalore.training.examples import (
+    choose_training,
+    choose_validation,
+    paint_healthy,
+)
 from modeling_rasalore.training.work_list import WorkList
 
 PATIENT = Patient("p", {"t2": Path("p_t2.nii.gz")})
 
 
-def recipe(share: float) -> Any:
-    lesions = SyntheticLesionRecipe(share=share, minimum_brain_area=100)
-    return stage2.Stage2Recipe("model", "out", pseudo_masks="masks", synthetic_lesions=lesions)
+def lesions(share: float) -> SyntheticLesionRecipe:
+    return SyntheticLesionRecipe(share=share, minimum_brain_area=100)
 
 
 def slices(unhealthy: int, healthy: int, too_small: int = 0) -> WorkList:
@@ -58,31 +58,31 @@ def test_masks_and_painted_lesions_share_the_slices(
     unhealthy: int, healthy: int, masks: int, share: float, expected: tuple[int, int]
 ) -> None:
     work = slices(unhealthy, healthy, too_small=9)
-    chosen = stage2.choose_training(recipe(share), work, masks_of(*range(masks)))
+    chosen = choose_training(lesions(share), work, masks_of(*range(masks)), seed=0)
     assert counts(chosen) == expected
     assert chosen.brain_area.min() >= 100 and len(set(chosen.slice_index)) == len(chosen)
 
 
 def test_where_all_lesions_are_painted_only_healthy_slices_are_read() -> None:
     work = slices(4, 6, too_small=2)
-    assert counts(stage2.choose_training(recipe(1), work, None)) == (0, 6)
-    assert counts(stage2.choose_validation(recipe(1), work, None)) == (0, 6)
-    assert counts(stage2.choose_validation(recipe(0.5), work, masks_of(1, 2))) == (2, 0)
+    assert counts(choose_training(lesions(1), work, None, seed=0)) == (0, 6)
+    assert counts(choose_validation(lesions(1), work, None)) == (0, 6)
+    assert counts(choose_validation(lesions(0.5), work, masks_of(1, 2))) == (2, 0)
     with pytest.raises(ValueError, match="no healthy slice shows 100 mm2 of brain"):
-        stage2.choose_training(recipe(1), slices(4, 0, too_small=3), None)
+        choose_training(lesions(1), slices(4, 0, too_small=3), None, seed=0)
 
 
 def test_without_a_validation_mask_lesions_are_painted_into_healthy_slices_there() -> None:
     work = slices(4, 6, too_small=2)
-    assert counts(stage2.choose_validation(recipe(0.5), work, masks_of())) == (0, 6)
+    assert counts(choose_validation(lesions(0.5), work, masks_of())) == (0, 6)
     with pytest.raises(ValueError, match=r"no pseudo-mask of 1 patients .* to validate on"):
-        stage2.choose_validation(recipe(0), work, masks_of())
+        choose_validation(lesions(0), work, masks_of())
 
 
 def test_without_a_training_mask_nothing_is_learned_of_slice_labels() -> None:
     for share in (0, 0.5):
         with pytest.raises(ValueError, match=r"no pseudo-mask of 1 patients .* to learn from"):
-            stage2.choose_training(recipe(share), slices(4, 6), masks_of())
+            choose_training(lesions(share), slices(4, 6), masks_of(), seed=0)
 
 
 def batch_of(healthy: list[bool]) -> dict[str, torch.Tensor]:
@@ -100,7 +100,7 @@ def test_only_healthy_slices_are_painted_and_a_share_of_them_stays_blank() -> No
     for blank_share, low, high in ((0.0, 0, 0), (1.0, 200, 200), (0.25, 30, 70)):
         torch.manual_seed(0)
         batch = {name: value.clone() for name, value in given.items()}
-        stage2.paint_healthy(batch, processor, SyntheticLesionRecipe(1.0, blank_share))
+        paint_healthy(batch, processor, SyntheticLesionRecipe(1.0, blank_share))
         assert batch.keys() == {"pixel_values", "labels"}
         same = (batch["pixel_values"] == given["pixel_values"]).flatten(1).all(1)
         assert low <= int(same[:200].sum()) <= high

@@ -1,0 +1,180 @@
+"""Choose slices of either stage, prepare them for the network, and paint lesions into them.
+
+Stage 1 learns from labels: choose_labelled, prepare_labelled, collate_labelled, paint_labelled.
+Stage 2 learns from masks: choose_training, choose_validation, prepare_masked, collate_masked,
+paint_healthy.
+"""
+
+import random
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..data.labels import HEALTHY, UNHEALTHY
+from ..data.patient import LabelledSlice
+from ..models.image_processing_rasalore import RasaloreImageProcessor
+from ..pseudo_masks.table import MaskTable
+from ..recipes import SyntheticLesionRecipe
+from .painted_lesions import paint_chosen
+from .slice_loader import Batch, Sample
+from .work_list import WorkList
+
+
+# --- Stage 1: slices and labels -----------------------------------------------------------------
+def choose_labelled(lesions: SyntheticLesionRecipe, work: WorkList) -> WorkList:
+    """Return slices with a label; for painted lesions the healthy ones with enough brain."""
+    if lesions.share:
+        return work.keep_rows(work.rows_to_paint(lesions.minimum_brain_area))
+    return work.keep_labels({HEALTHY, UNHEALTHY})
+
+
+def prepare_labelled(processor: RasaloreImageProcessor, example: LabelledSlice) -> Sample:
+    """Return {"pixel_values" (C, S, S), "labels"} of a slice."""
+    pixel_values = processor([example.image])["pixel_values"][0]
+    return {"pixel_values": pixel_values, "labels": example.label}
+
+
+def collate_labelled(samples: list[Sample]) -> Batch:
+    """Return a batch: "pixel_values" (B, C, S, S) and "labels" (B,)."""
+    return {
+        "pixel_values": torch.stack([torch.as_tensor(s["pixel_values"]) for s in samples]),
+        "labels": torch.tensor([s["labels"] for s in samples]),
+    }
+
+
+def paint_labelled(
+    batch: Batch, processor: RasaloreImageProcessor, lesions: SyntheticLesionRecipe
+) -> Batch:
+    """Return the batch, with lesions painted into all but a share of its slices if asked for.
+
+    A slice whose lesion came out empty, under fluid or too small, stays healthy.
+    """
+    if lesions.share:
+        labels = batch["labels"]
+        chosen = torch.rand(labels.shape, device=labels.device) >= lesions.blank_share
+        if chosen.any():
+            masks = paint_chosen(
+                batch["pixel_values"], chosen, processor, lesions.darker_share, grey=True
+            )
+            labels[chosen] = torch.where(masks.flatten(1).amax(1) > 0, UNHEALTHY, HEALTHY)
+    return batch
+
+
+# --- Stage 2: slices and pseudo-masks -----------------------------------------------------------
+def choose_training(
+    lesions: SyntheticLesionRecipe, work: WorkList, table: MaskTable | None, seed: int
+) -> WorkList:
+    """Return slices with a pseudo-mask, and healthy ones with enough brain for a painted lesion.
+
+    As many of both as their shares allow: with twice as many healthy slices as unhealthy ones and
+    equal shares, all unhealthy ones are used and half of the healthy ones. An unhealthy slice whose
+    pseudo-mask is missing gives its place to a healthy one, so that few masks do not leave few
+    slices.
+
+    Raises:
+        ValueError: no pseudo-mask, or no slice to paint on.
+    """
+    if table is None:
+        return work.keep_rows(work.rows_to_paint(lesions.minimum_brain_area))
+    masked = rows_with_mask(work, table)
+    if not masked:
+        refuse_no_mask(work, "learn from")
+    if lesions.share == 0:
+        return work.keep_rows(masked)
+    healthy = work.rows_to_paint(lesions.minimum_brain_area)
+    unhealthy = np.count_nonzero(work.label == UNHEALTHY)
+    total = min(unhealthy / (1 - lesions.share), len(healthy) / lesions.share)
+
+    def draw(row: int) -> float:  # from its name and the seed: no order of reading changes it
+        return random.Random(f"{seed} {work.key(row)}").random()
+
+    chosen = sorted(masked, key=draw)[: round(total * (1 - lesions.share))]
+    return work.keep_rows(chosen + sorted(healthy, key=draw)[: round(total) - len(chosen)])
+
+
+def choose_validation(
+    lesions: SyntheticLesionRecipe, work: WorkList, table: MaskTable | None
+) -> WorkList:
+    """Return slices with a pseudo-mask; where there are none, healthy ones to paint lesions on.
+
+    Raises:
+        ValueError: no pseudo-mask where none is painted, or no slice to paint on.
+    """
+    if table is not None:
+        if rows := rows_with_mask(work, table):
+            return work.keep_rows(rows)
+        if lesions.share == 0:
+            refuse_no_mask(work, "validate on")
+    return work.keep_rows(work.rows_to_paint(lesions.minimum_brain_area))
+
+
+def rows_with_mask(work: WorkList, table: MaskTable) -> list[int]:
+    """Return the rows of unhealthy slices that the table has."""
+    return [
+        row
+        for row in range(len(work))
+        if work.label[row] == UNHEALTHY and work.key(row) in table.rows
+    ]
+
+
+def refuse_no_mask(work: WorkList, purpose: str) -> None:
+    """Raise ValueError: no slice of a list has a pseudo-mask."""
+    raise ValueError(
+        f"no pseudo-mask of {len(set(work.owner))} patients is large enough to {purpose}; lower "
+        "minimum_area or the threshold of the masks."
+    )
+
+
+def prepare_masked(
+    processor: RasaloreImageProcessor, table: MaskTable | None, size: int, example: LabelledSlice
+) -> Sample:
+    """Return {"pixel_values", "labels", "healthy", maybe "sam_masks" and "ignored"} of a slice.
+
+    Args:
+        table: pseudo-masks of the unhealthy slices; None where all lesions are painted.
+        size: side of the masks in pixels, (size, size).
+    """
+    images = [example.image]
+    sample: dict[str, Any] = {"pixel_values": processor(images)["pixel_values"][0]}
+    sample["healthy"] = example.label == HEALTHY
+    if table is None or sample["healthy"]:
+        return {**sample, "labels": np.zeros((size, size), np.uint8)}
+    masks = table[example.patient_id, example.slice_index]
+    planes = {"labels": masks.pseudo_mask, "sam_masks": masks.sam_mask, "ignored": masks.ignored}
+    for name, plane in planes.items():
+        if plane is not None:
+            sample[name] = processor.crop_masks([plane], images, size)[0].numpy()
+    return sample
+
+
+def collate_masked(samples: list[Sample]) -> Batch:
+    """Return a batch: "pixel_values" (B, C, S, S), masks (B, size, size), "healthy" (B,) bool.
+
+    A healthy slice has an empty SAM mask where others have one, and nothing ignored.
+    """
+    batch = {
+        name: torch.stack([torch.as_tensor(sample[name]) for sample in samples])
+        for name in ("pixel_values", "labels", "healthy")
+    }
+    blank = np.zeros_like(samples[0]["labels"])
+    for name in ("sam_masks", "ignored"):
+        if any(name in sample for sample in samples):
+            batch[name] = torch.stack([torch.as_tensor(s.get(name, blank)) for s in samples])
+    return batch
+
+
+def paint_healthy(
+    batch: Batch, processor: RasaloreImageProcessor, lesions: SyntheticLesionRecipe
+) -> None:
+    """Paint a lesion into healthy slices of a batch, in place; the flags are taken out.
+
+    A share of them stays blank: as it is, with an empty mask.
+    """
+    healthy = batch.pop("healthy")
+    chosen = healthy & (torch.rand(healthy.shape, device=healthy.device) >= lesions.blank_share)
+    if not chosen.any():
+        return
+    masks = paint_chosen(batch["pixel_values"], chosen, processor, lesions.darker_share)
+    for name in batch.keys() & {"labels", "sam_masks"}:
+        batch[name][chosen] = masks

@@ -1,0 +1,208 @@
+"""Train a network to the end of a run: steps, validations, best weights, checkpoints."""
+
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+from accelerate.utils import gather_object
+from torch import Tensor, nn
+from tqdm import tqdm
+from transformers.utils import ModelOutput
+
+from ..recipes import LoopRecipe, OptimizerRecipe
+from .averages import RunningStatistics, average_weights
+from .optimizers import set_learning_rates
+from .run import RunFolder
+from .slice_loader import Batch, SliceLoader, Step
+
+Losses = Callable[[nn.Module, Batch, int], dict[str, Tensor]]
+Score = Callable[[nn.Module, Batch], Tensor]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What a stage teaches, and what its weights are chosen by.
+
+    Attributes:
+        losses: model, batch and epoch -> "loss" and its parts, means over the batch.
+        score: model and validation batch -> score of each sample, (B,); no pixel label.
+        criterion: name of that score in the log.
+    """
+
+    losses: Losses
+    score: Score
+    criterion: str
+
+
+def train(
+    run: RunFolder,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    schedule: OptimizerRecipe,
+    loader: SliceLoader,
+    objective: Objective,
+) -> None:
+    """Train `model` to the end of the run and leave it with its best weights."""
+    loop, accelerator, plain = run.recipe.loop, run.accelerator, model
+    per_epoch = loader.steps_per_epoch
+    last_step = count_steps(loop, per_epoch)
+    average = average_weights(plain.to(accelerator.device), loop.ema) if loop.ema else None
+    if average:
+        accelerator.register_for_checkpointing(average)
+    model, optimizer = accelerator.prepare(switch_on(plain, loop), optimizer)
+    if loop.compile:
+        model.compile()  # in place, so that the names of saved weights stay as they are
+    if run.resume():
+        accelerator.print(f"going on from step {run.progress.step} of {last_step}")
+    progress, judged = run.progress, average.module if average else plain
+    with step_bar(run, last_step) as bar:
+        while progress.step < last_step:
+            model.train()
+            for step in loader.steps(progress.epoch, progress.batch):
+                set_learning_rates(
+                    optimizer, schedule, progress.step / per_epoch, last_step / per_epoch
+                )
+                parts = learn(run, model, optimizer, step, loader.pieces, objective.losses)
+                progress.step, progress.batch = progress.step + 1, progress.batch + 1
+                if average:
+                    average.update_parameters(plain)
+                log_losses(run, parts, bar)
+                finished = progress.step == last_step
+                if finished or progress.step % loop.evaluate_every == 0:
+                    score = validate(run, judged, loader, objective.score)
+                    accelerator.log({objective.criterion: score}, step=progress.step)
+                    run.save_if_best(score, judged)
+                    model.train()
+                if finished:
+                    break
+                if progress.step % loop.checkpoint_every == 0:
+                    run.save_checkpoint()
+            progress.epoch, progress.batch = progress.epoch + 1, 0
+    run.load_best(plain)
+
+
+def count_steps(loop: LoopRecipe, steps_per_epoch: int) -> int:
+    """Return the steps of the whole run."""
+    return min(steps for steps in (loop.epochs * steps_per_epoch, loop.max_steps) if steps)
+
+
+def switch_on(model: nn.Module, loop: LoopRecipe) -> nn.Module:
+    """Return `model`, which recomputes intermediate maps where the recipe asks for that."""
+    if loop.gradient_checkpointing:
+        # Not reentrant: slices need no gradient, and reentrant checkpoints would stop there.
+        model.activation_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+    return model
+
+
+def step_bar(run: RunFolder, last_step: int) -> tqdm:
+    """Return a bar over the steps of the run, shown by its first process."""
+    return tqdm(
+        total=last_step,
+        initial=run.progress.step,
+        disable=not run.accelerator.is_main_process,
+        desc=run.path.name,
+        unit="step",
+    )
+
+
+def learn(
+    run: RunFolder,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    step: Step,
+    pieces: int,
+    losses: Losses,
+) -> dict[str, Tensor]:
+    """Take one optimizer step; return the loss and its parts as far as this process saw them.
+
+    Every piece starts from a random state of its own, so what it draws depends neither on when the
+    run was started, interrupted or validated nor on which process computes it.
+
+    Raises:
+        ValueError: the loss is not finite.
+    """
+    accelerator, seed = run.accelerator, run.recipe.loop.seed * 1_000_003 + run.progress.step
+    statistics = RunningStatistics(model) if pieces > 1 else None
+    totals: dict[str, Tensor] = {}
+    for index, (number, samples, batch) in enumerate(step.pieces):
+        share, last = samples / step.samples, index == len(step.pieces) - 1
+        torch.manual_seed(seed * pieces + number)
+        with nullcontext() if last else accelerator.no_sync(model):
+            parts = losses(model, to_device(run, batch), run.progress.epoch)
+            refuse_nan(run, parts["loss"])
+            # Processes add up to a mean over the step, of which each has its own share.
+            accelerator.backward(parts["loss"] * (share * accelerator.num_processes))
+        for name, part in parts.items():
+            totals[name] = totals.get(name, 0) + share * part.detach()
+        if statistics:
+            statistics.add(share)
+    if statistics:
+        statistics.finish(accelerator)
+    if run.recipe.loop.gradient_clip:
+        accelerator.clip_grad_norm_(model.parameters(), run.recipe.loop.gradient_clip)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return totals
+
+
+def to_device(run: RunFolder, batch: Batch) -> Batch:
+    """Return a batch on this process's device."""
+    return {name: value.to(run.accelerator.device) for name, value in batch.items()}
+
+
+def refuse_nan(run: RunFolder, loss: Tensor) -> None:
+    """Raise ValueError when the loss is not finite."""
+    if not torch.isfinite(loss):
+        raise ValueError(
+            f"the loss became {loss.item()} at step {run.progress.step}; lower the learning rate. "
+            f"The last checkpoint is kept in {run.path / 'checkpoints'}."
+        )
+
+
+def log_losses(run: RunFolder, parts: dict[str, Tensor], bar: tqdm) -> None:
+    """Move the bar, and log the loss and its parts every `log_every` steps."""
+    bar.update()
+    step = run.progress.step
+    if step % run.recipe.loop.log_every == 0 or step == 1:
+        summed = run.accelerator.reduce(torch.stack(list(parts.values())), "sum").tolist()
+        means = dict(zip(parts, summed, strict=True))
+        run.accelerator.log(means, step=step)
+        bar.set_postfix_str(f"loss {means['loss']:.3f}")
+
+
+def validate(run: RunFolder, model: nn.Module, loader: SliceLoader, score: Score) -> float:
+    """Return the mean score of all validation slices, the same for any number of processes.
+
+    Raises:
+        ValueError: there are none.
+    """
+    model.eval()
+    scores = [
+        (place, score(model, batch).float().tolist())
+        for place, batch in held_out_batches(run, loader)
+    ]
+    values = [value for _, batch in sorted(gather_object(scores)) for value in batch]
+    if not values:
+        raise ValueError(
+            "the validation patients have no slice to score; ask for more of them with "
+            "split.validation, or lower minimum_area."
+        )
+    return sum(values) / len(values)
+
+
+def held_out_batches(
+    run: RunFolder, loader: SliceLoader
+) -> Iterator[tuple[tuple[int, int], Batch]]:
+    """Yield validation batches with their places, on this process's device.
+
+    What is drawn for a batch depends on its place alone, so every pass draws the same.
+    """
+    for place, batch in loader.held_out_batches():
+        torch.manual_seed(place[0] * 1_000_003 + place[1])  # steps seed themselves, see `learn`
+        yield place, to_device(run, batch)
+
+
+def loss_parts(output: ModelOutput) -> dict[str, Tensor]:
+    """Return the loss of a model's output and its named parts."""
+    return {name: value for name, value in output.items() if name.endswith("loss")}
