@@ -51,6 +51,72 @@ class PoolRecipe:
     seed: int = 0
 
 
+@dataclass(frozen=True)
+class FinishedBenchmark:
+    """A folder of `run_benchmark`, and what its results.json says.
+
+    Raises:
+        ValueError: it is not finished, or nothing in it has scores.
+    """
+
+    folder: Path
+
+    def __post_init__(self) -> None:
+        if not (self.folder / "results.json").is_file():
+            raise ValueError(f"{self.folder} holds no results.json of train/run_benchmark.py.")
+        stated = self.meta.keys() | {key for row in self.content["rows"] for key in row}
+        if missing := {"seed", "data_sha256", "title"} - stated:
+            raise ValueError(
+                f"{self.folder}/results.json does not say {' and '.join(sorted(missing))}; start "
+                "its benchmark again, which keeps what is finished."
+            )
+        if not any(has_scores(self, system) for system in systems_of([self])):
+            raise ValueError(f"no system of {self.folder} has scores; its results.md says why.")
+
+    @cached_property
+    def content(self) -> dict[str, Any]:
+        """All of results.json."""
+        content: dict[str, Any] = json.loads((self.folder / "results.json").read_text("utf-8"))
+        return content
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """What results.json says of the whole run."""
+        meta: dict[str, Any] = self.content["meta"]
+        return meta
+
+    @property
+    def seed(self) -> int:
+        """The benchmark's seed."""
+        return int(self.meta["seed"])
+
+    @property
+    def crossed(self) -> bool:
+        """Whether it scores all patients of another data set than it learned from."""
+        return bool(self.meta["learned_from"] != self.meta["scored_on"])
+
+    @property
+    def patients(self) -> list[str]:
+        """Ids of its test patients."""
+        return list(self.meta["test_patients"])
+
+    @property
+    def data(self) -> DataRecipe:
+        """How the slices of its patients were read."""
+        scored = next(system for system in systems_of([self]) if has_scores(self, system))
+        return DataRecipe(**(self.settings(scored)["data"] | self.meta["scored_on"]))
+
+    def rows(self, system: str) -> list[Row]:
+        """Return the rows of one system, none where it was left out."""
+        return [row for row in self.content["rows"] if row["system"] == system]
+
+    def settings(self, system: str) -> dict[str, Any]:
+        """What a system's scores depend on."""
+        path = self.folder / "systems" / system / "settings.json"
+        settings: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        return settings
+
+
 def pool_folds(recipe: PoolRecipe) -> Path:
     """Return the folder of results.json, results.md and pictures of all runs together.
 
@@ -174,72 +240,7 @@ def headline(runs: Sequence[FinishedBenchmark], patients: Mapping[str, Patient])
     )
 
 
-# --- Finished benchmarks, read back and compared --------------------------------------------------
-@dataclass(frozen=True)
-class FinishedBenchmark:
-    """A folder of `run_benchmark`, and what its results.json says.
-
-    Raises:
-        ValueError: it is not finished, or nothing in it has scores.
-    """
-
-    folder: Path
-
-    def __post_init__(self) -> None:
-        if not (self.folder / "results.json").is_file():
-            raise ValueError(f"{self.folder} holds no results.json of train/run_benchmark.py.")
-        if missing := {"seed", "data_sha256"} - self.meta.keys():
-            raise ValueError(
-                f"{self.folder}/results.json does not say {' and '.join(sorted(missing))}; start "
-                "its benchmark again, which keeps what is finished."
-            )
-        if not any(has_scores(self, system) for system in systems_of([self])):
-            raise ValueError(f"no system of {self.folder} has scores; its results.md says why.")
-
-    @cached_property
-    def content(self) -> dict[str, Any]:
-        """All of results.json."""
-        content: dict[str, Any] = json.loads((self.folder / "results.json").read_text("utf-8"))
-        return content
-
-    @property
-    def meta(self) -> dict[str, Any]:
-        """What results.json says of the whole run."""
-        meta: dict[str, Any] = self.content["meta"]
-        return meta
-
-    @property
-    def seed(self) -> int:
-        """The benchmark's seed."""
-        return int(self.meta["seed"])
-
-    @property
-    def crossed(self) -> bool:
-        """Whether it scores all patients of another data set than it learned from."""
-        return bool(self.meta["learned_from"] != self.meta["scored_on"])
-
-    @property
-    def patients(self) -> list[str]:
-        """Ids of its test patients."""
-        return list(self.meta["test_patients"])
-
-    @property
-    def data(self) -> DataRecipe:
-        """How the slices of its patients were read."""
-        scored = next(system for system in systems_of([self]) if has_scores(self, system))
-        return DataRecipe(**(self.settings(scored)["data"] | self.meta["scored_on"]))
-
-    def rows(self, system: str) -> list[Row]:
-        """Return the rows of one system, none where it was left out."""
-        return [row for row in self.content["rows"] if row["system"] == system]
-
-    def settings(self, system: str) -> dict[str, Any]:
-        """What a system's scores depend on."""
-        path = self.folder / "systems" / system / "settings.json"
-        settings: dict[str, Any] = json.loads(path.read_text("utf-8"))
-        return settings
-
-
+# --- Which runs belong together -------------------------------------------------------------------
 def refuse_mixture(runs: Sequence[FinishedBenchmark]) -> None:
     """Raise ValueError unless these are folds and seeds of one benchmark of one data set."""
     first = runs[0]
@@ -282,14 +283,12 @@ def systems_of(runs: Sequence[FinishedBenchmark]) -> list[str]:
     return list(dict.fromkeys(row["system"] for run in runs for row in run.content["rows"]))
 
 
-def has_scores(run: FinishedBenchmarkBenchmark, system: str) -> bool:
-    """Whether a run has scores of a system."""
+def has_scores(run: FinishedBenchmark, system: str) -> bool:
+    """Return whether a run has scores of a system."""
     return any("failure" not in row for row in run.rows(system))
 
 
-def refuse_other_settings(
-    first: FinishedBenchmark, run: FinishedBenchmarkBenchmark, system: str
-) -> None:
+def refuse_other_settings(first: FinishedBenchmark, run: FinishedBenchmark, system: str) -> None:
     """Raise ValueError where two runs made a system in different ways."""
     ours, theirs = (comparable(either.settings(system)) for either in (first, run))
     for key in sorted(ours.keys() | theirs.keys()):
@@ -313,7 +312,7 @@ def comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def facts_of_model(folder: Path, summary: Mapping[str, Any]) -> dict[str, Any]:
-    """Return how a trained model was made: its recipe, its fields, and those of its pseudo-masks."""
+    """Return how a model was made: its recipe, its fields, and those of its pseudo-masks."""
     masks = summary.get("pseudo_masks") or {}
     facts: dict[str, Any] = {key: summary.get(key) for key in ("stage", "modality")}
     facts["masks"] = {key: masks.get(key) for key in MASK_FACTS}

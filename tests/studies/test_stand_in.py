@@ -11,7 +11,6 @@ import torch
 from baselines import prompted
 from baselines.prompted import PromptedByStage1, tiny_processor
 from baselines.stand_in import in_model_frame
-from baselines.trained import weights_of
 
 from modeling_rasalore.pseudo_masks.makers import (
     PseudoMaskRecipe,
@@ -19,6 +18,7 @@ from modeling_rasalore.pseudo_masks.makers import (
     segmenter_facts,
 )
 from modeling_rasalore.pseudo_masks.segmenter import PromptedSegmenter, to_rgb
+from modeling_rasalore.studies.trained import weights_of
 
 
 @pytest.fixture
@@ -99,9 +99,7 @@ def test_a_stand_in_answers_with_the_mask_that_it_was_trained_on(
 
 def test_masks_that_a_stand_in_refined_say_so(stand_in: PromptedByStage1, tmp_path: Path) -> None:
     stand_in.save(tmp_path / "saved")
-    recipe = PseudoMaskRecipe(
-        stage1="", out="", segmenter=str(tmp_path / "saved")
-    )
+    recipe = PseudoMaskRecipe(stage1="", out="", segmenter=str(tmp_path / "saved"))
     facts = segmenter_facts(recipe, load_segmenter(recipe))
     assert facts == {"segmenter": str(tmp_path / "saved"), "stand_in": True}
 

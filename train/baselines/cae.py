@@ -36,110 +36,7 @@ class CaeSettings:
     bank: int = 256  # healthy codes that are kept
 
 
-class Cae(LearnedSystem):
-    """Difference between a slice and its healthy counterfactual."""
-
-    SIZES = {  # noqa: RUF012 - constant
-        "small": CaeSettings(64, 8, 2, 300, 16, 5e-4),
-        "paper": CaeSettings(256, 64, 6, 200_000, 2, 1e-4),
-    }
-    RESIDUAL = True
-
-    def build(self) -> dict[str, nn.Module]:
-        settings = self.settings
-        return {
-            "class_encoder": ClassEncoder(settings.width, settings.code),
-            "individual_encoder": IndividualEncoder(settings.width, settings.blocks),
-            "decoder": Decoder(settings.width, settings.blocks, settings.code),
-            "discriminator": Discriminator(settings.width),
-            "bank": CodeBank(settings.bank, settings.code),
-        }
-
-    def learn(self, images: Tensor, labels: Tensor) -> None:
-        options = {"rate": self.settings.rate, "betas": (0.5, 0.999), "weight_decay": 1e-4}
-        generator = self.optimizer(*GENERATOR, **options)
-        discriminator = self.optimizer("discriminator", **options)
-        for chosen in self.batches(labels, self.settings.steps, self.settings.batch_size):
-            real = to_signed(images[chosen])
-            swapped, loss = self.generator_loss(real, labels[chosen])
-            step(generator, loss)
-            step(discriminator, self.discriminator_loss(real, swapped.detach(), labels[chosen]))
-        self.fill_bank(images[labels == 0])
-
-    def generator_loss(self, real: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Slices with the class code of the other class, and the weighted sum of all terms.
-
-        `real` (B, 1, p, p) holds the healthy half first, then the unhealthy one.
-        """
-        code, individual = self.encode(real)
-        decode: nn.Module = self.networks["decoder"]
-        partner = code.roll(len(code) // 2, 0)
-        swapped = decode(individual, partner)
-        swapped_code, swapped_individual = self.encode(swapped)
-        looks_real, looks_like = self.networks["discriminator"](swapped)
-        loss = (
-            10 * F.l1_loss(decode(individual, code), real)
-            + 10 * F.l1_loss(decode(swapped_individual, code), real)
-            + F.l1_loss(swapped_code, partner)
-            + F.l1_loss(swapped_individual, individual)
-            + F.cross_entropy(looks_real, torch.ones_like(labels))
-            + F.cross_entropy(looks_like, 1 - labels)
-        )
-        return swapped, loss
-
-    def discriminator_loss(self, real: Tensor, swapped: Tensor, labels: Tensor) -> Tensor:
-        """Real or fake, and twice the class of real slices."""
-        real_logits, class_logits = self.networks["discriminator"](real)
-        fake_logits, _ = self.networks["discriminator"](swapped)
-        truth = torch.cat([torch.ones_like(labels), torch.zeros_like(labels)])
-        adversarial = F.cross_entropy(torch.cat([real_logits, fake_logits]), truth)
-        return adversarial + 2 * F.cross_entropy(class_logits, labels)
-
-    def encode(self, signed: Tensor) -> tuple[Tensor, Tensor]:
-        """Class code and individual code of slices in [-1, 1]."""
-        return self.networks["class_encoder"](signed), self.networks["individual_encoder"](signed)
-
-    @property
-    def bank(self) -> CodeBank:
-        """Class codes of healthy training slices."""
-        bank = self.networks["bank"]
-        assert isinstance(bank, CodeBank)
-        return bank
-
-    @torch.no_grad()
-    def fill_bank(self, healthy: Tensor) -> None:
-        """Keep the class codes of healthy slices drawn at random."""
-        bank = self.bank.codes
-        drawn = healthy[torch.randint(len(healthy), (len(bank),), device=self.device)]
-        codes = [self.networks["class_encoder"](to_signed(part)) for part in drawn.split(32)]
-        bank.copy_(torch.cat(codes))
-
-    @torch.no_grad()
-    def counterfactual(self, images: Tensor) -> Tensor:
-        """Slices (N, 1, p, p) in [-1, 1] at the first place on the path that is called healthy."""
-        code, individual = self.encode(to_signed(images))
-        target = self.bank.nearest(code)
-        shown = self.networks["decoder"](individual, code)
-        waiting = torch.ones(len(images), dtype=torch.bool, device=images.device)
-        for share in PATH:
-            if not waiting.any():
-                break
-            moved = torch.lerp(code[waiting], target[waiting], share)
-            shown[waiting] = self.networks["decoder"](individual[waiting], moved)
-            waiting &= self.unhealthy_probability(shown) > 0.5
-        return shown
-
-    def unhealthy_probability(self, signed: Tensor) -> Tensor:
-        """The class head's probability of slices in [-1, 1], (N,)."""
-        return self.networks["discriminator"](signed)[1].softmax(1)[:, 1]
-
-    def maps(self, images: Tensor) -> Tensor:
-        # Halved: the networks work on [-1, 1], twice as wide as intensities.
-        difference = (to_signed(images) - self.counterfactual(images)) / 2
-        return residual_maps(images, images - difference)
-
-
-# --- Networks -------------------------------------------------------------------------------------
+# --- Networks -----------------------------------------------------------------------------------
 class ClassEncoder(nn.Module):
     """(B, 1, p, p) -> class code (B, code), no normalisation, at least 0."""
 
@@ -255,3 +152,107 @@ class CodeBank(nn.Module):
     def nearest(self, code: Tensor) -> Tensor:
         """The nearest healthy code of each code (B, code)."""
         return self.codes[torch.cdist(code, self.codes).argmin(1)]
+
+
+# --- The system -----------------------------------------------------------------------------------
+class Cae(LearnedSystem):
+    """Difference between a slice and its healthy counterfactual."""
+
+    SIZES = {  # noqa: RUF012 - constant
+        "small": CaeSettings(64, 8, 2, 300, 16, 5e-4),
+        "paper": CaeSettings(256, 64, 6, 200_000, 2, 1e-4),
+    }
+    RESIDUAL = True
+
+    def build(self) -> dict[str, nn.Module]:
+        settings = self.settings
+        return {
+            "class_encoder": ClassEncoder(settings.width, settings.code),
+            "individual_encoder": IndividualEncoder(settings.width, settings.blocks),
+            "decoder": Decoder(settings.width, settings.blocks, settings.code),
+            "discriminator": Discriminator(settings.width),
+            "bank": CodeBank(settings.bank, settings.code),
+        }
+
+    def learn(self, images: Tensor, labels: Tensor) -> None:
+        options = {"rate": self.settings.rate, "betas": (0.5, 0.999), "weight_decay": 1e-4}
+        generator = self.optimizer(*GENERATOR, **options)
+        discriminator = self.optimizer("discriminator", **options)
+        for chosen in self.batches(labels, self.settings.steps, self.settings.batch_size):
+            real = to_signed(images[chosen])
+            swapped, loss = self.generator_loss(real, labels[chosen])
+            step(generator, loss)
+            step(discriminator, self.discriminator_loss(real, swapped.detach(), labels[chosen]))
+        self.fill_bank(images[labels == 0])
+
+    def generator_loss(self, real: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Slices with the class code of the other class, and the weighted sum of all terms.
+
+        `real` (B, 1, p, p) holds the healthy half first, then the unhealthy one.
+        """
+        code, individual = self.encode(real)
+        decode: nn.Module = self.networks["decoder"]
+        partner = code.roll(len(code) // 2, 0)
+        swapped = decode(individual, partner)
+        swapped_code, swapped_individual = self.encode(swapped)
+        looks_real, looks_like = self.networks["discriminator"](swapped)
+        loss = (
+            10 * F.l1_loss(decode(individual, code), real)
+            + 10 * F.l1_loss(decode(swapped_individual, code), real)
+            + F.l1_loss(swapped_code, partner)
+            + F.l1_loss(swapped_individual, individual)
+            + F.cross_entropy(looks_real, torch.ones_like(labels))
+            + F.cross_entropy(looks_like, 1 - labels)
+        )
+        return swapped, loss
+
+    def discriminator_loss(self, real: Tensor, swapped: Tensor, labels: Tensor) -> Tensor:
+        """Real or fake, and twice the class of real slices."""
+        real_logits, class_logits = self.networks["discriminator"](real)
+        fake_logits, _ = self.networks["discriminator"](swapped)
+        truth = torch.cat([torch.ones_like(labels), torch.zeros_like(labels)])
+        adversarial = F.cross_entropy(torch.cat([real_logits, fake_logits]), truth)
+        return adversarial + 2 * F.cross_entropy(class_logits, labels)
+
+    def encode(self, signed: Tensor) -> tuple[Tensor, Tensor]:
+        """Class code and individual code of slices in [-1, 1]."""
+        return self.networks["class_encoder"](signed), self.networks["individual_encoder"](signed)
+
+    @property
+    def bank(self) -> CodeBank:
+        """Class codes of healthy training slices."""
+        bank = self.networks["bank"]
+        assert isinstance(bank, CodeBank)
+        return bank
+
+    @torch.no_grad()
+    def fill_bank(self, healthy: Tensor) -> None:
+        """Keep the class codes of healthy slices drawn at random."""
+        bank = self.bank.codes
+        drawn = healthy[torch.randint(len(healthy), (len(bank),), device=self.device)]
+        codes = [self.networks["class_encoder"](to_signed(part)) for part in drawn.split(32)]
+        bank.copy_(torch.cat(codes))
+
+    @torch.no_grad()
+    def counterfactual(self, images: Tensor) -> Tensor:
+        """Slices (N, 1, p, p) in [-1, 1] at the first place on the path that is called healthy."""
+        code, individual = self.encode(to_signed(images))
+        target = self.bank.nearest(code)
+        shown = self.networks["decoder"](individual, code)
+        waiting = torch.ones(len(images), dtype=torch.bool, device=images.device)
+        for share in PATH:
+            if not waiting.any():
+                break
+            moved = torch.lerp(code[waiting], target[waiting], share)
+            shown[waiting] = self.networks["decoder"](individual[waiting], moved)
+            waiting &= self.unhealthy_probability(shown) > 0.5
+        return shown
+
+    def unhealthy_probability(self, signed: Tensor) -> Tensor:
+        """The class head's probability of slices in [-1, 1], (N,)."""
+        return self.networks["discriminator"](signed)[1].softmax(1)[:, 1]
+
+    def maps(self, images: Tensor) -> Tensor:
+        # Halved: the networks work on [-1, 1], twice as wide as intensities.
+        difference = (to_signed(images) - self.counterfactual(images)) / 2
+        return residual_maps(images, images - difference)
