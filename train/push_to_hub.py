@@ -201,7 +201,7 @@ def commands(kind: str, modality: str) -> dict[str, str]:
         "training_command": f"accelerate launch train/{kind}.py training.yaml data.root=<scans>"
         f"{masks} out=runs/{kind}",
         "benchmark_command": f"python train/run_benchmark.py {data} stage1=runs/stage1 "
-        "rasalore=runs/stage2 out=runs/benchmark",
+        "stage2=runs/stage2 out=runs/benchmark",
     }
 
 

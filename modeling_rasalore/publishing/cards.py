@@ -14,7 +14,7 @@ from ..provenance import DISCLAIMER
 Row = Mapping[str, Any]  # of results.json
 
 # The rows of results.json that score a stage's own weights.
-OWN_SYSTEMS = {"ddpt": ("ddpt",), "rasalore": ("rasalore",)}
+OWN_SYSTEMS = {"ddpt": ("ddpt",), "rasalore": ("rasalore", "rasalore_without_sam")}
 CLAIMED_THRESHOLDS = ("0.5", "label_free")  # an oracle threshold supports no claim
 
 

@@ -24,6 +24,7 @@ from ..recipes import (
     OptimizerRecipe,
     SplitRecipe,
     SyntheticLesionRecipe,
+    model_folder,
 )
 from .augmentation import augment_batch
 from .examples import choose_labelled, collate_labelled, paint_labelled, prepare_labelled
@@ -77,7 +78,7 @@ def train_stage1(recipe: Stage1Recipe) -> Path:
     split = split_patients(patients, recipe.split.seed, **recipe.split.amounts())
     if recipe.initial_weights:
         refuse_other_split(recipe.initial_weights, split)
-    processor = RasaloreImageProcessor.from_pretrained(recipe.model)
+    processor = RasaloreImageProcessor.from_pretrained(model_folder(recipe.model))
     with closing(RunFolder(recipe)) as run:
         training, held_out = run.list_slices(split, recipe.initial_weights)
         if run.ended_before():
@@ -133,7 +134,7 @@ def build_model(recipe: Stage1Recipe) -> DdptModel:
     Raises:
         ValueError: `initial_weights` holds another kind of model.
     """
-    config, folder = DdptConfig.from_pretrained(recipe.model), recipe.initial_weights
+    config, folder = DdptConfig.from_pretrained(model_folder(recipe.model)), recipe.initial_weights
     if not folder:
         return DdptModel.from_backbone(config)
     loaded: Any = DdptModel.from_pretrained(folder, config=config, output_loading_info=True)

@@ -29,6 +29,7 @@ from ..recipes import (
     OptimizerRecipe,
     SplitRecipe,
     SyntheticLesionRecipe,
+    model_folder,
 )
 from ..scans.naming import MODALITIES
 from .augmentation import augment_batch
@@ -79,7 +80,7 @@ def train_stage2(recipe: Stage2Recipe) -> Path:
     split = open_split(recipe)
     if recipe.initial_weights:
         refuse_other_split(recipe.initial_weights, split)
-    processor, config = open_configurations(recipe.model, recipe.data.modality)
+    processor, config = open_configurations(model_folder(recipe.model), recipe.data.modality)
     table, made = open_masks(recipe, [*split["train"], *split["validation"]])
     with closing(RunFolder(recipe)) as run:
         listed, held_out = run.list_slices(split, recipe.initial_weights, recipe.pseudo_masks)

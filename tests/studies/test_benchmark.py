@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import run_benchmark
 from baselines.registry import LEARNED, PROMPTED
-from push_to_hub import public_results
 from small_study import benchmark, in_this_process
 
 from modeling_rasalore.data.layouts import find_patients
@@ -273,16 +272,6 @@ def test_another_data_set_is_scored_with_thresholds_of_the_training_data_set(
         benchmark([*words, f"cross.root={data.root}"])
     with pytest.raises(ValueError, match="got flair and no cross"):
         benchmark([*words, "cross.modality=flair"])
-
-
-def test_scores_of_another_data_set_are_not_published_as_the_model_s(tmp_path: Path) -> None:
-    meta = {"split_sha256": "a", "learned_from": {"root": "x"}, "scored_on": {"root": "x"}}
-    path = tmp_path / "results.json"
-    path.write_text(json.dumps({"meta": meta, "rows": []}))
-    assert public_results(path, {"split_sha256": "a"})["meta"] == {"split_sha256": "a"}
-    path.write_text(json.dumps({"meta": {**meta, "scored_on": {"root": "y"}}, "rows": []}))
-    with pytest.raises(ValueError, match="scores y, another data set than the run's"):
-        public_results(path, {"split_sha256": "a"})
 
 
 def test_what_a_system_learned_is_kept_for_another_data_set(tmp_path: Path) -> None:
