@@ -1,5 +1,6 @@
 """Turn heatmaps into pseudo-masks and a table; judge runs without masks.
 
+comparison.py  finished runs compared on validation patients
 criteria.py    which run is better, told without masks
 deletion.py    score heatmaps by deleting their hottest pixels
 makers.py      heatmaps, a teacher's scores or true masks -> a folder of masks

@@ -1,4 +1,4 @@
-"""Choices between runs that no mask makes: what their score maps of validation patients show.
+"""Choose between runs without masks, by what their score maps of validation patients show.
 
 Each criterion sees one thing and is blind to others: a run that marks nothing raises no false
 alarm, and runs that make the same mistake agree. So a table shows them side by side.
@@ -49,7 +49,7 @@ class SliceEvidence:
         unhealthy: the slice's label.
         score: of the slice, see `slice_score`.
         marked, brain: pixels of brain with a score above 0.5, and all pixels of brain.
-        deletion: see `deletions`; None on a healthy slice.
+        deletion: see `score_deletions`; None on a healthy slice.
         agreements: other run -> soft Dice with its map; empty on a healthy slice.
     """
 
@@ -62,7 +62,7 @@ class SliceEvidence:
 
 
 def slice_score(scores: Map, brain: NDArray[np.bool_]) -> float:
-    """Score of a slice: the mean of the highest hundredth of its brain pixels, at least one.
+    """Return the mean of the highest hundredth of a slice's brain pixels, at least one.
 
     Args:
         scores: (H, W); 0 stands for a slice without brain.
@@ -75,13 +75,13 @@ def slice_score(scores: Map, brain: NDArray[np.bool_]) -> float:
     return float(np.partition(inside, -top)[-top:].mean())
 
 
-def deletions(
+def score_deletions(
     maps: Sequence[Map],
     images: Sequence[Map],
     processor: Any,
     unhealthy_probability: Callable[[Tensor], Tensor],
 ) -> list[float]:
-    """How much stage 1's unhealthy probability falls when the highest scores are removed, per map.
+    """Return how much stage 1's unhealthy probability falls without the highest scores, per map.
 
     Args:
         maps, images: score maps and their slices, (H, W) each.
@@ -93,34 +93,34 @@ def deletions(
     return deletion_scores(heat, pixel_values, unhealthy_probability).tolist()
 
 
-def agreement(one: Map, other: Map) -> float:
-    """Soft Dice of two runs' maps of one slice, (H, W); 1 where both are 0 everywhere."""
-    maps = [torch.from_numpy(np.asarray(scores))[None] for scores in (one, other)]
+def agreement(first: Map, second: Map) -> float:
+    """Return the soft Dice of two runs' maps of a slice, (H, W); 1 where both are 0 everywhere."""
+    maps = [torch.from_numpy(np.asarray(scores))[None] for scores in (first, second)]
     return float(soft_dice(*maps))
 
 
 def summarise(evidence: Sequence[SliceEvidence]) -> Values:
-    """The value of each criterion over the validation slices of one run."""
-    labels = np.array([one.unhealthy for one in evidence], bool)
-    scores = np.array([one.score for one in evidence])
+    """Return the value of each criterion over the validation slices of one run."""
+    labels = np.array([shown.unhealthy for shown in evidence], bool)
+    scores = np.array([shown.score for shown in evidence])
     both = labels.any() and not labels.all()
-    healthy_brain = sum(one.brain for one in evidence if not one.unhealthy)
-    alarms = sum(one.marked for one in evidence if not one.unhealthy)
+    healthy_brain = sum(shown.brain for shown in evidence if not shown.unhealthy)
+    alarms = sum(shown.marked for shown in evidence if not shown.unhealthy)
     return {
         "slice_auroc": auroc(scores, labels) if both else None,
         "false_alarms": alarms / healthy_brain if healthy_brain else None,
-        "deletion": mean([one.deletion for one in evidence if one.deletion is not None]),
-        "agreement": mean([value for one in evidence for value in one.agreements.values()]),
+        "deletion": mean([e.deletion for e in evidence if e.deletion is not None]),
+        "agreement": mean([value for shown in evidence for value in shown.agreements.values()]),
     }
 
 
 def mean(values: Sequence[float]) -> float | None:
-    """None for the mean of nothing."""
+    """Return the mean; None of nothing."""
     return sum(values) / len(values) if values else None
 
 
 def choose(rows: Mapping[str, Values]) -> dict[str, str | None]:
-    """The run that each criterion of the rows chooses; of equals the first, None without a value.
+    """Return the run that each criterion chooses; of equals the first, None without a value.
 
     Args:
         rows: run -> its values.
@@ -134,7 +134,7 @@ def choose(rows: Mapping[str, Values]) -> dict[str, str | None]:
 
 
 def choices_table(rows: Mapping[str, Values]) -> str:
-    """Markdown: a line per run, a column per criterion, the run that it chooses in bold."""
+    """Return Markdown: a line per run, a column per criterion, the run that it chooses in bold."""
     chosen = choose(rows)
     names = list(chosen)
     lines = [["Run", *(CRITERIA[name].title for name in names)], ["---", *["---:"] * len(names)]]

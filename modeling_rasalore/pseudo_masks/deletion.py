@@ -33,11 +33,11 @@ def deletion_scores(
     values = torch.where(brain, pixel_values.mean(1).flatten(1), torch.nan)
     fill = values.nanmedian(1).values[:, None, None, None]
     before = unhealthy_probability(pixel_values)
-    falls = []
+    drops = []
     for share in shares:
         deleted = (ranks < share * brain.sum(1, keepdim=True)).unflatten(1, size)[:, None]
-        falls.append(before - unhealthy_probability(torch.where(deleted, fill, pixel_values)))
-    return torch.stack(falls).mean(0)
+        drops.append(before - unhealthy_probability(torch.where(deleted, fill, pixel_values)))
+    return torch.stack(drops).mean(0)
 
 
 def is_brain(pixel_values: Tensor) -> Tensor:

@@ -8,6 +8,8 @@ processes.py    work in processes that end with this one
 running.py      every system fitted, scored and written
 scoring.py      one system's maps and threshold
 slices.py       slices as systems get them, and leaks refused
+steps.py        a study's recipe and steps
+study.py        the whole line in one process
 systems.py      what a system and a row are; competitors register
 trained.py      trained networks as systems
 """

@@ -5,10 +5,14 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import blobs  # noqa: F401 - puts train/ on the path
 import numpy as np
 import pytest
+
+# isort: split
 import small_ddpt
 import small_rasalore
+from baselines.trained import Stage1Heatmap
 from safetensors.torch import load_file
 from small_study import MODEL, run_stage2, write_study
 
@@ -22,7 +26,6 @@ from modeling_rasalore.prediction.volume import predict_slices
 from modeling_rasalore.pseudo_masks.makers import PseudoMaskRecipe, make_pseudo_masks
 from modeling_rasalore.pseudo_masks.table import MaskTable, write_masks
 from modeling_rasalore.recipes import load_recipe
-from modeling_rasalore.studies.trained import Stage1Heatmap
 from modeling_rasalore.training.examples import collate_masked
 
 FEW = ["loop.max_steps=3", "loop.evaluate_every=1", "loop.tensorboard=false"]

@@ -4,11 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
-import blobs  # noqa: F401 - puts train/ on the path
 import pytest
-
-# isort: split
-import compare_runs
 import small_ddpt
 import small_rasalore
 from label_files import write_slice_labels
@@ -17,6 +13,8 @@ from small_study import MODEL, write_study
 from modeling_rasalore import RasaloreImageProcessor
 from modeling_rasalore.data.layouts import find_patients
 from modeling_rasalore.data.splits import split_patients, write_split
+from modeling_rasalore.pseudo_masks.comparison import ComparisonRecipe, compare_runs
+from modeling_rasalore.recipes import load_recipe
 
 CHOICES = {"slice_auroc", "false_alarms", "deletion", "agreement"}
 
@@ -44,8 +42,12 @@ def words(study: Path, out: Path, *more: str, runs: str = "abc") -> list[str]:
     return [*start, f"data.root={study / 'scans'}", "data.skip_slices=1", *more]
 
 
+def compare(words: list[str]) -> None:
+    compare_runs(load_recipe(ComparisonRecipe, words))
+
+
 def test_a_row_per_run_and_a_column_per_criterion(study: Path, tmp_path: Path) -> None:
-    compare_runs.main(words(study, tmp_path))
+    compare(words(study, tmp_path))
     choices = json.loads((tmp_path / "choices.json").read_text())
     runs = [str(study / name) for name in "abc"]
     assert list(choices["rows"]) == runs
@@ -68,16 +70,16 @@ def test_slice_labels_without_masks_choose_the_same(study: Path, tmp_path: Path)
         (bare / patient.patient_id / scan.name).symlink_to(scan)
     write_slice_labels(patients, bare / "slice_labels.csv")
     for name, root in (("with", study / "scans"), ("without", bare)):
-        compare_runs.main(words(study, tmp_path / name, f"data.root={root}"))
+        compare(words(study, tmp_path / name, f"data.root={root}"))
     with_masks, without = ((tmp_path / n / "choices.md").read_text() for n in ("with", "without"))
     assert with_masks == without
     with pytest.raises(ValueError, match="oracle=true needs a mask of every validation patient"):
-        compare_runs.main(words(study, tmp_path / "x", f"data.root={bare}", "oracle=true"))
+        compare(words(study, tmp_path / "x", f"data.root={bare}", "oracle=true"))
 
 
 def test_the_oracle_comes_last_and_changes_no_other_column(study: Path, tmp_path: Path) -> None:
-    compare_runs.main(words(study, tmp_path / "plain", runs="ab"))
-    compare_runs.main(words(study, tmp_path / "oracle", "oracle=true", runs="ab"))
+    compare(words(study, tmp_path / "plain", runs="ab"))
+    compare(words(study, tmp_path / "oracle", "oracle=true", runs="ab"))
     plain, oracle = (
         json.loads((tmp_path / name / "choices.json").read_text()) for name in ("plain", "oracle")
     )
@@ -93,15 +95,15 @@ def test_the_oracle_comes_last_and_changes_no_other_column(study: Path, tmp_path
 def test_runs_that_cannot_be_compared_are_refused(study: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     with pytest.raises(ValueError, match="runs must be different folders"):
-        compare_runs.main(words(study, out, runs="aa"))
+        compare(words(study, out, runs="aa"))
     with pytest.raises(ValueError, match=r"holds no finished run of train/stage2\.py"):
-        compare_runs.main(words(study, out, f"runs=[{study / 'masks' / 'masks'}]"))
+        compare(words(study, out, f"runs=[{study / 'masks' / 'masks'}]"))
     with pytest.raises(ValueError, match=r"learned from t2, and data\.modality is flair"):
-        compare_runs.main(words(study, out, "data.modality=flair"))
+        compare(words(study, out, "data.modality=flair"))
     other = tmp_path / "other"
     shutil.copytree(study / "a", other)
     split = split_patients(find_patients(study / "scans"), 7, validation=1, test=2)
     write_split(split, other / "split.json")
     with pytest.raises(ValueError, match="was trained on another split"):
-        compare_runs.main(words(study, out, f"runs=[{study / 'a'},{other}]"))
+        compare(words(study, out, f"runs=[{study / 'a'},{other}]"))
     assert not out.exists()

@@ -13,7 +13,7 @@ from modeling_rasalore.pseudo_masks.criteria import (
     agreement,
     choices_table,
     choose,
-    deletions,
+    score_deletions,
     slice_score,
     summarise,
 )
@@ -104,7 +104,7 @@ def test_a_map_on_what_the_classifier_sees_has_the_higher_deletion_score() -> No
     right, wrong = np.where(image == 3, 1, 0), np.zeros((30, 40))
     wrong[18:24, 25:33] = 1
     maps = [right.astype(np.float32), wrong.astype(np.float32)]
-    faithful, blind = deletions(maps, [image, image], processor, brightest)
+    faithful, blind = score_deletions(maps, [image, image], processor, brightest)
     assert faithful > 0.3
     assert blind == pytest.approx(0, abs=1e-6)
 

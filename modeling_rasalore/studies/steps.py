@@ -1,0 +1,223 @@
+"""States what a study asks for, and makes its steps: work, with its recipe and its folder."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from omegaconf import MISSING
+
+from ..data.layouts import find_patients
+from ..prediction.loading import load_model
+from ..prediction.run import RunSettings, predict_scans
+from ..pseudo_masks.makers import PseudoMaskRecipe, make_pseudo_masks
+from ..recipes import DataRecipe, load_recipe, preset_folder
+from ..training.stage1 import Stage1Recipe, train_stage1
+from ..training.stage2 import Stage2Recipe, train_stage2
+from .processes import Work
+
+# Lesions are brighter than tissue in T2 and FLAIR, darker in T1, either in T1 with contrast agent.
+DARKER_SHARES = {"t1": 1.0, "t1ce": 0.5}
+# How heatmaps of the small stage 1 are cut; the poster's threshold is 0.5, without the rest.
+CUT = ("threshold=0.3", "filter_reach=0.06", "minimum_probability=0.5")
+FROM_RANDOM = "optimizer.learning_rate=5.0e-3"  # of the small stage 2 without a start
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a study, which can be sent to another process.
+
+    Attributes:
+        title: what happens, in words.
+        work: what an earlier start finished of it is not done again.
+        out: folder of what it makes.
+    """
+
+    title: str
+    work: Work
+    out: Path
+
+
+@dataclass(frozen=True)
+class Line:
+    """The trainings of one seed on one folder of scans.
+
+    Attributes:
+        data: the scans.
+        seed: of every training.
+        preset: of stage 2; stage 1 takes the one named alike, ddpt-...
+        stage1_words: last words of every stage 1's recipe.
+        mask_words: the same of pseudo-masks.
+        stage2_words: the same of every stage 2.
+    """
+
+    data: DataRecipe
+    seed: int
+    preset: str
+    stage1_words: Sequence[str] = ()
+    mask_words: Sequence[str] = ()
+    stage2_words: Sequence[str] = ()
+
+    def stage1(self, title: str, out: Path, *words: str) -> Step:
+        """Return the training of stage 1 into `out`."""
+        told = self.training_words("ddpt" + self.preset.removeprefix("rasalore"), out)
+        recipe = load_recipe(Stage1Recipe, [*told, *words, *self.stage1_words])
+        return Step(title, partial(train_stage1, recipe), out)
+
+    def stage2(self, title: str, out: Path, *words: str) -> Step:
+        """Return the training of stage 2 into `out`."""
+        told = self.training_words(self.preset, out)
+        recipe = load_recipe(Stage2Recipe, [*told, *words, *self.stage2_words])
+        return Step(title, partial(train_stage2, recipe), out)
+
+    def continue_stage2(self, title: str, out: Path, masks: Path, start: Path) -> Step:
+        """Return the training of stage 2 on pseudo-masks, from the weights of an earlier run."""
+        told = f"pseudo_masks={masks}", f"initial_weights={start}", self.darker_word()
+        return self.stage2(title, out, *told)
+
+    def warm_up(self, title: str, out: Path, *split: str) -> Step:
+        """Return the training of stage 2 on nothing but lesions painted into healthy slices."""
+        told = "synthetic_lesions.share=1", self.darker_word(), FROM_RANDOM, "loop.max_steps=400"
+        return self.stage2(title, out, *split, *told)
+
+    def learn_labels(self, out: Path, start: Path, *split: str) -> Step:
+        """Return the training of stage 1 on real slice labels, from the weights of an earlier run.
+
+        Slower and shorter than from random weights, so that it keeps what it starts from.
+        """
+        rates = "optimizer.learning_rate=3.0e-4", "context_learning_rate=3.0e-4"
+        told = f"initial_weights={start}", *rates, "loop.max_steps=300", *split
+        return self.stage1("stage 1 on real slice labels", out, *told)
+
+    def poster_stage2(self, title: str, out: Path, masks: Path) -> Step:
+        """Return the training of stage 2 on pseudo-masks alone, from random weights."""
+        told = f"pseudo_masks={masks}", "synthetic_lesions.share=0", "augmentation.gamma=0"
+        return self.stage2(title, out, *told, FROM_RANDOM)
+
+    def masks(self, title: str, stage1: Path, out: Path, *words: str) -> Step:
+        """Return the making of pseudo-masks into `out`."""
+        told = [f"stage1={stage1}", *self.data_words(), f"out={out}", *words]
+        recipe = load_recipe(PseudoMaskRecipe, [*told, *self.mask_words])
+        return Step(title, partial(make_pseudo_masks, recipe), out)
+
+    def cut_masks(self, title: str, stage1: Path, out: Path, *words: str) -> Step:
+        """Return the making of pseudo-masks of stage 1's heatmaps into `out`."""
+        return self.masks(title, stage1, out, *CUT, *words)
+
+    def true_masks(self, stage1: Path, out: Path) -> Step:
+        """Return the writing of true masks in the form of pseudo-masks."""
+        told = [f"stage1={stage1}", *self.data_words(), f"out={out}", "source=truth"]
+        work = partial(make_pseudo_masks, load_recipe(PseudoMaskRecipe, told))
+        return Step("true masks, in the form of pseudo-masks", work, out)
+
+    def training_words(self, preset: str, out: Path) -> list[str]:
+        """Return the words that all trainings have in common, the preset's recipe first."""
+        recipe = str(preset_folder(preset) / "training.yaml")
+        return [recipe, *self.data_words(), f"loop.seed={self.seed}", f"out={out}"]
+
+    def data_words(self) -> list[str]:
+        """Return the words that say which slices are read."""
+        data = self.data
+        words = {"root": data.root, "modality": data.modality, "skip_slices": data.skip_slices}
+        return [f"data.{key}={value}" for key, value in words.items()]
+
+    def darker_word(self) -> str:
+        """Return the word for the share of painted lesions that are darker than tissue."""
+        share = DARKER_SHARES.get(self.data.modality, 0.0)
+        return f"synthetic_lesions.darker_share={share}"
+
+
+@dataclass
+class StudyData:
+    """Which scans are studied.
+
+    Attributes:
+        root: folder of scans in a known layout; empty: synthetic patients.
+        modality: t1, t1ce, t2 or flair.
+        skip_slices: lowest and highest axial slices left out.
+    """
+
+    root: str = ""
+    modality: str = "t2"
+    skip_slices: int = 15
+
+
+@dataclass
+class PhantomRecipe:
+    """The synthetic patients that a study is on, or starts on.
+
+    Attributes:
+        patients: how many.
+        healthy: how many of them have no tumour.
+        shape: voxels of a scan.
+        voxel_size: mm.
+        validation: patients that choose weights and thresholds.
+        test: patients that are scored; intervals over 10 patients span twenty points.
+    """
+
+    patients: int = 72
+    healthy: int = 14
+    shape: list[int] = field(default_factory=lambda: [96, 112, 96])
+    voxel_size: float = 2.0
+    validation: int = 6
+    test: int = 20
+
+
+@dataclass
+class StudyRecipe:
+    """The whole line, from scans and slice labels to a judged network.
+
+    Attributes:
+        out: folder of everything.
+        data: which scans are studied.
+        preset: of stage 2; stage 1 takes the one named alike. Made for rasalore-tiny.
+        seed: of everything.
+        seeds: how often all is repeated, with the seeds from `seed` on.
+        folds: deal all patients into so many test sets, each tested in turn; 0: a quarter of them
+            is held out once.
+        systems: rows of the table: "own", "all", or names with commas between them.
+        selftrained: add a round of self-training.
+        poster: add stage 2 as on the poster, from random weights and heatmaps alone.
+        cross: folders of further data sets with masks, scored as well.
+        phantoms: the synthetic patients.
+        stage1: last words of every stage 1's recipe, such as [loop.max_steps=50].
+        pseudo_masks: the same of pseudo-masks.
+        stage2: the same of every stage 2.
+    """
+
+    out: str = MISSING
+    data: StudyData = field(default_factory=StudyData)
+    preset: str = "rasalore-tiny"
+    seed: int = 0
+    seeds: int = 1
+    folds: int = 0
+    systems: str = "own"
+    selftrained: bool = False
+    poster: bool = False
+    cross: list[str] = field(default_factory=list)
+    phantoms: PhantomRecipe = field(default_factory=PhantomRecipe)
+    stage1: list[str] = field(default_factory=list)
+    pseudo_masks: list[str] = field(default_factory=list)
+    stage2: list[str] = field(default_factory=list)
+
+    def line(self, root: str | Path, seed: int) -> Line:
+        """Return the trainings of one seed on one folder of scans."""
+        data = DataRecipe(str(root), self.data.modality, self.data.skip_slices)
+        return Line(data, seed, self.preset, self.stage1, self.pseudo_masks, self.stage2)
+
+    def trains(self, row: str) -> bool:
+        """Return whether an optional row is trained: by its flag, or because `systems` names it."""
+        flags = {"rasalore_selftrained": self.selftrained, "rasalore_poster": self.poster}
+        return flags[row] or row in [word.strip() for word in self.systems.split(",")]
+
+
+def segment_test_patient(stage1: Path, model: Path, data: DataRecipe, out: Path) -> None:
+    """Segment the scan of the last test patient of stage 1's split."""
+    test = json.loads((stage1 / "split.json").read_text(encoding="utf-8"))["test"]
+    *_, scan = (
+        patient.images[data.modality]
+        for patient in find_patients(data.root)
+        if patient.patient_id in test
+    )
+    predict_scans(*load_model(str(model)), [Path(scan)], out, RunSettings(), resume=True)
