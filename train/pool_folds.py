@@ -1,4 +1,4 @@
-"""One table of several folds and seeds: every patient of the data set is a test patient of it.
+r"""One table of several folds and seeds: every patient of the data set is a test patient of it.
 
     python train/pool_folds.py folders=[runs/fold1/benchmark,runs/fold2/benchmark] out=runs/pooled
     python train/pool_folds.py out=runs/pooled/cross/tcga_lgg \

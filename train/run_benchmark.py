@@ -1,4 +1,4 @@
-"""Fit and score every system on held-out patients under one protocol, and write the table.
+r"""Fit and score every system on held-out patients under one protocol, and write the table.
 
     python train/run_benchmark.py data.root=scans stage1=runs/stage1 rasalore=runs/stage2 \
         out=runs/benchmark

@@ -1,4 +1,4 @@
-"""The whole line in one process: scans and slice labels in, a judged network out.
+r"""The whole line in one process: scans and slice labels in, a judged network out.
 
     python train/study.py out=runs/demo
     python train/study.py data.root=brats2021 data.modality=flair folds=4 seeds=3 systems=all \
@@ -15,11 +15,14 @@ A shorter one: phantoms.patients=30 phantoms.test=6 stage1=[loop.max_steps=50] \
 """
 
 from modeling_rasalore.recipes import run_script
-from modeling_rasalore.studies.steps import StudyRecipe
-from modeling_rasalore.studies.study import run_study
+from modeling_rasalore.studies.recipe import StudyRecipe
 
 
 def main(recipe: StudyRecipe) -> None:
+    from modeling_rasalore.studies.study import (
+        run_study,  # here: helpers that write scans go without
+    )
+
     if recipe.systems != "own":
         import baselines.registry  # noqa: F401 - competitors register themselves, with diffusers
     run_study(recipe)

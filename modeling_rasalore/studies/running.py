@@ -18,12 +18,12 @@ from ..data.patient import ALL, Patient
 from ..data.splits import read_split, split_hash
 from ..evaluation.rows import Row, evaluate_system, write_results
 from ..files import some, write_json
+from ..processes import run_apart
 from ..provenance import peak_mib, provenance
 from ..recipes import DataRecipe
 from .ablations import CHANGES, STAGE1_HEATMAPS, ChangedNetwork, ablation_rows
 from .output import compare, failure_rows, write_grid, write_tables
 from .own import OWN_ROWS, REFERENCES, TrainedRuns
-from .processes import run_apart
 from .scoring import ScoredPatients, find_threshold, sequence_of
 from .slices import HeldOut, Split, data_name, refuse_leaks, training_slices
 from .systems import COMPETITORS, System, SystemRow

@@ -1,21 +1,21 @@
-"""States what a study asks for, and makes its steps: work, with its recipe and its folder."""
+"""Makes the steps of a study: which work, on which recipe, into which folder."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-
-from omegaconf import MISSING
 
 from ..data.layouts import find_patients
 from ..prediction.loading import load_model
 from ..prediction.run import RunSettings, predict_scans
+from ..processes import Work
+from ..pseudo_masks.comparison import ComparisonRecipe, compare_runs
+from ..pseudo_masks.criteria import choices_table
 from ..pseudo_masks.makers import PseudoMaskRecipe, make_pseudo_masks
 from ..recipes import DataRecipe, load_recipe, preset_folder
 from ..training.stage1 import Stage1Recipe, train_stage1
 from ..training.stage2 import Stage2Recipe, train_stage2
-from .processes import Work
+from .recipe import StudyRecipe
 
 # Lesions are brighter than tissue in T2 and FLAIR, darker in T1, either in T1 with contrast agent.
 DARKER_SHARES = {"t1": 1.0, "t1ce": 0.5}
@@ -44,31 +44,30 @@ class Line:
     """The trainings of one seed on one folder of scans.
 
     Attributes:
-        data: the scans.
+        study: what was asked for.
+        root: the folder.
         seed: of every training.
-        preset: of stage 2; stage 1 takes the one named alike, ddpt-...
-        stage1_words: last words of every stage 1's recipe.
-        mask_words: the same of pseudo-masks.
-        stage2_words: the same of every stage 2.
     """
 
-    data: DataRecipe
+    study: StudyRecipe
+    root: str
     seed: int
-    preset: str
-    stage1_words: Sequence[str] = ()
-    mask_words: Sequence[str] = ()
-    stage2_words: Sequence[str] = ()
+
+    @property
+    def data(self) -> DataRecipe:
+        """Which slices are read."""
+        return DataRecipe(self.root, self.study.data.modality, self.study.data.skip_slices)
 
     def stage1(self, title: str, out: Path, *words: str) -> Step:
         """Return the training of stage 1 into `out`."""
-        told = self.training_words("ddpt" + self.preset.removeprefix("rasalore"), out)
-        recipe = load_recipe(Stage1Recipe, [*told, *words, *self.stage1_words])
+        told = self.training_words("ddpt" + self.study.preset.removeprefix("rasalore"), out)
+        recipe = load_recipe(Stage1Recipe, [*told, *words, *self.study.stage1])
         return Step(title, partial(train_stage1, recipe), out)
 
     def stage2(self, title: str, out: Path, *words: str) -> Step:
         """Return the training of stage 2 into `out`."""
-        told = self.training_words(self.preset, out)
-        recipe = load_recipe(Stage2Recipe, [*told, *words, *self.stage2_words])
+        told = self.training_words(self.study.preset, out)
+        recipe = load_recipe(Stage2Recipe, [*told, *words, *self.study.stage2])
         return Step(title, partial(train_stage2, recipe), out)
 
     def continue_stage2(self, title: str, out: Path, masks: Path, start: Path) -> Step:
@@ -98,7 +97,7 @@ class Line:
     def masks(self, title: str, stage1: Path, out: Path, *words: str) -> Step:
         """Return the making of pseudo-masks into `out`."""
         told = [f"stage1={stage1}", *self.data_words(), f"out={out}", *words]
-        recipe = load_recipe(PseudoMaskRecipe, [*told, *self.mask_words])
+        recipe = load_recipe(PseudoMaskRecipe, [*told, *self.study.pseudo_masks])
         return Step(title, partial(make_pseudo_masks, recipe), out)
 
     def cut_masks(self, title: str, stage1: Path, out: Path, *words: str) -> Step:
@@ -128,88 +127,9 @@ class Line:
         return f"synthetic_lesions.darker_share={share}"
 
 
-@dataclass
-class StudyData:
-    """Which scans are studied.
-
-    Attributes:
-        root: folder of scans in a known layout; empty: synthetic patients.
-        modality: t1, t1ce, t2 or flair.
-        skip_slices: lowest and highest axial slices left out.
-    """
-
-    root: str = ""
-    modality: str = "t2"
-    skip_slices: int = 15
-
-
-@dataclass
-class PhantomRecipe:
-    """The synthetic patients that a study is on, or starts on.
-
-    Attributes:
-        patients: how many.
-        healthy: how many of them have no tumour.
-        shape: voxels of a scan.
-        voxel_size: mm.
-        validation: patients that choose weights and thresholds.
-        test: patients that are scored; intervals over 10 patients span twenty points.
-    """
-
-    patients: int = 72
-    healthy: int = 14
-    shape: list[int] = field(default_factory=lambda: [96, 112, 96])
-    voxel_size: float = 2.0
-    validation: int = 6
-    test: int = 20
-
-
-@dataclass
-class StudyRecipe:
-    """The whole line, from scans and slice labels to a judged network.
-
-    Attributes:
-        out: folder of everything.
-        data: which scans are studied.
-        preset: of stage 2; stage 1 takes the one named alike. Made for rasalore-tiny.
-        seed: of everything.
-        seeds: how often all is repeated, with the seeds from `seed` on.
-        folds: deal all patients into so many test sets, each tested in turn; 0: a quarter of them
-            is held out once.
-        systems: rows of the table: "own", "all", or names with commas between them.
-        selftrained: add a round of self-training.
-        poster: add stage 2 as on the poster, from random weights and heatmaps alone.
-        cross: folders of further data sets with masks, scored as well.
-        phantoms: the synthetic patients.
-        stage1: last words of every stage 1's recipe, such as [loop.max_steps=50].
-        pseudo_masks: the same of pseudo-masks.
-        stage2: the same of every stage 2.
-    """
-
-    out: str = MISSING
-    data: StudyData = field(default_factory=StudyData)
-    preset: str = "rasalore-tiny"
-    seed: int = 0
-    seeds: int = 1
-    folds: int = 0
-    systems: str = "own"
-    selftrained: bool = False
-    poster: bool = False
-    cross: list[str] = field(default_factory=list)
-    phantoms: PhantomRecipe = field(default_factory=PhantomRecipe)
-    stage1: list[str] = field(default_factory=list)
-    pseudo_masks: list[str] = field(default_factory=list)
-    stage2: list[str] = field(default_factory=list)
-
-    def line(self, root: str | Path, seed: int) -> Line:
-        """Return the trainings of one seed on one folder of scans."""
-        data = DataRecipe(str(root), self.data.modality, self.data.skip_slices)
-        return Line(data, seed, self.preset, self.stage1, self.pseudo_masks, self.stage2)
-
-    def trains(self, row: str) -> bool:
-        """Return whether an optional row is trained: by its flag, or because `systems` names it."""
-        flags = {"rasalore_selftrained": self.selftrained, "rasalore_poster": self.poster}
-        return flags[row] or row in [word.strip() for word in self.systems.split(",")]
+def compare_networks(recipe: ComparisonRecipe) -> None:
+    """Print what criteria that need no mask say of several networks."""
+    print(choices_table(compare_runs(recipe)))
 
 
 def segment_test_patient(stage1: Path, model: Path, data: DataRecipe, out: Path) -> None:

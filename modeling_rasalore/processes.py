@@ -12,8 +12,6 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Self
 
-import torch
-
 Work = Callable[[], object]  # can be sent to another process: a partial, or a method of a row
 
 
@@ -68,6 +66,8 @@ class Helper:
 
 def run_logged(work: Work, threads: int, log: Path) -> None:
     """Run `work` with so many threads; what it prints goes to `log`."""
+    import torch  # here: not every process computes
+
     torch.set_num_threads(threads)
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a", encoding="utf-8") as file, redirect_stdout(file), redirect_stderr(file):
