@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import Self
 
@@ -53,7 +53,8 @@ class Helper:
         if self.pool is None:
             return
         if failure:
-            os.kill(self.process_id.result(), signal.SIGTERM)
+            with suppress(BrokenProcessPool, OSError):  # it may have ended by itself
+                os.kill(self.process_id.result(), signal.SIGTERM)
         self.pool.shutdown()
 
     def start(self, work: Work, threads: int, log: Path) -> Future[None]:

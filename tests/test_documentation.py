@@ -19,7 +19,7 @@ COMMANDS = [c.replace("measure_speed.py scale", "measure_scale.py") for c in COM
 SCHEMAS = {"stage1": "Stage1Recipe", "stage2": "Stage2Recipe"}
 SCHEMAS |= {"make_pseudo_masks": "PseudoMaskRecipe", "run_benchmark": "BenchmarkRecipe"}
 SCHEMAS |= {"push_to_hub": "PushRecipe", "prepare_slices": "PrepareRecipe"}
-SCHEMAS |= {"pool_folds": "PoolRecipe", "compare_runs": "ComparisonRecipe"}
+SCHEMAS |= {"study": "StudyRecipe", "pool_folds": "PoolRecipe", "compare_runs": "ComparisonRecipe"}
 SCHEMAS |= {"predict_archive": "ArchiveRecipe", "measure_scale": "ScaleRecipe"}
 TRAINING_COMMANDS = [
     command

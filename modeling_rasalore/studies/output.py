@@ -99,12 +99,12 @@ def write_grid(
         return
     maps = {}
     for system, title in {r["system"]: system_name(r) for r in rows if "failure" not in r}.items():
-        ids = [one.example.patient_id for one in chosen]
+        ids = [shown.example.patient_id for shown in chosen]
         files = [folders[i] / "systems" / system / "scores" / f"{i}.npy" for i in ids]
         if all(file.is_file() for file in files):
             pairs = zip(files, chosen, strict=True)
-            maps[title] = [np.load(file, "r")[one.position] for file, one in pairs]
-    lines = [one.as_row() for one in chosen]
+            maps[title] = [np.load(file, "r")[shown.position] for file, shown in pairs]
+    lines = [shown.as_row() for shown in chosen]
     replace_file(path, lambda draft: results_grid(lines, maps, draft))
 
 

@@ -48,9 +48,9 @@ class StudyRecipe:
     Attributes:
         out: folder of everything.
         data: which scans are studied.
-        preset: of stage 2; stage 1 takes the one named alike. Made for rasalore-tiny.
+        preset: of stage 2; stage 1 takes its namesake. The line is made for rasalore-tiny.
         seed: of everything.
-        seeds: how often all is repeated, with the seeds from `seed` on.
+        seeds: which seeds all is repeated with, such as [0,1,2]; empty: `seed` alone.
         folds: deal all patients into so many test sets, each tested in turn; 0: a quarter of them
             is held out once.
         systems: rows of the table: "own", "all", or names with commas between them.
@@ -67,7 +67,7 @@ class StudyRecipe:
     data: StudyData = field(default_factory=StudyData)
     preset: str = "rasalore-tiny"
     seed: int = 0
-    seeds: int = 1
+    seeds: list[int] = field(default_factory=list)
     folds: int = 0
     systems: str = "own"
     selftrained: bool = False

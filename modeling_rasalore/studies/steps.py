@@ -1,7 +1,7 @@
 """Makes the steps of a study: which work, on which recipe, into which folder."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -37,6 +37,26 @@ class Step:
     title: str
     work: Work
     out: Path
+
+
+@dataclass
+class Plan:
+    """The steps of a study.
+
+    Attributes:
+        rounds: steps that may go side by side, each round after the one before.
+        left_out: what cannot be had of these scans, and why.
+        results: what readers want of the study's folder.
+    """
+
+    rounds: list[tuple[Step, ...]] = field(default_factory=list)
+    left_out: dict[str, str] = field(default_factory=dict)
+    results: list[str] = field(default_factory=list)
+
+    def add(self, *steps: Step | None) -> None:
+        """Append steps that may go side by side; None for one that is left out."""
+        if chosen := tuple(step for step in steps if step is not None):
+            self.rounds.append(chosen)
 
 
 @dataclass(frozen=True)

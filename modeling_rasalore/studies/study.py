@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -23,27 +23,7 @@ from ..scans.naming import MODALITIES
 from .pooling import PoolRecipe, pool_folds
 from .recipe import StudyRecipe
 from .running import BenchmarkRecipe, CrossRecipe, choose_rows, load_held_out, run_benchmark
-from .steps import Line, Step, compare_networks, segment_test_patient
-
-
-@dataclass
-class Plan:
-    """The steps of a study.
-
-    Attributes:
-        rounds: steps that may go side by side, each round after the one before.
-        left_out: what cannot be had of these scans, and why.
-        results: what readers want of the study's folder.
-    """
-
-    rounds: list[tuple[Step, ...]] = field(default_factory=list)
-    left_out: dict[str, str] = field(default_factory=dict)
-    results: list[str] = field(default_factory=list)
-
-    def add(self, *steps: Step | None) -> None:
-        """Append steps that may go side by side; None for one that is left out."""
-        if chosen := tuple(step for step in steps if step is not None):
-            self.rounds.append(chosen)
+from .steps import Line, Plan, Step, compare_networks, segment_test_patient
 
 
 @dataclass(frozen=True)
@@ -149,7 +129,7 @@ def plan_study(study: StudyRecipe) -> Plan:
 
 def plan_on_phantoms(study: StudyRecipe, plan: Plan) -> None:
     """Add the steps of a study on synthetic patients."""
-    if study.folds or study.seeds != 1:
+    if study.folds or study.seeds:
         raise ValueError(
             "folds and seeds are of real scans; give data.root, got none and "
             f"folds={study.folds} seeds={study.seeds}."
@@ -171,8 +151,8 @@ def plan_on_scans(study: StudyRecipe, plan: Plan) -> None:
     patients = find_patients(study.data.root)
     check_patients(patients, study)
     runs = []
-    for seed in range(study.seed, study.seed + study.seeds):
-        several = study.folds or study.seeds > 1
+    several = study.folds or len(study.seeds) > 1
+    for seed in study.seeds or [study.seed]:
         folder = Path(study.out) / f"seed{seed}" if several else Path(study.out)
         line, start = Line(study, study.data.root, seed), folder / "start"
         plan_start(Line(study, str(start / "phantoms"), seed), start, plan)
@@ -200,9 +180,9 @@ def plan_on_scans(study: StudyRecipe, plan: Plan) -> None:
 
 def check_patients(patients: Sequence[Patient], study: StudyRecipe) -> None:
     """Raise ValueError for scans that a study cannot learn from, before it begins."""
-    if study.seeds < 1 or study.folds < 0:
+    if len(set(study.seeds)) < len(study.seeds) or study.folds < 0:
         raise ValueError(
-            f"seeds must be at least 1 and folds 0 or more, got {study.seeds} and {study.folds}."
+            f"seeds must differ and folds be 0 or more, got {study.seeds} and {study.folds}."
         )
     modality = study.data.modality
     if lacking := [p.patient_id for p in patients if modality not in p.images]:

@@ -191,7 +191,7 @@ def test_what_is_finished_is_not_done_again(whole: Path, monkeypatch: pytest.Mon
         (["data.root=nowhere"], "nowhere"),
         (["data.root=SCANS", "data.modality=all"], "data.modality must be t1, t1ce, t2, flair"),
         (["data.root=SCANS", "folds=9"], "split.folds must be 2 to the number of patients, 5"),
-        (["data.root=SCANS", "seeds=0"], "seeds must be at least 1 and folds 0 or more, got 0"),
+        (["data.root=SCANS", "seeds=[1,1]"], "seeds must differ and folds be 0 or more, got .1, 1"),
         (["data.root=UNMASKED", "data.modality=flair"], "every patient needs a flair scan, but"),
         (["cross=[UNMASKED]"], "scoring needs a mask of every scored patient"),
         (["stage2=[loop.max_stepz=3]"], "unknown recipe key 'loop.max_stepz'"),
