@@ -9,12 +9,16 @@ BASE_PYTHON ?= python3
 PYTHON := .venv/bin/python
 PIP := $(PYTHON) -m pip --disable-pip-version-check
 STAMP := .venv/.installed
+OUT ?= runs/demo
+SEED ?= 0
+MODALITY ?= t2
 
 .PHONY: demo test browser lint clean
 .DEFAULT_GOAL := test
 
 demo: $(STAMP)
-	PYTHON=$(PYTHON) sh train/demo.sh
+	$(PYTHON) train/study.py "out=$(OUT)" "seed=$(SEED)" "data.modality=$(MODALITY)" \
+		$(if $(DATA),"data.root=$(DATA)")
 
 # Files go to the workers in the order of tests/conftest.py, those with slow tests first.
 test: $(STAMP) browser

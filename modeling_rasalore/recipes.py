@@ -254,6 +254,33 @@ def recipe_text(recipe: Any) -> str:
     return OmegaConf.to_yaml(OmegaConf.structured(recipe))
 
 
+def preset_folder(name: str) -> Path:
+    """Return the folder of a preset: its configuration, and how it is trained.
+
+    Installed, hub_configs/ lies in the package; in a clone it lies beside it.
+
+    Raises:
+        ValueError: there is no preset of that name.
+    """
+    package = Path(__file__).parent
+    presets = {
+        path.parent.name: path.parent
+        for parent in (package.parent, package)
+        for path in (parent / "hub_configs").glob("*/training.yaml")
+    }
+    if name not in presets:
+        raise ValueError(f"presets are {', '.join(sorted(presets))}, got {name!r}.")
+    return presets[name]
+
+
+def model_folder(model: str) -> str:
+    """Return where a recipe's model lies: presets, hub_configs/<name>, are found from anywhere."""
+    path = Path(model)
+    if path.is_dir() or path.parts[:-1] != ("hub_configs",):
+        return model
+    return str(preset_folder(path.name))
+
+
 def save_recipe(recipe: Any, path: Path) -> None:
     """Write a recipe as YAML."""
     path.write_text(recipe_text(recipe), encoding="utf-8")

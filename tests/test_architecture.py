@@ -27,7 +27,7 @@ FLOORS: dict[str, set[str]] = {
     "publishing": {"models", "scans", "data", "evaluation", "prediction"},
 }
 FLOORS["studies"] = set(FLOORS)
-GROUND = {"files", "remote_files", "provenance", "recipes"}
+GROUND = {"files", "processes", "remote_files", "provenance", "recipes"}
 # The files of the Space lie in one folder, its root, and import each other by name.
 SPACE: dict[str, set[str]] = {
     "uploads": set(),

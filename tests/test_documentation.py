@@ -18,7 +18,7 @@ COMMANDS = LINE.findall(README.replace("\\\n", ""))
 SCHEMAS = {"stage1": "Stage1Recipe", "stage2": "Stage2Recipe"}
 SCHEMAS |= {"make_pseudo_masks": "PseudoMaskRecipe", "run_benchmark": "BenchmarkRecipe"}
 SCHEMAS |= {"push_to_hub": "PushRecipe", "prepare_slices": "PrepareRecipe"}
-SCHEMAS |= {"pool_folds": "PoolRecipe", "compare_runs": "ComparisonRecipe"}
+SCHEMAS |= {"study": "StudyRecipe", "pool_folds": "PoolRecipe", "compare_runs": "ComparisonRecipe"}
 SCHEMAS |= {"scale": "ScaleRecipe"}
 TRAINING_COMMANDS = [
     command

@@ -23,6 +23,7 @@ import numpy as np
 from scipy import ndimage
 from tqdm.auto import tqdm
 
+from ..processes import end_with_parent
 from ..scans.volume_writing import write_nifti
 from .phantom_template import Template, load_template
 from .phantom_tumours import (
@@ -178,9 +179,9 @@ def write_phantoms(
         folders.append(folder / f"BraTS2021_phantom{index + 1:03d}")
         settings.append({"seed": int(state[0]), **grid, "tumour": index >= healthy_patients})
     progress = partial(tqdm, total=patients, desc="phantoms", unit="patient")
-    if processes == 1:
+    if processes == 1 or all(map(_is_written, folders, settings)):
         return list(progress(map(_write_patient, folders, settings)))
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(processes, get_context("spawn"), end_with_parent) as pool:
         return list(progress(pool.map(_write_patient, folders, settings)))
 
 
@@ -284,15 +285,21 @@ def _image(
     return images
 
 
+def _is_written(folder: Path, settings: dict[str, Any]) -> bool:
+    """Return whether `folder` holds all of `make_phantom(**settings)`."""
+    names = [RECORD, *(f"{folder.name}_{key}.nii.gz" for key in (*SEQUENCES, "seg"))]
+    if not all((folder / name).exists() for name in names):
+        return False
+    return bool(json.loads((folder / RECORD).read_text()) == {"recipe": RECIPE, **settings})
+
+
 def _write_patient(folder: Path, settings: dict[str, Any]) -> Path:
     """Return `folder`, holding `make_phantom(**settings)`; it appears complete or not at all."""
-    record, recipe = folder / RECORD, {"recipe": RECIPE, **settings}
     names = {key: f"{folder.name}_{key}.nii.gz" for key in (*SEQUENCES, "seg")}
     if folder.exists():
-        if not record.exists():
+        if not (folder / RECORD).exists():
             raise ValueError(f"{folder} exists but holds no phantom; choose another folder.")
-        complete = all((folder / name).exists() for name in names.values())
-        if complete and json.loads(record.read_text()) == recipe:
+        if _is_written(folder, settings):
             return folder
         shutil.rmtree(folder)
     phantom = make_phantom(**settings)
@@ -302,6 +309,6 @@ def _write_patient(folder: Path, settings: dict[str, Any]) -> Path:
         for sequence, image in phantom.images.items():
             write_nifti(new / names[sequence], np.rint(image).astype(np.int16), phantom.affine)
         write_nifti(new / names["seg"], phantom.mask, phantom.affine)
-        (new / RECORD).write_text(json.dumps(recipe))
+        (new / RECORD).write_text(json.dumps({"recipe": RECIPE, **settings}))
         os.replace(new, folder)
     return folder

@@ -8,43 +8,6 @@ import numpy as np
 
 Row = Mapping[str, Any]  # of results.json
 
-SYSTEM_NAMES = {
-    "chance": "Chance",
-    "threshold": "Intensity threshold",
-    "ae": "AE",
-    "dae": "DAE",
-    "vqvae": "VQVAE",
-    "ts_cam": "TS-CAM",
-    "cae": "CAE",
-    "la_gan": "LA-GAN",
-    "ame_cam": "AME-CAM",
-    "anofpdm": "AnoFPDM",
-    "yoo_t2": "Yoo et al. (T2)",
-    "yoo_all": "Yoo et al. (all)",
-    "ddpt": "DDPT (stage 1)",
-    "sam_box": "SAM + DDPT (box)",
-    "sam_points": "SAM + DDPT (points)",
-    "medsam_box": "MedSAM + DDPT (box)",
-    "medsam_points": "MedSAM + DDPT (points)",
-    "medsam2_box": "MedSAM2 + DDPT (box)",
-    "medsam2_points": "MedSAM2 + DDPT (points)",
-    "synthetic_only": "Synthetic lesions only",
-    "rasalore_without_sam": "RASALoRE without SAM",
-    "rasalore": "RASALoRE",
-    "rasalore_warm": "RASALoRE, warm start",
-    "rasalore_warm_selftrained": "RASALoRE, warm start, self-trained",
-    "rasalore_t1": "RASALoRE on T1",
-    "rasalore_t1ce": "RASALoRE on T1ce",
-    "rasalore_t2": "RASALoRE on T2",
-    "rasalore_flair": "RASALoRE on FLAIR",
-    "rasalore_average": "RASALoRE, mean of sequences",
-    "rasalore_all": "RASALoRE of all sequences",
-    "rasalore_all_without_t1": "RASALoRE of all, T1 missing",
-    "rasalore_all_without_t1ce": "RASALoRE of all, T1ce missing",
-    "rasalore_all_without_t2": "RASALoRE of all, T2 missing",
-    "rasalore_all_without_flair": "RASALoRE of all, FLAIR missing",
-    "ceiling": "Ceiling (true masks)",
-}
 # Start of the names of systems that a table by sequence compares.
 BY_SEQUENCE = ("rasalore_t", "rasalore_flair", "rasalore_average", "rasalore_all")
 THRESHOLD_NAMES = {"0.5": "0.5", "label_free": "label-free", "oracle": "oracle (no claim)"}
@@ -118,7 +81,7 @@ def overview_table(rows: Sequence[Row]) -> str:
 
 def system_name(row: Row) -> str:
     """Return what people read of a row's system."""
-    name = SYSTEM_NAMES.get(row["system"], str(row["system"]))
+    name = str(row.get("title", row["system"]))
     return f"{name} (stand-in weights)" if row.get("weights") == "stand-in" else name
 
 
@@ -145,7 +108,7 @@ def difference_table(compared: Sequence[Row]) -> str:
     )
     lines: list[tuple[str, ...]] = []
     for row in compared:
-        reference = system_name({"system": row["reference"]})
+        reference = str(row.get("reference_title", row["reference"]))
         shown = (system_name(row), row["view"], _threshold(row), reference)
         differences = (_percent(row, f"{m}_difference") for m in ("dice", "average_precision"))
         lines.append((*shown, *differences, str(row["patients"])))

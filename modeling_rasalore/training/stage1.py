@@ -18,7 +18,7 @@ from ..models.heatmaps_ddpt import HEATMAPS
 from ..models.image_processing_rasalore import RasaloreImageProcessor
 from ..models.modeling_ddpt import DdptModel
 from ..pseudo_masks.deletion import choose_heatmap, deletion_scores
-from ..recipes import BaseRecipe, SplitRecipe
+from ..recipes import BaseRecipe, SplitRecipe, model_folder
 from .augmentation import AugmentationRecipe, augment_batch
 from .examples import choose_labelled, collate_labelled, paint_labelled, prepare_labelled
 from .loop import Objective, loss_parts, train
@@ -72,7 +72,7 @@ def train_stage1(recipe: Stage1Recipe) -> Path:
     split = split_patients(patients, recipe.split.seed, **recipe.split.amounts())
     if recipe.initial_weights:
         refuse_other_split(recipe.initial_weights, split)
-    processor = RasaloreImageProcessor.from_pretrained(recipe.model)
+    processor = RasaloreImageProcessor.from_pretrained(model_folder(recipe.model))
     with closing(RunFolder(recipe)) as run:
         training, held_out = run.list_slices(split, recipe.initial_weights)
         if run.ended_before():
@@ -128,7 +128,7 @@ def build_model(recipe: Stage1Recipe) -> DdptModel:
     Raises:
         ValueError: `initial_weights` holds another kind of model.
     """
-    config, folder = DdptConfig.from_pretrained(recipe.model), recipe.initial_weights
+    config, folder = DdptConfig.from_pretrained(model_folder(recipe.model)), recipe.initial_weights
     if not folder:
         return DdptModel.from_backbone(config)
     loaded: Any = DdptModel.from_pretrained(folder, config=config, output_loading_info=True)

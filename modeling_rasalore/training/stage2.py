@@ -23,7 +23,7 @@ from ..models.loss_rasalore import leave_out, soft_dice
 from ..models.modeling_rasalore import RasaloreModel
 from ..pseudo_masks.deletion import is_brain
 from ..pseudo_masks.table import MaskTable
-from ..recipes import BaseRecipe, SplitRecipe
+from ..recipes import BaseRecipe, SplitRecipe, model_folder
 from ..scans.naming import MODALITIES
 from .augmentation import AugmentationRecipe, augment_batch
 from .examples import (
@@ -73,7 +73,7 @@ def train_stage2(recipe: Stage2Recipe) -> Path:
     split = open_split(recipe)
     if recipe.initial_weights:
         refuse_other_split(recipe.initial_weights, split)
-    processor, config = open_configurations(recipe.model, recipe.data.modality)
+    processor, config = open_configurations(model_folder(recipe.model), recipe.data.modality)
     table, made = open_masks(recipe, [*split["train"], *split["validation"]])
     with closing(RunFolder(recipe)) as run:
         listed, held_out = run.list_slices(split, recipe.initial_weights, recipe.pseudo_masks)

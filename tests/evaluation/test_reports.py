@@ -8,6 +8,7 @@ from modeling_rasalore.evaluation.tables import overview_table, results_figure, 
 def row(**values):
     return {
         "system": "rasalore",
+        "title": "RASALoRE",
         "modality": "t2",
         "view": "paper",
         "threshold": "0.5",
@@ -31,7 +32,8 @@ def test_a_table_line_by_hand():
 
 
 def test_a_table_names_stand_in_weights_and_the_oracle():
-    table = results_table([row(system="medsam_box", weights="stand-in", threshold="oracle")])
+    title = "MedSAM + DDPT (box)"
+    table = results_table([row(title=title, weights="stand-in", threshold="oracle")])
     assert "MedSAM + DDPT (box) (stand-in weights)" in table
     assert "oracle (no claim)" in table
 

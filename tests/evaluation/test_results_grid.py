@@ -2,19 +2,16 @@
 
 from pathlib import Path
 
-import blobs  # noqa: F401 - puts train/ on the path
 import numpy as np
 import pytest
 from PIL import Image
-
-# isort: split
-from baselines.grid import SHOWN, choose_slices, write_grid
 from small_study import write_scans
 
 from modeling_rasalore.data.layouts import find_patients
 from modeling_rasalore.evaluation.slice_grid import CELL, GAP, HEADER, GridSlice, results_grid
 from modeling_rasalore.recipes import DataRecipe
 from modeling_rasalore.scans.overlays import TRUTH_COLOUR
+from modeling_rasalore.studies.output import PATIENTS_SHOWN, choose_slices, write_grid
 
 
 def make_slice(spacing: tuple[float, float] = (1.0, 1.0)) -> GridSlice:
@@ -76,13 +73,13 @@ def test_slices_are_the_largest_lesions_of_evenly_spaced_patients(tmp_path: Path
     patients = find_patients(write_scans(tmp_path / "scans", 9))
     data = DataRecipe(root="", skip_slices=1)
     chosen = choose_slices(patients[::-1], data)
-    assert [patient for patient, _, _ in chosen] == [
+    assert [one.example.patient_id for one in chosen] == [
         f"BraTS2021_{number:05d}" for number in (0, 2, 4, 6)
     ]
-    for _, place, example in chosen:
-        assert example.mask.sum() == 81 and example.slice_index >= place
+    for one in chosen:
+        assert one.example.mask.sum() == 81 and one.example.slice_index >= one.position
     few = choose_slices(patients[:2], data)
-    assert len(few) == 2 < SHOWN
+    assert len(few) == 2 < PATIENTS_SHOWN
 
 
 def test_systems_without_maps_have_no_column_and_no_lesion_means_no_picture(

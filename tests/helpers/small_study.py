@@ -1,10 +1,8 @@
 """All that stage 2 needs, in seconds: toy scans, their masks as pseudo-masks, a toy model."""
 
 import json
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,9 +12,11 @@ from modeling_rasalore.data.labels import UNHEALTHY
 from modeling_rasalore.data.layouts import find_patients
 from modeling_rasalore.data.slices import read_slices
 from modeling_rasalore.data.splits import split_patients, write_split
+from modeling_rasalore.processes import reason_of_failure
 from modeling_rasalore.pseudo_masks.table import SliceMasks, write_masks
 from modeling_rasalore.recipes import load_recipe
 from modeling_rasalore.scans.volume_writing import write_nifti
+from modeling_rasalore.studies import running
 from modeling_rasalore.training.stage2 import Stage2Recipe, train_stage2
 
 SIDE, DEPTH = 32, 14
@@ -85,20 +85,11 @@ def run_stage2(words: Sequence[str]) -> Path:
     return train_stage2(load_recipe(Stage2Recipe, words))
 
 
-def in_this_process(monkeypatch: pytest.MonkeyPatch, script: ModuleType) -> None:
+def benchmark(words: Sequence[str]) -> Path:
+    """Run the benchmark on the words of a command line."""
+    return running.run_benchmark(load_recipe(running.BenchmarkRecipe, words))
+
+
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the benchmark run its systems here: starting a process takes longer than all they do."""
-
-    class Process:
-        exitcode = 1
-
-        def __init__(self, target: Callable[..., None], args: tuple[object, ...]):
-            self.target, self.args = target, args
-
-        def start(self) -> None:
-            with suppress(SystemExit):  # a system that failed says why in its folder
-                self.target(*self.args)
-
-        def join(self) -> None: ...
-
-    context = SimpleNamespace(get_context=lambda _: SimpleNamespace(Process=Process))
-    monkeypatch.setattr(script, "multiprocessing", context)
+    monkeypatch.setattr(running, "run_apart", reason_of_failure)

@@ -12,7 +12,7 @@ import pytest
 # isort: split
 import small_ddpt
 import small_rasalore
-from baselines.trained import Stage1Heatmap
+from modeling_rasalore.studies.trained import Stage1Heatmap
 from safetensors.torch import load_file
 from small_study import MODEL, run_stage2, write_study
 

@@ -4,26 +4,29 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import blobs  # noqa: F401 - puts train/ on the path
 import pytest
-
-# isort: split
-import run_benchmark
 from accelerate.state import AcceleratorState
-from baselines import ablations
-from baselines.ablations import CHANGES, STAGE1_HEATMAPS, choose_ablations, prepare_ablation
-from baselines.registry import Sources, build
-from baselines.trained import HeatmapOfKind
 from omegaconf import OmegaConf
 from small_ddpt import TRAINED, make_model
-from small_study import in_this_process, run_stage2, write_study
+from small_study import benchmark, in_this_process, run_stage2, write_study
 
 from modeling_rasalore import RasaloreConfig, RasaloreImageProcessor
 from modeling_rasalore.models.attention_rasalore import LocationEmbeddings
 from modeling_rasalore.pseudo_masks.rule import SCALING, PseudoMaskRule
+from modeling_rasalore.studies import ablations
+from modeling_rasalore.studies.ablations import (
+    CHANGES,
+    STAGE1_HEATMAPS,
+    ChangedNetwork,
+    KindOfHeatmap,
+    choose_ablations,
+    prepare_ablation,
+)
+from modeling_rasalore.studies.running import BenchmarkRecipe, score_row
+from modeling_rasalore.studies.slices import HeldOut
+from modeling_rasalore.training.stage2 import Stage2Recipe, train_stage2
 
 FEW = ["loop.max_steps=1", "loop.tensorboard=false"]
 NAME = "half_the_points_per_side"
@@ -84,19 +87,18 @@ def test_a_network_that_cannot_be_built_is_said_so(tmp_path: Path) -> None:
 def test_an_ablation_repeats_the_run_and_its_start_and_is_a_row(
     runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    started: list[list[str]] = []
+    started: list[Stage2Recipe] = []
 
-    def run(command: list[Any], **_: Any) -> SimpleNamespace:
-        started.append(command[2:])
-        run_stage2(command[2:])
-        return SimpleNamespace(returncode=0)
+    def train(recipe: Stage2Recipe) -> Path:
+        started.append(recipe)
+        return train_stage2(recipe)
 
-    monkeypatch.setattr(ablations, "subprocess", SimpleNamespace(run=run, PIPE=-1))
-    in_this_process(monkeypatch, run_benchmark)
+    monkeypatch.setattr(ablations, "train_stage2", train)
+    in_this_process(monkeypatch)
     whole, out = runs / "whole", tmp_path / "benchmark"
     words = [f"data.root={runs / 'scans'}", "data.skip_slices=1", f"stage1={whole}"]
-    words += [f"stage2={whole}", f"out={out}", "systems=rasalore_without_sam", f"ablation={NAME}"]
-    run_benchmark.main(words)
+    words += [f"rasalore={whole}", f"out={out}", "systems=rasalore", f"ablation={NAME}"]
+    benchmark(words)
     assert len(started) == 2  # the warm-up, then the run that starts from it
     made = out / "ablations" / NAME
     assert RasaloreConfig.from_pretrained(made).grid_size == 4
@@ -105,11 +107,11 @@ def test_an_ablation_repeats_the_run_and_its_start_and_is_a_row(
     differs = {key for key in theirs if ours[key] != theirs[key]}
     assert differs == {"model", "out", "initial_weights"}
     results = json.loads((out / "results.json").read_text())
-    assert {row["system"] for row in results["rows"]} == {"rasalore_without_sam", NAME}
+    assert {row["system"] for row in results["rows"]} == {"rasalore", NAME}
     compared = results["meta"]["ablations_against_whole"]
-    assert {row["reference"] for row in compared} == {"rasalore_without_sam"}
+    assert {row["reference"] for row in compared} == {"rasalore"}
     assert {row["system"] for row in compared} == {NAME}
-    run_benchmark.main(words)
+    benchmark(words)
     assert len(started) == 2  # nothing is trained again
 
 
@@ -127,10 +129,10 @@ def stage1_run(runs: Path, tmp_path: Path) -> Path:
 def test_every_kind_of_heatmap_is_a_row_without_any_training(
     runs: Path, stage1_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    in_this_process(monkeypatch, run_benchmark)
+    in_this_process(monkeypatch)
     words = [f"data.root={runs / 'scans'}", "data.skip_slices=1", f"stage1={stage1_run}"]
     words += [f"out={tmp_path / 'out'}", "systems=ddpt"]
-    run_benchmark.main([*words, f"ablation={','.join(STAGE1_HEATMAPS)}"])
+    benchmark([*words, f"ablation={','.join(STAGE1_HEATMAPS)}"])
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert [row.get("failure") for row in results["rows"]] == [None] * len(results["rows"])
     dices = {row["system"]: row["dice"] for row in results["rows"] if row["threshold"] == "0.5"}
@@ -146,14 +148,9 @@ def test_a_kind_of_heatmap_has_its_own_scaling_and_the_masks_threshold(
 ) -> None:
     made = {"scaling": "geometric", "threshold": 0.3, "filter_reach": 0.1}
     (tmp_path / "run.json").write_text(json.dumps({"pseudo_masks": made}))
-    none = dict.fromkeys(("synthetic_only", "stage2_with_sam", "ceiling"), "")
-    sources = Sources(
-        stage1=str(stage1_run), stage2=str(tmp_path), sam="", medsam="", medsam2="",
-        size="small", seed=0, ablations=dict.fromkeys(STAGE1_HEATMAPS, str(stage1_run)), **none,
-    )  # fmt: skip
+    recipe = BenchmarkRecipe(stage1=str(stage1_run), rasalore=str(tmp_path))
     for name, kind in STAGE1_HEATMAPS.items():
-        system = build(name, sources)
-        assert isinstance(system, HeatmapOfKind)
+        system = KindOfHeatmap(name).make(recipe)
         assert system.model.config.heatmap == kind
         assert system.rule == PseudoMaskRule(SCALING[kind], 0.3, 0.1)
 
@@ -161,15 +158,16 @@ def test_a_kind_of_heatmap_has_its_own_scaling_and_the_masks_threshold(
 def test_an_ablation_that_fails_is_a_row_that_says_why(
     runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    failed = SimpleNamespace(returncode=1, stderr="warning\nerror: the loss became nan")
-    calls = SimpleNamespace(run=lambda *_, **__: failed, PIPE=-1)
-    monkeypatch.setattr(ablations, "subprocess", calls)
-    recipe = run_benchmark.BenchmarkRecipe(
-        out=str(tmp_path), stage1="", stage2=str(runs / "whole"), ablation="noise_none"
-    )
-    rows = run_benchmark.rows_of("noise_none", recipe, {}, None)
+    def fail(recipe: Stage2Recipe) -> Path:
+        raise ValueError("the loss became nan")
+
+    monkeypatch.setattr(ablations, "train_stage2", fail)
+    in_this_process(monkeypatch)
+    row = ChangedNetwork("noise_none", str(runs / "whole"), str(tmp_path / "noise_none"))
+    recipe = BenchmarkRecipe(out=str(tmp_path), stage1="")
+    rows = score_row(row, recipe, {}, HeldOut([], recipe.data))
     assert [row["view"] for row in rows] == ["paper", "volume"]
-    assert rows[0]["failure"].endswith("ended with code 1: error: the loss became nan")
+    assert rows[0]["failure"] == "ValueError: the loss became nan"
 
 
 def test_aliased_locations_repeat_as_in_the_released_code() -> None:

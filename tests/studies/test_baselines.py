@@ -24,8 +24,14 @@ from baselines.la_gan import LaGan, LaGanSettings
 from baselines.networks import resnet_classifier
 from baselines.ts_cam import TsCam, TsCamSettings, coupled_map
 from baselines.vqvae import Vqvae, VqvaeSettings
-from baselines.yoo import YooAll, YooSettings, YooT2
-from baselines.yoo_networks import SuperpixelNetwork, compactness_loss, seed_loss
+from baselines.yoo import (
+    SuperpixelNetwork,
+    YooAll,
+    YooSettings,
+    YooT2,
+    compactness_loss,
+    seed_loss,
+)
 
 from modeling_rasalore.evaluation.metrics import average_precision
 

@@ -1,45 +1,35 @@
 """The benchmark refuses leaks, survives failures, and keeps what is finished."""
 
 import json
+import pickle
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-import blobs  # noqa: F401 - puts train/ on the path
 import numpy as np
 import pytest
-
-# isort: split
 import run_benchmark
-from baselines.data import Scored, read_examples, refuse_leaks, training_slices
-from baselines.registry import (
-    ALL,
-    BY_SEQUENCE,
-    LEARNED,
-    WITHOUT,
-    SequenceRuns,
-    Sources,
-    build,
-    choose,
-)
-from small_study import in_this_process
+from baselines.registry import LEARNED, PROMPTED
+from small_study import benchmark, in_this_process
 
 from modeling_rasalore.data.layouts import find_patients
 from modeling_rasalore.data.patient import Patient
 from modeling_rasalore.data.phantoms import write_phantoms
 from modeling_rasalore.data.splits import write_split
-from modeling_rasalore.evaluation.tables import (
-    SYSTEM_NAMES,
-    cost_table,
-    results_table,
-    sequence_table,
+from modeling_rasalore.evaluation.tables import cost_table, results_table, sequence_table
+from modeling_rasalore.recipes import DataRecipe, run_script
+from modeling_rasalore.studies.own import OWN_ROWS, ModalityRuns
+from modeling_rasalore.studies.running import (
+    BenchmarkRecipe,
+    CrossRecipe,
+    choose_rows,
+    clear_unless,
+    known_rows,
 )
-from modeling_rasalore.recipes import DataRecipe
+from modeling_rasalore.studies.slices import HeldOut, read_examples, refuse_leaks, training_slices
 
-ROOT = Path(__file__).parents[2]
 Split = dict[str, list[Patient]]
 
 
@@ -70,10 +60,12 @@ def stage(tmp_path: Path, split: Split) -> Callable[[str], str]:
     return make
 
 
-def sources(**changes: str) -> Sources:
-    given = dict.fromkeys(("synthetic_only", "stage2", "stage2_with_sam", "ceiling"), "")
-    given |= {"stage1": "s1", "sam": "a", "medsam": "b", "medsam2": "c", "size": "small"}
-    return Sources(**(given | changes), seed=0)
+def recipe(**changes: Any) -> BenchmarkRecipe:
+    return BenchmarkRecipe(**({"stage1": "s1", "out": "x"} | changes))
+
+
+def choose(systems: str, **changes: Any) -> list[str]:
+    return [row.name for row in choose_rows(recipe(systems=systems, **changes))]
 
 
 # --- Leaks --------------------------------------------------------------------------------------
@@ -101,8 +93,8 @@ def test_a_model_of_another_split_is_refused(
         refuse_leaks(split, data, [folder])
 
 
-TRAINED = ("synthetic_only", "stage2", "stage2_with_sam", "stage2_warm", "stage2_warm_selftrained",
-           "ceiling", "sequences.flair")  # fmt: skip
+TRAINED = ("synthetic_only", "rasalore_poster", "rasalore", "rasalore_with_sam",
+           "rasalore_selftrained", "ceiling", "modalities.flair")  # fmt: skip
 
 
 @pytest.mark.parametrize("row", TRAINED)
@@ -114,7 +106,7 @@ def test_the_benchmark_refuses_every_row_of_another_split(
     write_split({**split, "train": split["test"], "test": split["train"]},
                 tmp_path / "other" / "split.json")  # fmt: skip
     with pytest.raises(ValueError, match="was trained on another split"):
-        run_benchmark.main([*words, f"out={tmp_path}/out", f"{row}={folder}"])
+        benchmark([*words, f"out={tmp_path}/out", f"{row}={folder}"])
 
 
 def test_a_start_that_has_seen_who_is_scored_is_refused(
@@ -135,12 +127,12 @@ def test_a_copy_in_another_data_set_is_refused_whatever_sequence_is_scored(
 ) -> None:
     copy = replace(split["validation"][0], patient_id="elsewhere")
     others = split["test"]  # nobody learned from them
-    refuse_leaks(split, data, [], Scored(others, replace(data, modality="flair")))
+    refuse_leaks(split, data, [], HeldOut(others, replace(data, modality="flair")))
     with pytest.raises(ValueError, match="elsewhere shows the same image as"):
-        refuse_leaks(split, data, [], Scored([*others, copy], replace(data, modality="flair")))
+        refuse_leaks(split, data, [], HeldOut([*others, copy], replace(data, modality="flair")))
     only_flair = replace(copy, images={"flair": copy.images["flair"]})
     with pytest.raises(ValueError, match="elsewhere shows the same image as"):
-        refuse_leaks(split, data, [], Scored([only_flair], replace(data, modality="flair")))
+        refuse_leaks(split, data, [], HeldOut([only_flair], replace(data, modality="flair")))
 
 
 def test_systems_get_no_mask(split: Split, data: DataRecipe) -> None:
@@ -172,7 +164,7 @@ def test_a_sequence_that_a_patient_lacks_is_0(split: Split, data: DataRecipe) ->
     assert np.array_equal(four[5].image[1:], whole[5].image[1:])
     slices = [example.image for example in four[:2]]
     with pytest.raises(ValueError, match="YooAll learns from all four sequences"):
-        build("yoo_all", sources()).fit(slices, [0, 1])
+        known_rows()["yoo_all"].make(recipe()).fit(slices, [0, 1])
 
 
 def test_training_slices_have_a_known_label_and_can_be_fewer(
@@ -186,38 +178,41 @@ def test_training_slices_have_a_known_label_and_can_be_fewer(
 
 # --- Which systems ------------------------------------------------------------------------------
 def test_every_system_of_the_table_has_a_builder_and_a_name() -> None:
-    assert set(ALL) == set(SYSTEM_NAMES)
-    assert all(build(name, sources()).weights == "trained" for name in LEARNED)
+    rows = known_rows()
+    names = [row.name for row in (*OWN_ROWS, *LEARNED, *PROMPTED)]
+    assert set(rows) == set(names) and len(names) == len(rows)
+    assert len({row.title for row in rows.values()}) == len(rows)
+    assert all(row.make(recipe()).weights == "trained" for row in LEARNED)
+    assert all(pickle.loads(pickle.dumps(row)).title == row.title for row in rows.values())
 
 
 def test_systems_without_their_folder_have_no_row() -> None:
-    assert choose("own", sources()) == ["chance", "threshold", "ddpt"]
-    assert choose("own", sources(stage2="x"))[-1] == "rasalore_without_sam"
-    assert choose("cae, ae", sources()) == ["ae", "cae"]
-    assert set(choose("all", sources())) == set(ALL) - {
-        "synthetic_only", "rasalore_without_sam", "rasalore", "rasalore_warm",
-        "rasalore_warm_selftrained", *BY_SEQUENCE, "ceiling"
-    }  # fmt: skip
-    warm = sources(stage2="x", stage2_warm="y", stage2_warm_selftrained="z")
-    names = ["rasalore_without_sam", "rasalore_warm", "rasalore_warm_selftrained"]
-    assert choose("own", warm)[3:] == names
-    assert [warm.folders_of(name) for name in names] == [["x"], ["y"], ["z"]]
-    two = replace(sources(), sequences=SequenceRuns(t2="x", flair="y"))
-    assert choose("own", two)[3:] == ["rasalore_t2", "rasalore_flair", "rasalore_average"]
-    assert two.folders_of("rasalore_average") == ["x", "y"]
-    everything = replace(sources(), sequences=SequenceRuns(all="x"))
-    assert choose("own", everything)[3:] == ["rasalore_all", *WITHOUT]
+    assert choose("own") == ["chance", "threshold", "ddpt"]
+    assert choose("own", rasalore="x")[-1] == "rasalore"
+    assert choose("cae, ae") == ["ae", "cae"]
+    given = {"chance", "threshold", "ddpt", *(row.name for row in (*LEARNED, *PROMPTED))}
+    assert set(choose("all")) == given == set(known_rows()) - {row.name for row in OWN_ROWS[3:]}
+    names = ["rasalore_poster", "rasalore", "rasalore_selftrained"]
+    folders = dict(zip(names, "xyz", strict=True))
+    assert choose("own", **folders)[3:] == names
+    rows = known_rows()
+    assert [rows[name].folders(recipe(**folders)) for name in names] == [["x"], ["y"], ["z"]]
+    two = {"modalities": ModalityRuns(t2="x", flair="y")}
+    assert choose("own", **two)[3:] == ["rasalore_t2", "rasalore_flair", "rasalore_average"]
+    assert rows["rasalore_average"].folders(recipe(**two)) == ["x", "y"]
+    without = [f"rasalore_all_without_{name}" for name in ("t1", "t1ce", "t2", "flair")]
+    assert choose("own", modalities=ModalityRuns(all="x"))[3:] == ["rasalore_all", *without]
 
 
 def test_wrong_names_of_systems_are_refused() -> None:
     with pytest.raises(ValueError, match="got 'unet'"):
-        choose("ae,unet", sources())
+        choose("ae,unet")
     with pytest.raises(ValueError, match="ceiling needs the folder"):
-        choose("ceiling", sources())
+        choose("ceiling")
     with pytest.raises(ValueError, match="rasalore_average needs the folder"):
-        choose("rasalore_average", replace(sources(), sequences=SequenceRuns(t2="x")))
+        choose("rasalore_average", modalities=ModalityRuns(t2="x"))
     with pytest.raises(ValueError, match="size must be small or paper, got 'huge'"):
-        build("ae", sources(size="huge"))
+        known_rows()["ae"].make(recipe(size="huge"))
 
 
 # --- The script ---------------------------------------------------------------------------------
@@ -226,9 +221,8 @@ def test_a_failing_system_is_a_row_and_finished_ones_are_kept(
 ) -> None:
     broken, out = stage("stage2"), tmp_path / "out"
     words = [f"data.root={data.root}", "data.skip_slices=8", f"stage1={stage('stage1')}"]
-    words += [f"stage2={broken}", f"out={out}", "workers=2", "systems=chance,rasalore_without_sam"]
-    done = run(words)
-    assert done.returncode == 0, done.stderr
+    words += [f"rasalore={broken}", f"out={out}", "workers=2", "systems=chance,rasalore"]
+    benchmark(words)  # each system in a process of its own
     rows = json.loads((out / "results.json").read_text())["rows"]
     failures = {row["view"]: row["failure"] for row in rows if "failure" in row}
     assert set(failures) == {"paper", "volume"}
@@ -242,22 +236,24 @@ def test_a_failing_system_is_a_row_and_finished_ones_are_kept(
     kept = out / "systems" / "chance" / "rows.json"
     written = kept.stat().st_mtime_ns
     shutil.rmtree(out / "systems" / "chance" / "scores")
-    refused = run([*words, "workers=0"])
-    assert refused.returncode == 1 and "workers must be at least 1, got 0" in refused.stderr
-    assert run([*words[:-1], "systems=chance"]).returncode == 0
+    with pytest.raises(SystemExit, match="error: workers must be at least 1, got 0"):
+        run_script(run_benchmark.main, [*words, "workers=0"])
+    with pytest.raises(SystemExit) as ended:
+        run_script(run_benchmark.main, [*words[:-1], "systems=chance"])
+    assert not ended.value.code
     assert kept.stat().st_mtime_ns == written  # nothing was scored again
 
 
 def test_another_data_set_is_scored_with_thresholds_of_the_training_data_set(
     data: DataRecipe, stage: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    in_this_process(monkeypatch, run_benchmark)
+    in_this_process(monkeypatch)
     other, out = tmp_path / "elsewhere", tmp_path / "out"
     write_phantoms(other, 3, seed=8, shape=(44, 54, 44), voxel_size=4.0, processes=1)
     words = [f"data.root={data.root}", "data.skip_slices=8", f"stage1={stage('stage1')}",
              f"out={out}", "systems=threshold"]  # fmt: skip
-    run_benchmark.main(words)
-    run_benchmark.main([*words, f"cross.root={other}", "cross.modality=flair"])
+    benchmark(words)
+    benchmark([*words, f"cross.root={other}", "cross.modality=flair"])
     folders = (out, out / "cross" / "elsewhere")
     here, there = (json.loads((folder / "results.json").read_text()) for folder in folders)
     assert len(here["meta"]["test_patients"]) == 2 and len(there["meta"]["test_patients"]) == 3
@@ -273,26 +269,21 @@ def test_another_data_set_is_scored_with_thresholds_of_the_training_data_set(
     assert table.startswith("Scored: all 3 patients of `elsewhere` (flair). Learned from, ")
 
     with pytest.raises(ValueError, match="shows the same image as"):
-        run_benchmark.main([*words, f"cross.root={data.root}"])
+        benchmark([*words, f"cross.root={data.root}"])
     with pytest.raises(ValueError, match="got flair and no cross"):
-        run_benchmark.main([*words, "cross.modality=flair"])
+        benchmark([*words, "cross.modality=flair"])
 
 
 def test_what_a_system_learned_is_kept_for_another_data_set(tmp_path: Path) -> None:
-    recipe = run_benchmark.BenchmarkRecipe(out=str(tmp_path), stage1="s", data=DataRecipe(root="a"))
-    cross = replace(recipe, cross=run_benchmark.CrossRecipe(root="b/c"))
-    assert recipe.results == tmp_path and recipe.scored_data == recipe.data
+    here = recipe(out=str(tmp_path), data=DataRecipe(root="a"))
+    cross = replace(here, cross=CrossRecipe(root="b/c"))
+    assert here.results == tmp_path and here.scored_data == here.data
     assert cross.results == tmp_path / "cross" / "c"
     assert (cross.scored_data.root, cross.scored_data.modality) == ("b/c", "t2")
-    folder = run_benchmark.clear_unless(tmp_path / "ae", {"sizes": (1, 2)})
+    folder = clear_unless(tmp_path / "ae", {"sizes": (1, 2)})
     (folder / "learned").touch()
-    assert (run_benchmark.clear_unless(folder, {"sizes": (1, 2)}) / "learned").exists()
-    assert not (run_benchmark.clear_unless(folder, {"sizes": (1, 3)}) / "learned").exists()
-
-
-def run(words: list[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "train/run_benchmark.py", *words], cwd=ROOT,
-                          capture_output=True, text=True, timeout=300)  # fmt: skip
+    assert (clear_unless(folder, {"sizes": (1, 2)}) / "learned").exists()
+    assert not (clear_unless(folder, {"sizes": (1, 3)}) / "learned").exists()
 
 
 def test_tables_name_failures_and_costs() -> None:
@@ -302,7 +293,13 @@ def test_tables_name_failures_and_costs() -> None:
     line = results_table([failed]).splitlines()[-1]
     assert "failed: ValueError: a / b" in line
     assert line.count("|") == results_table([failed]).splitlines()[0].count("|")
-    scored = {"system": "dae", "weights": "trained", "seconds": 12.4, "peak_mib": 900}
+    scored = {
+        "system": "dae",
+        "title": "DAE",
+        "weights": "trained",
+        "seconds": 12.4,
+        "peak_mib": 900,
+    }
     assert cost_table([scored]).splitlines()[-1] == "| DAE | trained | 12 | 900 | – | – |"  # noqa: RUF001
 
 

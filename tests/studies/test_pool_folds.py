@@ -5,19 +5,15 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import blobs  # noqa: F401 - puts train/ on the path
 import pytest
-
-# isort: split
-import pool_folds
-import run_benchmark
-from baselines.pooling import comparable
-from baselines.tables import failure_rows
-from small_study import in_this_process
+from small_study import benchmark, in_this_process
 
 from modeling_rasalore.data.layouts import find_patients
 from modeling_rasalore.data.phantoms import write_phantoms
 from modeling_rasalore.data.splits import split_patients, write_split
+from modeling_rasalore.recipes import load_recipe
+from modeling_rasalore.studies.output import failure_rows
+from modeling_rasalore.studies.pooling import PoolRecipe, comparable, pool_folds
 
 SYSTEMS = "systems=chance,threshold"
 Results = dict[str, Any]
@@ -31,24 +27,25 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
                    voxel_size=4.0, processes=1)  # fmt: skip
     patients = find_patients(folder / "scans")
     with pytest.MonkeyPatch.context() as patch:
-        in_this_process(patch, run_benchmark)
+        in_this_process(patch)
         for fold in (1, 2):
             (folder / f"stage1_{fold}").mkdir()
             split = split_patients(patients, 0, validation=1, folds=2, fold=fold)
             write_split(split, folder / f"stage1_{fold}" / "split.json")
-            benchmark(folder, fold, folder / str(fold))
+            score_fold(folder, fold, folder / str(fold))
     return folder
 
 
-def benchmark(study: Path, fold: int, out: Path, *words: str) -> Path:
-    run_benchmark.main([f"data.root={study / 'scans'}", "data.skip_slices=8", SYSTEMS,
+def score_fold(study: Path, fold: int, out: Path, *words: str) -> Path:
+    benchmark([f"data.root={study / 'scans'}", "data.skip_slices=8", SYSTEMS,
                         f"stage1={study / f'stage1_{fold}'}", f"out={out}", *words])  # fmt: skip
     return out
 
 
 def pool(out: Path, *folders: Path, **words: object) -> Results:
     listed = ",".join(str(folder) for folder in folders)
-    pool_folds.main([f"folders=[{listed}]", f"out={out}", *(f"{k}={v}" for k, v in words.items())])
+    told = [f"folders=[{listed}]", f"out={out}", *(f"{k}={v}" for k, v in words.items())]
+    pool_folds(load_recipe(PoolRecipe, told))
     return dict(json.loads((out / "results.json").read_text()))
 
 
@@ -104,8 +101,8 @@ def test_every_patient_is_a_row_s_patient_once(study: Path, tmp_path: Path) -> N
 def test_seeds_are_averaged_and_counted(
     study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    in_this_process(monkeypatch, run_benchmark)
-    others = [benchmark(study, fold, tmp_path / f"{fold}_again", "seed=5") for fold in (1, 2)]
+    in_this_process(monkeypatch)
+    others = [score_fold(study, fold, tmp_path / f"{fold}_again", "seed=5") for fold in (1, 2)]
     pooled = pool(tmp_path / "out", study / "1", study / "2", *others)
     assert pooled["meta"]["seeds"] == 2
     patient, (mean, _) = next(
@@ -127,10 +124,12 @@ def test_seeds_are_averaged_and_counted(
 def test_runs_on_another_data_set_are_averaged_patient_by_patient(
     study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    in_this_process(monkeypatch, run_benchmark)
+    in_this_process(monkeypatch)
     write_phantoms(tmp_path / "other", 2, seed=8, shape=(44, 54, 44), voxel_size=4.0, processes=1)
     words = (f"cross.root={tmp_path / 'other'}", "cross.modality=flair")
-    outs = [benchmark(study, fold, tmp_path / str(fold), f"seed={fold}", *words) for fold in (1, 2)]
+    outs = [
+        score_fold(study, fold, tmp_path / str(fold), f"seed={fold}", *words) for fold in (1, 2)
+    ]
     folders = [out / "cross" / "other" for out in outs]
     pooled = pool(tmp_path / "out", *folders)
     assert pooled["meta"]["averaged"] == 2
@@ -156,7 +155,7 @@ def test_a_system_that_failed_in_one_fold_is_a_row_that_says_why(
 ) -> None:
     content = results_of(copies[1])
     content["rows"] = [row for row in content["rows"] if row["system"] == "threshold"]
-    content["rows"] += failure_rows("chance", "t2", "OSError: no luck")
+    content["rows"] += failure_rows("chance", "Chance", "t2", "OSError: no luck")
     (copies[1] / "results.json").write_text(json.dumps(content))
     pooled = pool(tmp_path / "out", *copies)
     failures = {row["system"]: row["failure"] for row in pooled["rows"] if "failure" in row}
@@ -189,7 +188,7 @@ def test_what_is_no_finished_benchmark_is_refused(
         pool(tmp_path, study / "1")
     with pytest.raises(ValueError, match=r"holds no results\.json"):
         pool(tmp_path, study / "1", study / "scans")
-    empty = {**results_of(copies[0]), "rows": failure_rows("chance", "t2", "no luck")}
+    empty = {**results_of(copies[0]), "rows": failure_rows("chance", "Chance", "t2", "no luck")}
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "results.json").write_text(json.dumps(empty))
     with pytest.raises(ValueError, match=r"no system of .*empty has scores"):

@@ -11,7 +11,6 @@ import torch
 from baselines import prompted
 from baselines.prompted import PromptedByStage1, tiny_processor
 from baselines.stand_in import in_model_frame
-from baselines.trained import weights_of
 
 from modeling_rasalore.pseudo_masks.makers import (
     PseudoMaskRecipe,
@@ -19,6 +18,7 @@ from modeling_rasalore.pseudo_masks.makers import (
     segmenter_facts,
 )
 from modeling_rasalore.pseudo_masks.segmenter import PromptedSegmenter, to_rgb
+from modeling_rasalore.studies.trained import weights_of
 
 
 @pytest.fixture

@@ -3,14 +3,9 @@
 import json
 from pathlib import Path
 
-import blobs  # noqa: F401 - puts train/ on the path
 import numpy as np
 import pytest
-
-# isort: split
-import run_benchmark
-from baselines.trained import AllSequencesNetwork, SequenceNetworks
-from small_study import in_this_process, run_stage2, write_study
+from small_study import benchmark, in_this_process, run_stage2, write_study
 
 from modeling_rasalore import RasaloreConfig, RasaloreImageProcessor, RasaloreModel
 from modeling_rasalore.data.layouts import find_patients
@@ -19,6 +14,7 @@ from modeling_rasalore.data.slices import check_one_grid, read_slices
 from modeling_rasalore.prediction.volume import predict_slices, predict_volume
 from modeling_rasalore.scans.volume_writing import write_nifti
 from modeling_rasalore.scans.volumes import read_volume
+from modeling_rasalore.studies.trained import AllSequencesNetwork, SequenceNetworks
 from modeling_rasalore.training.work_list import WorkList
 
 FEW = ["loop.max_steps=2", "loop.evaluate_every=2", "loop.tensorboard=false"]
@@ -154,22 +150,24 @@ def test_a_network_without_one_of_its_sequences_is_scored_with_0_there(
     for image in images:
         image[3] = 0
     assert all(map(np.array_equal, scores, whole.score(images)))
-    with pytest.raises(ValueError, match=r"sequences.flair must be a run with data.modality=flair"):
+    with pytest.raises(
+        ValueError, match=r"modalities.flair must be a run with data.modality=flair"
+    ):
         SequenceNetworks({"flair": network})
 
 
 def test_the_benchmark_has_rows_with_and_without_each_sequence(
     study: Path, network: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    in_this_process(monkeypatch, run_benchmark)
+    in_this_process(monkeypatch)
     given = [f"data.root={study / 'scans'}", "data.skip_slices=1", f"stage1={network}"]
-    given += [f"sequences.all={network}", f"out={tmp_path}"]
-    run_benchmark.main([*given, "systems=rasalore_all,rasalore_all_without_t2"])
+    given += [f"modalities.all={network}", f"out={tmp_path}"]
+    benchmark([*given, "systems=rasalore_all,rasalore_all_without_t2"])
     rows = json.loads((tmp_path / "results.json").read_text())["rows"]
     assert {row["modality"] for row in rows if "failure" not in row} == {"all", "all but t2"}
     assert "\n| all but t2 | paper |" in (tmp_path / "results.md").read_text()
-    with pytest.raises(ValueError, match=r"give the folder .* as sequences.all"):
-        run_benchmark.main([*given, "systems=chance", "data.modality=all"])
+    with pytest.raises(ValueError, match=r"give the folder .* as modalities.all"):
+        benchmark([*given, "systems=chance", "data.modality=all"])
 
 
 def test_the_mean_of_maps_leaves_out_missing_sequences(study: Path, tmp_path: Path) -> None:

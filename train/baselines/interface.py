@@ -1,68 +1,24 @@
-"""What the benchmark asks of a system, and what all systems that learn have in common."""
+"""Gives systems that learn what all of them have in common: frames, scores and files."""
 
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from modeling_rasalore.data.labels import HEALTHY, UNHEALTHY
 from modeling_rasalore.files import replace_file, write_json
 from modeling_rasalore.scans.background import brain_of
+from modeling_rasalore.studies.systems import Image
 
 from .frames import from_grid, to_grid
 
-Image = NDArray[np.float32]  # (H, W), or (4, H, W) for a system of all sequences
 HEALTHY_SHARE = 0.98  # of healthy training pixels that a residual's native threshold lets pass
-
-
-class System(Protocol):
-    """A system that scores slices.
-
-    Attributes:
-        ALL_SEQUENCES: whether slices hold all four sequences, (4, H, W), instead of one.
-        weights: "trained", "stand-in", "none" or a repo id.
-        seconds: wall time that training took, None where nothing is trained.
-        peak_mib: peak memory of training, None where nothing is trained.
-    """
-
-    ALL_SEQUENCES: ClassVar[bool]
-    weights: str
-    seconds: float | None
-    peak_mib: float | None
-
-    def fit(self, slices: Sequence[Image], labels: Sequence[int]) -> None:
-        """Learn from slices (H, W) and their labels, 0 healthy and 1 unhealthy; no mask exists."""
-        ...
-
-    def score(self, slices: Sequence[Image]) -> list[Image]:
-        """Continuous anomaly scores in [0, 1] of slices (H, W), in their own frame; 0 outside."""
-        ...
-
-    def save(self, folder: Path) -> None:
-        """Write what was learned into `folder`."""
-        ...
-
-
-class GivenSystem:
-    """A system that comes ready: it has no parameters, or another script trained it."""
-
-    ALL_SEQUENCES: ClassVar[bool] = False
-    weights = "none"
-    seconds: float | None = None
-    peak_mib: float | None = None
-
-    def fit(self, slices: Sequence[Image], labels: Sequence[int]) -> None:
-        """Nothing is learned here."""
-
-    def save(self, folder: Path) -> None:
-        """Nothing needs keeping."""
 
 
 class LearnedSystem(ABC):

@@ -23,10 +23,10 @@ from transformers import Sam2Config, Sam2Model, SamConfig, SamImageProcessorPil,
 
 from modeling_rasalore.pseudo_masks.segmenter import PromptedSegmenter
 from modeling_rasalore.scans.background import brain_of
+from modeling_rasalore.studies.systems import Image
+from modeling_rasalore.studies.trained import Stage1Heatmap
 
-from .interface import Image
 from .stand_in import learn_regions
-from .trained import Stage1Heatmap
 from .ts_cam import IMAGENET_MEAN, IMAGENET_STD
 
 STAND_IN_PIXELS = 64

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from modeling_rasalore.pseudo_masks.segmenter import Mask, PromptedSegmenter, to_rgb
 from modeling_rasalore.scans.background import brain_of
+from modeling_rasalore.studies.systems import Image
 
-from .interface import Image, step
+from .interface import step
 
 BATCH = 8
 SMALLEST = 12  # pixels of a region

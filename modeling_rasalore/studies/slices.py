@@ -1,4 +1,4 @@
-"""Slices as the benchmark's systems get them; checks that no test patient leaks into them."""
+"""Reads slices as the benchmark's systems get them, and refuses test patients that leak in."""
 
 import hashlib
 from collections.abc import Collection, Mapping, Sequence, Set
@@ -8,22 +8,21 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from modeling_rasalore.data.labels import HEALTHY, UNHEALTHY
-from modeling_rasalore.data.patient import LabelledSlice, Patient
-from modeling_rasalore.data.slices import read_slices
-from modeling_rasalore.data.splits import refuse_other_split
-from modeling_rasalore.evaluation.leaks import check_disjoint, image_fingerprint
-from modeling_rasalore.recipes import DataRecipe
-from modeling_rasalore.scans.naming import MODALITIES
-
-from .interface import Image
+from ..data.labels import HEALTHY, UNHEALTHY
+from ..data.patient import LabelledSlice, Patient
+from ..data.slices import read_slices
+from ..data.splits import refuse_other_split
+from ..evaluation.leaks import check_disjoint, image_fingerprint
+from ..recipes import DataRecipe
+from ..scans.naming import MODALITIES
+from .systems import Image
 
 WHITE = 0.99  # quantile of a scan's brain that becomes intensity 1
 Split = Mapping[str, Sequence[Patient]]
 
 
 @dataclass(frozen=True)
-class Scored:
+class HeldOut:
     """Whom systems are scored on, and how those patients' slices are read."""
 
     patients: Sequence[Patient]
@@ -31,7 +30,7 @@ class Scored:
 
 
 def data_name(root: str, modality: str) -> str:
-    """A data set and its sequence, as tables name them."""
+    """Return a data set and its sequence, as tables name them."""
     return f"`{Path(root).name}` ({modality})"
 
 
@@ -42,7 +41,7 @@ def read_examples(
     with_mask: bool = False,
     labels: Collection[int] | None = None,
 ) -> list[LabelledSlice]:
-    """Slices of one patient as `read_slices` gives them, the scan's white point at 1.
+    """Return slices of one patient as `read_slices` gives them, the scan's white point at 1.
 
     With all sequences, `image` is (4, H, W) in the order of `MODALITIES`; one that the patient does
     not have, or without brain there, is 0. The white point is the 0.99 quantile of the brain, slice
@@ -51,8 +50,8 @@ def read_examples(
     examples = list(read_slices(patient, data.modality, with_mask, data.skip_slices))
     scans = [np.stack([example.image for example in examples])] if examples else []
     if all_sequences and examples:
-        places = [example.slice_index for example in examples]
-        scans = [_sequence(patient, name, data, places, scans[0]) for name in MODALITIES]
+        indices = [example.slice_index for example in examples]
+        scans = [_sequence(patient, name, data, indices, scans[0]) for name in MODALITIES]
     scaled = [scan / (np.quantile(scan[scan > 0], WHITE) if scan.any() else 1) for scan in scans]
     planes = list(np.stack(scaled, axis=1).astype(np.float32)) if examples else []
     return [
@@ -65,7 +64,7 @@ def read_examples(
 def training_slices(
     patients: Sequence[Patient], data: DataRecipe, all_sequences: bool, most: int, seed: int
 ) -> tuple[list[Image], list[int]]:
-    """Slices and labels, 0 or 1, of training patients; at most `most` of them, 0 for all.
+    """Return slices and labels, 0 or 1, of training patients; at most `most`, 0 for all.
 
     Masks are opened only where a data set has no other source of slice labels, and never leave
     `read_slices`.
@@ -83,7 +82,7 @@ def training_slices(
 
 
 def refuse_leaks(
-    split: Split, data: DataRecipe, folders: Sequence[str], scored: Scored | None = None
+    split: Split, data: DataRecipe, folders: Sequence[str], scored: HeldOut | None = None
 ) -> str:
     """Return a SHA-256 (hex) of all scans, the same for every split of one data set, or of two.
 
@@ -101,7 +100,7 @@ def refuse_leaks(
     check_disjoint({name: [p.patient_id for p in part] for name, part in split.items()})
     for folder in filter(None, folders):
         refuse_other_split(folder, split)
-    scored = scored or Scored(split["test"], data)
+    scored = scored or HeldOut(split["test"], data)
     modalities = {data.modality, scored.data.modality}  # copies may differ in what is read of them
     learned = {
         fingerprint: patient.patient_id
@@ -123,20 +122,20 @@ def refuse_leaks(
 
 
 def _sequence(
-    patient: Patient, name: str, data: DataRecipe, places: list[int], like: NDArray[np.float32]
+    patient: Patient, name: str, data: DataRecipe, indices: list[int], like: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """One sequence of a patient at the given slice indices, (S, H, W)."""
+    """Return one sequence of a patient at the given slice indices, (S, H, W)."""
     if name == data.modality:
         return like
     if name not in patient.images:
         return np.zeros_like(like)
-    found = {e.slice_index: e.image for e in read_slices(patient, name, skip=data.skip_slices)}
+    images = {e.slice_index: e.image for e in read_slices(patient, name, skip=data.skip_slices)}
     empty = np.zeros_like(like[0])
-    return np.stack([found.get(place, empty) for place in places])
+    return np.stack([images.get(index, empty) for index in indices])
 
 
 def _fingerprints(patient: Patient, modalities: Set[str], skip: int) -> list[str]:
-    """Of each of these sequences that a patient has."""
+    """Return one fingerprint of each of these sequences that a patient has."""
     scans = [
         [example.image for example in read_slices(patient, modality, skip=skip)]
         for modality in sorted(modalities & patient.images.keys())

@@ -1,7 +1,4 @@
-"""The project's own models as systems: stage 1's heatmap, and stage-2 networks of any sequences.
-
-Native. Both are folders that train/stage1.py and train/stage2.py wrote.
-"""
+"""Makes systems of trained networks: stage 1's heatmap, and stage-2 networks of any sequences."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -11,13 +8,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from modeling_rasalore import DdptModel, RasaloreImageProcessor, RasaloreModel
-from modeling_rasalore.data.patient import ALL
-from modeling_rasalore.prediction.volume import predict_slices
-from modeling_rasalore.pseudo_masks.rule import SCALING, PseudoMaskRule
-from modeling_rasalore.scans.naming import MODALITIES
-
-from .interface import GivenSystem, Image
+from ..data.patient import ALL
+from ..models.image_processing_rasalore import RasaloreImageProcessor
+from ..models.modeling_ddpt import DdptModel
+from ..models.modeling_rasalore import RasaloreModel
+from ..prediction.volume import predict_slices
+from ..pseudo_masks.rule import SCALING, PseudoMaskRule
+from ..scans.naming import MODALITIES
+from .systems import GivenSystem, Image
 
 
 class Stage1Heatmap(GivenSystem):
@@ -25,17 +23,17 @@ class Stage1Heatmap(GivenSystem):
 
     Args:
         folder: of train/stage1.py.
-        stage2: of train/stage2.py; its run.json says how the pseudo-masks were made. "" for the
+        learner: of train/stage2.py; its run.json says how its pseudo-masks were cut. "" for the
             poster's rule, as where no heatmap made them.
     """
 
     weights = "trained"
 
-    def __init__(self, folder: Path, stage2: str = ""):
+    def __init__(self, folder: Path, learner: str = ""):
         self.model = DdptModel.from_pretrained(folder).eval()
         self.rule = PseudoMaskRule(SCALING[self.model.config.heatmap])
-        if stage2:
-            made = summary_of(Path(stage2))["pseudo_masks"] or {}
+        if learner:
+            made = summary_of(Path(learner))["pseudo_masks"] or {}
             if "scaling" in made:
                 self.rule = PseudoMaskRule(made["scaling"], made["threshold"], made["filter_reach"])
         self.processor = RasaloreImageProcessor.from_pretrained(folder)
@@ -51,10 +49,10 @@ class Stage1Heatmap(GivenSystem):
 
 
 class HeatmapOfKind(Stage1Heatmap):
-    """DDPT's heatmap of a kind that is asked for, scaled as this kind is, all else the same."""
+    """DDPT's heatmap of a given kind, scaled as this kind is, all else the same."""
 
-    def __init__(self, folder: Path, stage2: str, kind: str):
-        super().__init__(folder, stage2)
+    def __init__(self, folder: Path, learner: str, kind: str):
+        super().__init__(folder, learner)
         self.model.config.heatmap = kind
         self.rule = replace(self.rule, scaling=SCALING[kind])
 
@@ -116,7 +114,7 @@ class SequenceNetworks(GivenSystem):
 
 
 class AllSequencesNetwork(Stage2Network):
-    """One network of all sequences as channels, where it is asked for without one of them."""
+    """One network of all sequences as channels, or how it does without one of them."""
 
     ALL_SEQUENCES: ClassVar[bool] = True
 
@@ -135,28 +133,28 @@ class AllSequencesNetwork(Stage2Network):
 
 
 def summary_of(folder: Path) -> dict[str, Any]:
-    """What the run that wrote a folder says of itself."""
-    found: dict[str, Any] = json.loads((folder / "run.json").read_text())
-    return found
+    """Return what the run that wrote a folder says of itself."""
+    summary: dict[str, Any] = json.loads((folder / "run.json").read_text())
+    return summary
 
 
 def check_sequence(folder: Path, expected: str) -> None:
     """Raise ValueError where a stage-2 network learned from another sequence."""
-    found = summary_of(folder).get("modality")
-    if found != expected:
+    modality = summary_of(folder).get("modality")
+    if modality != expected:
         raise ValueError(
-            f"sequences.{expected} must be a run with data.modality={expected}, got {folder} "
-            f"with {found}."
+            f"modalities.{expected} must be a run with data.modality={expected}, got {folder} "
+            f"with {modality}."
         )
 
 
 def weights_of(folder: Path) -> str:
-    """What results say: stand-in where one took MedSAM's place in the pseudo-masks, or trained."""
+    """Return "stand-in" where one took MedSAM's place in the pseudo-masks, else "trained"."""
     made = summary_of(folder).get("pseudo_masks") or {}
     return "stand-in" if made.get("stand_in") else "trained"
 
 
 def training_cost(folder: Path) -> tuple[float | None, float | None]:
-    """Seconds and peak MiB of the run that wrote a folder, as its run.json states them."""
+    """Return seconds and peak MiB of the run that wrote a folder, as its run.json states them."""
     summary = summary_of(folder)
     return summary.get("seconds"), summary.get("peak_mib")

@@ -1,0 +1,129 @@
+"""Writes what a benchmark ends in: results.json, its tables, and two pictures."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..data.patient import LabelledSlice, Patient
+from ..evaluation.rows import VIEWS, Row, compare_rows, write_results
+from ..evaluation.slice_grid import GridSlice, results_grid
+from ..evaluation.tables import (
+    cost_table,
+    overview_table,
+    results_figure,
+    results_table,
+    sequence_table,
+    system_name,
+)
+from ..files import replace_file
+from ..recipes import DataRecipe
+from .slices import read_examples
+
+PATIENTS_SHOWN = 4  # in the picture of slices, one slice each
+
+
+def failure_rows(name: str, title: str, modality: str, reason: str) -> list[Row]:
+    """Return one row per view that says why a system has no scores."""
+    empty = {"threshold": "0.5", "patients": 0, "slices": 0, "dice": None, "weights": "none"}
+    row = {"system": name, "title": title, "modality": modality, **empty, "failure": reason}
+    return [row | {"view": view} for view in VIEWS]
+
+
+def compare(rows: Sequence[Row], seed: int, name: str = "threshold") -> list[Row]:
+    """Return paired differences of every other system from one, the intensity threshold."""
+    scored = [row for row in rows if "failure" not in row]
+    reference = {(r["view"], r["threshold"]): r for r in scored if r["system"] == name}
+    pairs = [
+        (row, reference[row["view"], row["threshold"]])
+        for row in scored
+        if row["system"] != name and (row["view"], row["threshold"]) in reference
+    ]
+    return [
+        compare_rows(row, other, seed) | {"title": row["title"], "reference_title": other["title"]}
+        for row, other in pairs
+    ]
+
+
+def write_tables(
+    out: Path, meta: Mapping[str, Any], rows: list[Row], headline: str, *more: str
+) -> None:
+    """Write results.json, results.md and results.png, and print the tables.
+
+    Args:
+        more: further tables, after the overview; "" is left out.
+    """
+    write_results(out / "results.json", meta, rows)
+    tables = [headline, overview_table(rows), *more, sequence_table(rows)]
+    tables += [results_table(rows), cost_table(rows)]
+    text = "\n".join(filter(None, tables))
+    replace_file(out / "results.md", lambda draft: draft.write_text(text, encoding="utf-8"))
+    replace_file(out / "results.png", lambda draft: results_figure(rows, draft))
+    print(text)
+    print(f"done: {out / 'results.json'}, results.md, results.png")
+
+
+# --- The picture of slices ------------------------------------------------------------------------
+@dataclass(frozen=True, eq=False)
+class ChosenSlice:
+    """A slice that the picture shows, and its position among its patient's scored slices."""
+
+    example: LabelledSlice
+    position: int
+
+    def as_row(self) -> GridSlice:
+        """Return the slice as the picture takes it."""
+        example = self.example
+        caption = f"{example.patient_id}, {example.slice_index}"
+        return GridSlice(example.image, example.lesion, example.spacing[1:], caption)
+
+
+def write_grid(
+    path: Path,
+    patients: Sequence[Patient],
+    data: DataRecipe,
+    rows: Sequence[Row],
+    folders: Mapping[str, Path],
+) -> None:
+    """Draw every system's maps of a few slices; without a lesion anywhere there is no picture.
+
+    Args:
+        patients: the test patients.
+        rows: of results.json; systems whose maps are gone have no column.
+        folders: patient id -> the benchmark folder that holds its maps.
+    """
+    chosen = choose_slices(patients, data)
+    if not chosen:
+        return
+    maps = {}
+    for system, title in {r["system"]: system_name(r) for r in rows if "failure" not in r}.items():
+        ids = [shown.example.patient_id for shown in chosen]
+        files = [folders[i] / "systems" / system / "scores" / f"{i}.npy" for i in ids]
+        if all(file.is_file() for file in files):
+            pairs = zip(files, chosen, strict=True)
+            maps[title] = [np.load(file, "r")[shown.position] for file, shown in pairs]
+    lines = [shown.as_row() for shown in chosen]
+    replace_file(path, lambda draft: results_grid(lines, maps, draft))
+
+
+def choose_slices(patients: Sequence[Patient], data: DataRecipe) -> list[ChosenSlice]:
+    """Return the slice with the largest lesion of up to `PATIENTS_SHOWN` patients, evenly spaced.
+
+    They are in sorted order, and no system's score has a say. A patient without a lesion gives way
+    to the next one.
+    """
+    ordered = sorted(patients, key=lambda patient: patient.patient_id)
+    chosen: dict[str, ChosenSlice] = {}
+    for start in (np.arange(PATIENTS_SHOWN) * len(ordered) / PATIENTS_SHOWN).astype(int):
+        for patient in ordered[start:]:
+            if patient.patient_id in chosen:
+                continue
+            examples = read_examples(patient, data, with_mask=True)
+            areas = [np.count_nonzero(example.lesion) for example in examples]
+            if any(areas):
+                largest = int(np.argmax(areas))
+                chosen[patient.patient_id] = ChosenSlice(examples[largest], largest)
+                break
+    return [chosen[patient_id] for patient_id in sorted(chosen)]

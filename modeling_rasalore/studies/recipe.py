@@ -1,0 +1,84 @@
+"""States what a study asks for; light, so that a script says its --help at once."""
+
+from dataclasses import dataclass, field
+
+from omegaconf import MISSING
+
+
+@dataclass
+class StudyData:
+    """Which scans are studied.
+
+    Attributes:
+        root: folder of scans in a known layout; empty: synthetic patients.
+        modality: t1, t1ce, t2 or flair.
+        skip_slices: lowest and highest axial slices left out.
+    """
+
+    root: str = ""
+    modality: str = "t2"
+    skip_slices: int = 15
+
+
+@dataclass
+class PhantomRecipe:
+    """The synthetic patients that a study is on, or starts on.
+
+    Attributes:
+        patients: how many.
+        healthy: how many of them have no tumour.
+        shape: voxels of a scan.
+        voxel_size: mm.
+        validation: patients that choose weights and thresholds.
+        test: patients that are scored; intervals over 10 patients span twenty points.
+    """
+
+    patients: int = 72
+    healthy: int = 14
+    shape: list[int] = field(default_factory=lambda: [96, 112, 96])
+    voxel_size: float = 2.0
+    validation: int = 6
+    test: int = 20
+
+
+@dataclass
+class StudyRecipe:
+    """The whole line, from scans and slice labels to a judged network.
+
+    Attributes:
+        out: folder of everything.
+        data: which scans are studied.
+        preset: of stage 2; stage 1 takes its namesake. The line is made for rasalore-tiny.
+        seed: of everything.
+        seeds: which seeds all is repeated with, such as [0,1,2]; empty: `seed` alone.
+        folds: deal all patients into so many test sets, each tested in turn; 0: a quarter of them
+            is held out once.
+        systems: rows of the table: "own", "all", or names with commas between them.
+        selftrained: add a round of self-training.
+        poster: add stage 2 as on the poster, from random weights and heatmaps alone.
+        cross: folders of further data sets with masks, scored as well.
+        phantoms: the synthetic patients.
+        stage1: last words of every stage 1's recipe, such as [loop.max_steps=50].
+        pseudo_masks: the same of pseudo-masks.
+        stage2: the same of every stage 2.
+    """
+
+    out: str = MISSING
+    data: StudyData = field(default_factory=StudyData)
+    preset: str = "rasalore-tiny"
+    seed: int = 0
+    seeds: list[int] = field(default_factory=list)
+    folds: int = 0
+    systems: str = "own"
+    selftrained: bool = False
+    poster: bool = False
+    cross: list[str] = field(default_factory=list)
+    phantoms: PhantomRecipe = field(default_factory=PhantomRecipe)
+    stage1: list[str] = field(default_factory=list)
+    pseudo_masks: list[str] = field(default_factory=list)
+    stage2: list[str] = field(default_factory=list)
+
+    def trains(self, row: str) -> bool:
+        """Return whether an optional row is trained: by its flag, or because `systems` names it."""
+        flags = {"rasalore_selftrained": self.selftrained, "rasalore_poster": self.poster}
+        return flags[row] or row in [word.strip() for word in self.systems.split(",")]

@@ -1,0 +1,104 @@
+"""Scores patients with one system, and takes its threshold from healthy slices."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from ..data.labels import HEALTHY
+from ..data.patient import Patient
+from ..evaluation.metrics import false_alarm_threshold
+from ..evaluation.rows import PatientScores, Thresholds
+from ..files import replace_file
+from ..recipes import DataRecipe
+from ..scans.background import brain_of
+from .slices import HeldOut, read_examples
+from .systems import Image, System
+
+
+def sequence_of(system: System, data: DataRecipe) -> str:
+    """Return what a row says of the sequence that its system sees."""
+    if not system.ALL_SEQUENCES:
+        return data.modality
+    return str(getattr(system, "sequence", "all"))
+
+
+class ScoredPatients:
+    """Patients with one system's maps beside the truth, scored once; the maps lie on disk.
+
+    Args:
+        held_out: who is scored.
+        name: of the system, for the progress bar.
+        folder: of the maps, one file per patient.
+        all_sequences: whether the system's slices hold all four sequences.
+        score: slices -> their maps; None where an earlier run has left all of them.
+
+    Attributes:
+        seconds: that scoring took.
+    """
+
+    def __init__(
+        self,
+        held_out: HeldOut,
+        name: str,
+        folder: Path,
+        all_sequences: bool,
+        score: Callable[[Sequence[Image]], list[Image]] | None = None,
+    ):
+        self.held_out, self.name, self.folder = held_out, name, folder
+        self.all_sequences, self.score = all_sequences, score
+        self.seconds = 0.0
+
+    def __iter__(self) -> Iterator[PatientScores]:
+        for patient in tqdm(self.held_out.patients, desc=self.name, unit="patient"):
+            yield self.score_patient(patient)
+
+    def score_patient(self, patient: Patient) -> PatientScores:
+        """Return a patient's maps, truth and brain, each (S, H, W)."""
+        slices = read_examples(patient, self.held_out.data, self.all_sequences, with_mask=True)
+        images = [example.image for example in slices]
+        return PatientScores(
+            patient_id=patient.patient_id,
+            scores=self.read_maps(patient.patient_id, images),
+            truth=np.stack([example.lesion for example in slices]),
+            brain=np.stack([brain_of(image) for image in images]),
+            spacing=slices[0].spacing,
+        )
+
+    def read_maps(self, patient_id: str, images: Sequence[Image]) -> np.ndarray:
+        """Return one patient's maps (S, H, W), computed where they are not on disk.
+
+        Raises:
+            ValueError: they are gone, and there is nothing to compute them with.
+        """
+        path = self.folder / f"{patient_id}.npy"
+        if not path.is_file():
+            if self.score is None:
+                raise ValueError(
+                    f"{path} is missing; delete its system's folder and score it again."
+                )
+            started = time.monotonic()
+            maps = np.stack(self.score(images))
+            self.seconds += time.monotonic() - started
+            self.folder.mkdir(parents=True, exist_ok=True)
+            replace_file(path, lambda draft: np.save(draft, maps))
+        return np.asarray(np.load(path))
+
+
+def find_threshold(
+    system: System, patients: Sequence[Patient], data: DataRecipe, false_alarm_rate: float
+) -> Thresholds:
+    """Return the threshold of a false-alarm rate on healthy validation slices, without any mask."""
+    inside = []
+    for patient in patients:
+        healthy = read_examples(patient, data, system.ALL_SEQUENCES, labels={HEALTHY})
+        images = [example.image for example in healthy]
+        scores = system.score(images) if images else []
+        for score, image in zip(scores, images, strict=True):
+            inside.append(score[brain_of(image)])
+    if not inside:
+        return Thresholds()
+    threshold = false_alarm_threshold(np.concatenate(inside), false_alarm_rate)
+    return Thresholds(threshold, false_alarm_rate)

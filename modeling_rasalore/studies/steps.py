@@ -1,0 +1,163 @@
+"""Makes the steps of a study: which work, on which recipe, into which folder."""
+
+import json
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from ..data.layouts import find_patients
+from ..prediction.loading import load_model
+from ..prediction.run import predict_scans
+from ..processes import Work
+from ..pseudo_masks.comparison import ComparisonRecipe, compare_runs
+from ..pseudo_masks.criteria import choices_table
+from ..pseudo_masks.makers import PseudoMaskRecipe, make_pseudo_masks
+from ..recipes import DataRecipe, load_recipe, preset_folder
+from ..training.stage1 import Stage1Recipe, train_stage1
+from ..training.stage2 import Stage2Recipe, train_stage2
+from .recipe import StudyRecipe
+
+# Lesions are brighter than tissue in T2 and FLAIR, darker in T1, either in T1 with contrast agent.
+DARKER_SHARES = {"t1": 1.0, "t1ce": 0.5}
+# How heatmaps of the small stage 1 are cut; the poster's threshold is 0.5, without the rest.
+CUT = ("threshold=0.3", "filter_reach=0.06", "minimum_probability=0.5")
+FROM_RANDOM = "optimizer.learning_rate=5.0e-3"  # of the small stage 2 without a start
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a study, which can be sent to another process.
+
+    Attributes:
+        title: what happens, in words.
+        work: what an earlier start finished of it is not done again.
+        out: folder of what it makes.
+    """
+
+    title: str
+    work: Work
+    out: Path
+
+
+@dataclass
+class Plan:
+    """The steps of a study.
+
+    Attributes:
+        rounds: steps that may go side by side, each round after the one before.
+        left_out: what cannot be had of these scans, and why.
+        results: what readers want of the study's folder.
+    """
+
+    rounds: list[tuple[Step, ...]] = field(default_factory=list)
+    left_out: dict[str, str] = field(default_factory=dict)
+    results: list[str] = field(default_factory=list)
+
+    def add(self, *steps: Step | None) -> None:
+        """Append steps that may go side by side; None for one that is left out."""
+        if chosen := tuple(step for step in steps if step is not None):
+            self.rounds.append(chosen)
+
+
+@dataclass(frozen=True)
+class Line:
+    """The trainings of one seed on one folder of scans.
+
+    Attributes:
+        study: what was asked for.
+        root: the folder.
+        seed: of every training.
+    """
+
+    study: StudyRecipe
+    root: str
+    seed: int
+
+    @property
+    def data(self) -> DataRecipe:
+        """Which slices are read."""
+        return DataRecipe(self.root, self.study.data.modality, self.study.data.skip_slices)
+
+    def stage1(self, title: str, out: Path, *words: str) -> Step:
+        """Return the training of stage 1 into `out`."""
+        told = self.training_words("ddpt" + self.study.preset.removeprefix("rasalore"), out)
+        recipe = load_recipe(Stage1Recipe, [*told, *words, *self.study.stage1])
+        return Step(title, partial(train_stage1, recipe), out)
+
+    def stage2(self, title: str, out: Path, *words: str) -> Step:
+        """Return the training of stage 2 into `out`."""
+        told = self.training_words(self.study.preset, out)
+        recipe = load_recipe(Stage2Recipe, [*told, *words, *self.study.stage2])
+        return Step(title, partial(train_stage2, recipe), out)
+
+    def continue_stage2(self, title: str, out: Path, masks: Path, start: Path) -> Step:
+        """Return the training of stage 2 on pseudo-masks, from the weights of an earlier run."""
+        told = f"pseudo_masks={masks}", f"initial_weights={start}", self.darker_word()
+        return self.stage2(title, out, *told)
+
+    def warm_up(self, title: str, out: Path, *split: str) -> Step:
+        """Return the training of stage 2 on nothing but lesions painted into healthy slices."""
+        told = "synthetic_lesions.share=1", self.darker_word(), FROM_RANDOM, "loop.max_steps=400"
+        return self.stage2(title, out, *split, *told)
+
+    def learn_labels(self, out: Path, start: Path, *split: str) -> Step:
+        """Return the training of stage 1 on real slice labels, from the weights of an earlier run.
+
+        Slower and shorter than from random weights, so that it keeps what it starts from.
+        """
+        rates = "optimizer.learning_rate=3.0e-4", "context_learning_rate=3.0e-4"
+        told = f"initial_weights={start}", *rates, "loop.max_steps=300", *split
+        return self.stage1("stage 1 on real slice labels", out, *told)
+
+    def poster_stage2(self, title: str, out: Path, masks: Path) -> Step:
+        """Return the training of stage 2 on pseudo-masks alone, from random weights."""
+        told = f"pseudo_masks={masks}", "synthetic_lesions.share=0", "augmentation.gamma=0"
+        return self.stage2(title, out, *told, FROM_RANDOM)
+
+    def masks(self, title: str, stage1: Path, out: Path, *words: str) -> Step:
+        """Return the making of pseudo-masks into `out`."""
+        told = [f"stage1={stage1}", *self.data_words(), f"out={out}", *words]
+        recipe = load_recipe(PseudoMaskRecipe, [*told, *self.study.pseudo_masks])
+        return Step(title, partial(make_pseudo_masks, recipe), out)
+
+    def cut_masks(self, title: str, stage1: Path, out: Path, *words: str) -> Step:
+        """Return the making of pseudo-masks of stage 1's heatmaps into `out`."""
+        return self.masks(title, stage1, out, *CUT, *words)
+
+    def true_masks(self, stage1: Path, out: Path) -> Step:
+        """Return the writing of true masks in the form of pseudo-masks."""
+        told = [f"stage1={stage1}", *self.data_words(), f"out={out}", "source=truth"]
+        work = partial(make_pseudo_masks, load_recipe(PseudoMaskRecipe, told))
+        return Step("true masks, in the form of pseudo-masks", work, out)
+
+    def training_words(self, preset: str, out: Path) -> list[str]:
+        """Return the words that all trainings have in common, the preset's recipe first."""
+        recipe = str(preset_folder(preset) / "training.yaml")
+        return [recipe, *self.data_words(), f"loop.seed={self.seed}", f"out={out}"]
+
+    def data_words(self) -> list[str]:
+        """Return the words that say which slices are read."""
+        data = self.data
+        words = {"root": data.root, "modality": data.modality, "skip_slices": data.skip_slices}
+        return [f"data.{key}={value}" for key, value in words.items()]
+
+    def darker_word(self) -> str:
+        """Return the word for the share of painted lesions that are darker than tissue."""
+        share = DARKER_SHARES.get(self.data.modality, 0.0)
+        return f"synthetic_lesions.darker_share={share}"
+
+
+def compare_networks(recipe: ComparisonRecipe) -> None:
+    """Print what criteria that need no mask say of several networks."""
+    print(choices_table(compare_runs(recipe)))
+
+
+def segment_test_patient(stage1: Path, model: Path, data: DataRecipe, out: Path) -> None:
+    """Segment the scan of the last test patient of stage 1's split."""
+    test = json.loads((stage1 / "split.json").read_text(encoding="utf-8"))["test"]
+    *_, scan = (
+        patient.images[data.modality]
+        for patient in find_patients(data.root)
+        if patient.patient_id in test
+    )
+    predict_scans(*load_model(str(model)), [Path(scan)], out, resume=True)

@@ -1,0 +1,334 @@
+"""Studies the whole line in one process: scans and slice labels in, a judged network out."""
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from ..data.layouts import find_patients
+from ..data.patient import Patient
+from ..data.phantoms import write_phantoms
+from ..data.splits import split_patients
+from ..files import some
+from ..processes import Helper
+from ..provenance import available_cores
+from ..pseudo_masks.comparison import ComparisonRecipe
+from ..recipes import SplitRecipe
+from ..scans.naming import MODALITIES
+from .pooling import PoolRecipe, pool_folds
+from .recipe import StudyRecipe
+from .running import BenchmarkRecipe, CrossRecipe, choose_rows, load_held_out, run_benchmark
+from .steps import Line, Plan, Step, compare_networks, segment_test_patient
+
+
+@dataclass(frozen=True)
+class Run:
+    """One split of the studied scans, on which a network is trained and judged.
+
+    Attributes:
+        line: its scans and seed.
+        folder: of its trainings.
+        start: run of stage 2 that knows synthetic patients alone.
+        out: folder of its table.
+        untaught: ids of patients to learn from that have no mask, so that there is no ceiling.
+        unscored: ids of test patients that have none.
+    """
+
+    line: Line
+    folder: Path
+    start: Path
+    out: Path
+    untaught: Sequence[str] = ()
+    unscored: Sequence[str] = ()
+
+
+def run_study(study: StudyRecipe) -> Path:
+    """Return the study's folder after all its steps; those of an earlier start are not repeated.
+
+    Two steps that need nothing of each other go side by side where there are two cores, each with
+    half of the threads.
+
+    Raises:
+        ValueError: a recipe or data that do not fit.
+    """
+    plan = plan_study(study)
+    # Small networks train on the CPU; ACCELERATE_USE_CPU=0 lets a GPU do it.
+    os.environ.setdefault("ACCELERATE_USE_CPU", "1")
+    threads, total, number = torch.get_num_threads(), sum(map(len, plan.rounds)), 0
+    with Helper() as helper:
+        for steps in plan.rounds:
+            beside = len(steps) > 1 and available_cores() > 1
+            torch.set_num_threads((threads + 1) // 2 if beside else threads)
+            lines = []
+            for step in steps:
+                number += 1
+                lines.append(f"step {number} of {total}: {step.title} ({step.out})")
+            if beside:
+                run_beside(steps, lines, helper)
+            else:
+                run_in_turn(steps, lines)
+    torch.set_num_threads(threads)
+    for part, reason in plan.left_out.items():
+        print(f"left out: {part}, for {reason}")
+    print(f"Everything is in {study.out}: {', '.join(plan.results)}")
+    return Path(study.out)
+
+
+def run_in_turn(steps: Sequence[Step], lines: Sequence[str]) -> None:
+    """Run steps one after the other, each after its line is printed."""
+    for step, line in zip(steps, lines, strict=True):
+        print(line, flush=True)
+        step.work()
+
+
+def run_beside(steps: Sequence[Step], lines: Sequence[str], helper: Helper) -> None:
+    """Run one step in this process and another one in the helper, with as many threads each.
+
+    Raises:
+        OSError: the helper was killed.
+    """
+    (here, there), log = steps, steps[1].out.parent / f"{steps[1].out.name}.log"
+    print(f"{lines[0]}\n{lines[1]}, beside it; its progress: {log}", flush=True)
+    future: Future[None] = helper.start(there.work, torch.get_num_threads(), log)
+    here.work()
+    print(f"waiting for {there.title}; its progress: {log}", flush=True)
+    try:
+        future.result()
+    except BrokenProcessPool as error:
+        raise OSError(
+            f"the process of {there.title} was killed, most often for memory; its progress is in "
+            f"{log}, and the same command goes on from there."
+        ) from error
+
+
+# --- The plan -------------------------------------------------------------------------------------
+def plan_study(study: StudyRecipe) -> Plan:
+    """Return all steps of a study.
+
+    Raises:
+        ValueError: a recipe or data that do not fit.
+    """
+    if study.data.modality not in MODALITIES:
+        raise ValueError(
+            f"data.modality must be {', '.join(MODALITIES)}, got {study.data.modality!r}."
+        )
+    if not study.preset.startswith("rasalore"):
+        raise ValueError(f"preset must be one of stage 2, rasalore..., got {study.preset!r}.")
+    plan = Plan()
+    if study.data.root:
+        plan_on_scans(study, plan)
+    else:
+        plan_on_phantoms(study, plan)
+    return plan
+
+
+def plan_on_phantoms(study: StudyRecipe, plan: Plan) -> None:
+    """Add the steps of a study on synthetic patients."""
+    if study.folds or study.seeds:
+        raise ValueError(
+            "folds and seeds are of real scans; give data.root, got none and "
+            f"folds={study.folds} seeds={study.seeds}."
+        )
+    folder = Path(study.out)
+    line = Line(study, str(folder / "phantoms"), study.seed)
+    plan_phantoms(line, folder, plan)
+    run = Run(line, folder, folder / "warm_up", folder)
+    plan_run(run, plan)
+    plan_segmentation(run, plan)
+
+
+def plan_on_scans(study: StudyRecipe, plan: Plan) -> None:
+    """Add the steps of a study on real scans.
+
+    Of few real patients the small networks learn next to nothing, so both start on synthetic ones,
+    whose masks are known; no real patient and no pixel label has a part in it.
+    """
+    patients = find_patients(study.data.root)
+    check_patients(patients, study)
+    runs = []
+    several = study.folds or len(study.seeds) > 1
+    for seed in study.seeds or [study.seed]:
+        folder = Path(study.out) / f"seed{seed}" if several else Path(study.out)
+        line, start = Line(study, study.data.root, seed), folder / "start"
+        plan_start(Line(study, str(start / "phantoms"), seed), start, plan)
+        for split in splits_of(study):
+            inside = folder / f"fold{split.fold}" if split.fold else folder
+            plan.add(line.learn_labels(inside / "stage1", start / "stage1", *words_of(split)))
+            parts = split_patients(patients, split.seed, **split.amounts())
+            run = Run(
+                line,
+                inside,
+                start / "stage2",
+                inside / "benchmark" if several else inside,
+                untaught=ids_without_mask([*parts["train"], *parts["validation"]]),
+                unscored=ids_without_mask(parts["test"]),
+            )
+            plan_run(run, plan)
+            runs.append(run)
+    if len(runs) > 1 and not any(run.unscored for run in runs):
+        plan_pools(study, runs, plan)
+    if any(patient.prepared for patient in patients):
+        plan.left_out["a segmented patient"] = "prepared slices hold no volume"
+    else:
+        plan_segmentation(runs[0], plan)
+
+
+def check_patients(patients: Sequence[Patient], study: StudyRecipe) -> None:
+    """Raise ValueError for scans that a study cannot learn from, before it begins."""
+    if len(set(study.seeds)) < len(study.seeds) or study.folds < 0:
+        raise ValueError(
+            f"seeds must differ and folds be 0 or more, got {study.seeds} and {study.folds}."
+        )
+    modality = study.data.modality
+    if lacking := [p.patient_id for p in patients if modality not in p.images]:
+        raise ValueError(f"every patient needs a {modality} scan, but {some(lacking)} have none.")
+
+
+def splits_of(study: StudyRecipe) -> list[SplitRecipe]:
+    """Return who is held out: a quarter of the patients, or each fold in turn."""
+    if not study.folds:
+        return [SplitRecipe(1, 0.25, study.seed)]
+    return [SplitRecipe(1, folds=study.folds, fold=fold) for fold in range(1, study.folds + 1)]
+
+
+def ids_without_mask(patients: Sequence[Patient]) -> list[str]:
+    """Return the ids of patients whose true mask is not there."""
+    return [patient.patient_id for patient in patients if patient.mask is None]
+
+
+def words_of(split: SplitRecipe) -> list[str]:
+    """Return a split as words of a recipe."""
+    return [f"split.{key}={value}" for key, value in asdict(split).items()]
+
+
+def plan_phantoms(line: Line, folder: Path, plan: Plan) -> None:
+    """Add synthetic patients, stage 1 on them, and stage 2 on lesions painted into healthy ones."""
+    made, root = line.study.phantoms, line.root
+    grid = made.shape, made.voxel_size
+    work = partial(write_phantoms, root, made.patients, line.seed, made.healthy, *grid)
+    plan.add(Step("synthetic patients", work, Path(root)))
+    split = words_of(SplitRecipe(made.validation, made.test, line.seed))
+    plan.add(
+        line.warm_up("stage 2 on painted lesions", folder / "warm_up", *split),
+        line.stage1("stage 1 on synthetic patients", folder / "stage1", *split),
+    )
+
+
+def plan_start(line: Line, folder: Path, plan: Plan) -> None:
+    """Add what both stages start from where the studied scans are real."""
+    plan_phantoms(line, folder, plan)
+    plan.add(line.true_masks(folder / "stage1", masks := folder / "true_masks"))
+    title, start = "stage 2 on synthetic patients", folder / "warm_up"
+    plan.add(line.continue_stage2(title, folder / "stage2", masks, start))
+
+
+def plan_run(run: Run, plan: Plan) -> None:
+    """Add all that follows stage 1: pseudo-masks, stage 2, its ceiling, and what judges them."""
+    line, folder, start, stage1 = run.line, run.folder, run.start, run.folder / "stage1"
+    cut = line.cut_masks("pseudo-masks", stage1, folder / "pseudo_masks", f"appearance={start}")
+    learnt = line.continue_stage2("stage 2, RASALoRE", folder / "stage2", cut.out, start)
+    true = ceiling = None
+    if run.untaught:
+        plan.left_out["the ceiling"] = f"{some(run.untaught)} have no mask"
+    else:
+        true = line.true_masks(stage1, folder / "true_masks")
+        ceiling = line.continue_stage2("stage 2, ceiling", folder / "ceiling", true.out, start)
+    plan.add(cut, true)
+    plan.add(learnt, ceiling)
+    plan_further_rows(run, plan)
+    if run.unscored:
+        plan.left_out["the table of scores"] = f"{some(run.unscored)} have no mask"
+        plan_choice(run, plan)
+    else:
+        plan_scores(run, plan)
+
+
+def plan_further_rows(run: Run, plan: Plan) -> None:
+    """Add the round of self-training and the poster's start, where they are asked for."""
+    line, folder, stage1 = run.line, run.folder, run.folder / "stage1"
+    masks, networks = [], []
+    if line.study.trains("rasalore_selftrained"):
+        out, teacher = folder / "selftrained", f"teacher={folder / 'stage2'}"
+        taught = line.masks("masks of a teacher", stage1, folder / "selftrained_masks", teacher)
+        masks.append(taught)
+        networks.append(line.continue_stage2("stage 2, self-trained", out, taught.out, run.start))
+    if line.study.trains("rasalore_poster"):
+        cut = line.cut_masks("pseudo-masks, poster", stage1, folder / "poster_masks")
+        masks.append(cut)
+        networks.append(line.poster_stage2("stage 2, poster", folder / "poster", cut.out))
+    plan.add(*masks)
+    plan.add(*networks)
+
+
+# --- What judges ----------------------------------------------------------------------------------
+def plan_scores(run: Run, plan: Plan) -> None:
+    """Add the scores of the test patients and of further data sets."""
+    study, recipe = run.line.study, benchmark_of(run)
+    choose_rows(recipe)  # a wrong name is refused before anything is trained
+    plan.add(Step("scores of test patients", partial(run_benchmark, recipe), run.out))
+    for root in study.cross:
+        crossed = replace(recipe, cross=CrossRecipe(root))
+        load_held_out(crossed, {})  # masks that are missing, too
+        plan.add(Step(f"scores on {root}", partial(run_benchmark, crossed), crossed.results))
+    if run.out == Path(study.out):
+        plan.results += ["results.md", "results.json", "results.png", "results_grid.png"]
+        plan.results += [f"cross/{Path(root).name}/results.md" for root in study.cross]
+
+
+def benchmark_of(run: Run) -> BenchmarkRecipe:
+    """Return the recipe that scores a run's networks."""
+    folder, further = run.folder, further_folders(run)
+    return BenchmarkRecipe(
+        stage1=str(folder / "stage1"),
+        synthetic_only=str(run.start),
+        rasalore=str(folder / "stage2"),
+        ceiling="" if run.untaught else str(folder / "ceiling"),
+        rasalore_selftrained=further.get("rasalore_selftrained", ""),
+        rasalore_poster=further.get("rasalore_poster", ""),
+        data=run.line.data,
+        out=str(run.out),
+        systems=run.line.study.systems,
+        seed=run.line.seed,
+        workers=available_cores(),
+    )
+
+
+def further_folders(run: Run) -> dict[str, str]:
+    """Return row -> folder of the networks that are asked for besides."""
+    names = {"rasalore_selftrained": "selftrained", "rasalore_poster": "poster"}
+    return {
+        row: str(run.folder / name) for row, name in names.items() if run.line.study.trains(row)
+    }
+
+
+def plan_choice(run: Run, plan: Plan) -> None:
+    """Add the criteria that need no mask, which say what network to go on with."""
+    folders = [str(run.start), str(run.folder / "stage2"), *further_folders(run).values()]
+    stage1, out = str(run.folder / "stage1"), run.out
+    recipe = ComparisonRecipe(stage1, folders, str(out), run.line.data)
+    plan.add(Step("criteria that need no mask", partial(compare_networks, recipe), out))
+    plan.results.append(f"{out.relative_to(run.line.study.out) / 'choices.md'}")
+
+
+def plan_pools(study: StudyRecipe, runs: Sequence[Run], plan: Plan) -> None:
+    """Add one table of all folds and seeds, and one per further data set."""
+    for below in ("", *(f"cross/{Path(root).name}" for root in study.cross)):
+        out = Path(study.out) / "pooled" / below
+        recipe = PoolRecipe([str(run.out / below) for run in runs], str(out))
+        title = f"one table of {len(runs)} runs" + (f", {below}" if below else "")
+        plan.add(Step(title, partial(pool_folds, recipe), out))
+        plan.results.append(f"{out.relative_to(study.out) / 'results.md'}")
+
+
+def plan_segmentation(run: Run, plan: Plan) -> None:
+    """Add the segmentation of a test patient, as whoever uses the network will see it."""
+    out = Path(run.line.study.out) / "prediction"
+    stages = run.folder / "stage1", run.folder / "stage2"
+    work = partial(segment_test_patient, *stages, run.line.data, out)
+    plan.add(Step("one test patient segmented", work, out))
+    plan.results.append("prediction/")
