@@ -153,11 +153,19 @@ def compare_networks(recipe: ComparisonRecipe) -> None:
 
 
 def segment_test_patient(stage1: Path, model: Path, data: DataRecipe, out: Path) -> None:
-    """Segment the scan of the last test patient of stage 1's split."""
+    """Segment the scan of the last test patient of stage 1's split.
+
+    Raises:
+        ValueError: it cannot be segmented.
+    """
     test = json.loads((stage1 / "split.json").read_text(encoding="utf-8"))["test"]
     *_, scan = (
         patient.images[data.modality]
         for patient in find_patients(data.root)
         if patient.patient_id in test
     )
-    predict_scans(*load_model(str(model)), [Path(scan)], out, RunSettings(), resume=True)
+    settings = RunSettings(modality=data.modality)
+    manifest = predict_scans(*load_model(str(model)), [Path(scan)], out, settings, resume=True)
+    (entry,) = manifest["scans"].values()
+    if entry["status"] == "failed":
+        raise ValueError(f"{scan} cannot be segmented: {entry['reason']}")
