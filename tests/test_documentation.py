@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 LINE = re.compile(r"^(?:accelerate launch|python) (.+)$", re.MULTILINE)
 COMMANDS = LINE.findall(README.replace("\\\n", ""))
+PAGES = ("README.md", "BENCHMARK.md", "EVIDENCE.md")
 SCHEMAS = {"stage1": "Stage1Recipe", "stage2": "Stage2Recipe"}
 SCHEMAS |= {"make_pseudo_masks": "PseudoMaskRecipe", "run_benchmark": "BenchmarkRecipe"}
 SCHEMAS |= {"push_to_hub": "PushRecipe", "prepare_slices": "PrepareRecipe"}
@@ -22,8 +23,9 @@ SCHEMAS |= {"study": "StudyRecipe", "pool_folds": "PoolRecipe", "compare_runs": 
 SCHEMAS |= {"scale": "ScaleRecipe"}
 TRAINING_COMMANDS = [
     command
-    for command in LINE.findall((ROOT / "train" / "README.md").read_text().replace("\\\n", ""))
-    if Path(command.split()[0]).stem in SCHEMAS
+    for page in PAGES
+    for command in LINE.findall((ROOT / "train" / page).read_text().replace("\\\n", ""))
+    if Path(command.split()[0]).stem in SCHEMAS and "--help" not in command
 ]
 
 
@@ -51,8 +53,9 @@ def test_every_training_command_of_the_readmes_is_a_valid_recipe(
     assert isinstance(load_recipe(schema, words), schema)
 
 
-def test_the_readme_shows_a_command_for_every_stage() -> None:
-    assert {Path(command.split()[0]).stem for command in COMMANDS} == set(SCHEMAS)
+def test_the_documents_show_a_command_of_every_script() -> None:
+    shown = {Path(command.split()[0]).stem for command in [*COMMANDS, *TRAINING_COMMANDS]}
+    assert shown == set(SCHEMAS)
 
 
 @pytest.mark.parametrize("recipe", sorted((ROOT / "hub_configs").glob("*/training.yaml")))

@@ -4,15 +4,24 @@ import json
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from ..data.layouts import find_patients
+from ..data.patient import Patient
+from ..files import replace_file
 from ..prediction.loading import load_model
+from ..prediction.options import PredictionOptions
 from ..prediction.run import predict_scans
+from ..prediction.volume import predict_volume
 from ..processes import Work
 from ..pseudo_masks.comparison import ComparisonRecipe, compare_runs
 from ..pseudo_masks.criteria import choices_table
 from ..pseudo_masks.makers import PseudoMaskRecipe, make_pseudo_masks
 from ..recipes import DataRecipe, load_recipe, preset_folder
+from ..scans.background import BrainSlices
+from ..scans.overlays import overlay_montage
+from ..scans.reading import read_scan
+from ..scans.volumes import Volume, read_mask
 from ..training.stage1 import Stage1Recipe, train_stage1
 from ..training.stage2 import Stage2Recipe, train_stage2
 from .recipe import StudyRecipe
@@ -153,11 +162,30 @@ def compare_networks(recipe: ComparisonRecipe) -> None:
 
 
 def segment_test_patient(stage1: Path, model: Path, data: DataRecipe, out: Path) -> None:
-    """Segment the scan of the last test patient of stage 1's split."""
+    """Segment the scan of the last test patient of stage 1's split, and draw it with its truth."""
     test = json.loads((stage1 / "split.json").read_text(encoding="utf-8"))["test"]
-    *_, scan = (
-        patient.images[data.modality]
-        for patient in find_patients(data.root)
-        if patient.patient_id in test
+    *_, patient = (p for p in find_patients(data.root) if p.patient_id in test)
+    scan, network = patient.images[data.modality], load_model(str(model))
+    options = PredictionOptions(modality=data.modality)
+    manifest = predict_scans(*network, [scan], out, options, resume=True)
+    (entry,) = manifest["scans"].values()
+    if entry["status"] == "failed":
+        raise ValueError(f"{scan} cannot be segmented: {entry['reason']}")
+    if patient.mask is not None:
+        draw_with_truth(patient, read_scan(scan, modality=data.modality), network, out)
+
+
+def draw_with_truth(patient: Patient, scan: Volume, network: tuple[Any, Any], out: Path) -> Path:
+    """Write patient.png: four slices with score map, predicted mask and true mask."""
+    assert patient.mask is not None
+    prediction = predict_volume(*network, scan)
+    picture = overlay_montage(
+        BrainSlices(scan.slices),
+        prediction.scores,
+        prediction.mask,
+        read_mask(patient.mask, scan),
+        scan.spacing[1:],
+        count=4,
+        title=patient.patient_id,
     )
-    predict_scans(*load_model(str(model)), [Path(scan)], out, resume=True)
+    return replace_file(out / "patient.png", lambda draft: picture.save(draft))

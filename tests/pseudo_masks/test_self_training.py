@@ -12,7 +12,6 @@ import pytest
 # isort: split
 import small_ddpt
 import small_rasalore
-from modeling_rasalore.studies.trained import Stage1Heatmap
 from safetensors.torch import load_file
 from small_study import MODEL, run_stage2, write_study
 
@@ -26,6 +25,7 @@ from modeling_rasalore.prediction.volume import predict_slices
 from modeling_rasalore.pseudo_masks.makers import PseudoMaskRecipe, make_pseudo_masks
 from modeling_rasalore.pseudo_masks.table import MaskTable, write_masks
 from modeling_rasalore.recipes import load_recipe
+from modeling_rasalore.studies.trained import Stage1Heatmap
 from modeling_rasalore.training.examples import collate_masked
 
 FEW = ["loop.max_steps=3", "loop.evaluate_every=1", "loop.tensorboard=false"]
