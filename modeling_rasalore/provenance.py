@@ -65,11 +65,11 @@ def read_commit() -> str | None:
 
 def versions() -> dict[str, str]:
     """Return the versions of the packages that matter, of those that are installed."""
-    found = {}
+    installed = {}
     for name in PACKAGES:
         with suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found
+            installed[name] = version(name)
+    return installed
 
 
 # What the scripts leave in a folder, in the order in which it is told.

@@ -149,11 +149,11 @@ def measure_findings(prediction: VolumePrediction) -> list[Report]:
     boxes = ndimage.find_objects(parts)
     rows = [
         {
-            "millilitres": float(voxels[place]) * prediction.voxel_mm3 / 1000,
-            "lowest_slice": boxes[place][0].start,
-            "highest_slice": boxes[place][0].stop - 1,
-            "mean_score": float(means[place]),
+            "millilitres": float(voxels[number]) * prediction.voxel_mm3 / 1000,
+            "lowest_slice": boxes[number][0].start,
+            "highest_slice": boxes[number][0].stop - 1,
+            "mean_score": float(means[number]),
         }
-        for place in range(count)
+        for number in range(count)
     ]
     return sorted(rows, key=lambda row: -row["millilitres"])

@@ -38,19 +38,19 @@ def draw_slice(
         spread: (H, W) uncertainty to show in place of the scores.
     """
     rows, columns = brain_window(analysis.images)
-    place = (index, rows, columns)
-    unit_image = analysis.images[place] / analysis.white
+    cut = (index, rows, columns)
+    unit_image = analysis.images[cut] / analysis.white
     height, width = unit_image.shape
     _, row_step, column_step = analysis.prediction.spacing
     size = (WIDTH, max(round(WIDTH * height * row_step / (width * column_step)), 1))
-    colours, ramp = analysis.prediction.scores[place], SCORE_RAMP
+    colours, ramp = analysis.prediction.scores[cut], SCORE_RAMP
     if spread is not None:
         # Of the slice's most uncertain pixels, as a root: trained models doubt little, at edges.
         most = np.percentile(spread[brain_of(analysis.images[index])], 99) if spread.any() else 0
         share = (spread[rows, columns] / max(float(most), LEAST_SPREAD)).clip(0, 1)
         colours, ramp = np.sqrt(share), DOUBT_RAMP
     plain = overlay_slice(unit_image, np.zeros_like(unit_image), [], size)
-    outlines = [(mask[place], MASK_COLOUR, 2)]
+    outlines = [(mask[cut], MASK_COLOUR, 2)]
     return plain, overlay_slice(unit_image, colours, outlines, size, opacity, ramp)
 
 
@@ -63,18 +63,18 @@ def inline_picture(picture: Image.Image) -> dict[str, Any]:
 
 
 def write_summary(name: str, prediction: VolumePrediction, warnings: Sequence[str]) -> str:
-    """Return Markdown: what was found in which scan, and what makes it worth less."""
+    """Return Markdown: what was findings in which scan, and what makes it worth less."""
     lines = [f"### {describe(prediction)}", f"`{name}`, score above {prediction.threshold:.2f}"]
     return "\n\n".join([*lines, *(f"⚠ {sentence}" for sentence in warnings)])
 
 
 def write_table(report: Report) -> str:
     """Return a Markdown table: the whole mask, then its largest findings with their mean score."""
-    found = report["findings"]
+    findings = report["findings"]
     lines = [("all", f"{report['millilitres']:.1f}", str(report["slices_with_anomaly"]), "")]
-    for number, row in enumerate(found[:FINDINGS_SHOWN], start=1):
+    for number, row in enumerate(findings[:FINDINGS_SHOWN], start=1):
         span = f"{row['lowest_slice']} to {row['highest_slice']}"
         lines.append((str(number), f"{row['millilitres']:.1f}", span, f"{row['mean_score']:.2f}"))
-    if len(found) > FINDINGS_SHOWN:
-        lines.append((f"+{len(found) - FINDINGS_SHOWN}", "in the report", "", ""))
+    if len(findings) > FINDINGS_SHOWN:
+        lines.append((f"+{len(findings) - FINDINGS_SHOWN}", "in the report", "", ""))
     return markdown_table(("#", "mL", "slices", "score"), lines)

@@ -59,11 +59,11 @@ class Handlers:
         """Return the plain and the coloured slice, inline: no file is made of them."""
         if analysis is None:
             return None
-        place = min(max(int(index), 0), len(analysis.images) - 1)
+        number = min(max(int(index), 0), len(analysis.images) - 1)
         with one_line_errors():
-            spread = self.analyst.uncertainty(analysis, place) if what == DOUBT else None
+            spread = self.analyst.uncertainty(analysis, number) if what == DOUBT else None
             mask = analysis.at(threshold).mask
-            pictures = draw_slice(analysis, place, mask, opacity, spread)
+            pictures = draw_slice(analysis, number, mask, opacity, spread)
         return [inline_picture(picture) for picture in pictures]
 
     def describe(self, analysis: Analysis | None, threshold: float) -> tuple[str, str]:

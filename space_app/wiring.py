@@ -68,10 +68,10 @@ class Wiring:
     def give_to_browser(self, button: gr.Button, pack: Callable[..., Any], js: str) -> None:
         """Let a button hand what the server packs to a script of the page."""
         packed = gr.JSON(visible=False)
-        asked = button.click(
+        request = button.click(
             pack, [self.analysis, self.inputs.threshold], packed, api_visibility="undocumented"
         )
-        asked.success(None, packed, js=js)
+        request.success(None, packed, js=js)
 
     def add_endpoint(self) -> None:
         """Offer `/segment` to programs; its outputs have no place on the page."""

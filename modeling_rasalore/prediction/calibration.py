@@ -115,30 +115,30 @@ def calibrate(
             f"rates must lie in (0, 1) of voxels or slices, or be above 0 ml, got {rates} of "
             f"{unit}."
         )
-    seen, facts = _HealthyScores(), describe_model(model)
+    collected, facts = _HealthyScores(), describe_model(model)
     for scan in healthy:
         prediction = predict_volume(model, processor, scan, options, facts)
         brain = BrainSlices(scan.slices).foreground()
-        seen.add(prediction.scores, brain, prediction.voxel_mm3 / 1000)
-    if not seen.highest or min(rates) < seen.smallest_rate(unit):
-        seen_words = ", ".join(f"{count} {name}" for name, count in seen.counts.items())
+        collected.add(prediction.scores, brain, prediction.voxel_mm3 / 1000)
+    if not collected.highest or min(rates) < collected.smallest_rate(unit):
+        counted = ", ".join(f"{count} {name}" for name, count in collected.counts.items())
         raise ValueError(
             f"one false alarm must not exceed the rate of {min(rates):g} {unit}, but it makes "
-            f"{seen.smallest_rate(unit):.3g} of {seen_words}; give more scans or a higher rate."
+            f"{collected.smallest_rate(unit):.3g} of {counted}; give more scans or a higher rate."
         )
-    entries = [_entry(seen, rate, unit, options) for rate in rates]
+    entries = [_entry(collected, rate, unit, options) for rate in rates]
     return {"weights_sha256": facts["weights_sha256"], "thresholds": entries}
 
 
 def _entry(
-    seen: _HealthyScores, rate: float, unit: str, options: PredictionOptions
+    collected: _HealthyScores, rate: float, unit: str, options: PredictionOptions
 ) -> dict[str, Any]:
     """Return the threshold for a rate, and the numbers that it was derived from."""
-    threshold, observed = seen.threshold(rate, unit)
+    threshold, observed = collected.threshold(rate, unit)
     if threshold >= 1:
         raise ValueError(
             f"no threshold below 1 keeps to a rate of {rate:g} of {unit}: the healthy scores "
-            f"are 1 in {seen.saturated(unit):.3g} of {unit}; ask for a higher rate, blur the "
+            f"are 1 in {collected.saturated(unit):.3g} of {unit}; ask for a higher rate, blur the "
             "scores with --smooth-mm, or calibrate --per another unit."
         )
     return {
@@ -148,7 +148,7 @@ def _entry(
         "smooth_mm": options.smooth_mm,
         "threshold": threshold,
         "observed": observed,
-        **seen.counts,
+        **collected.counts,
     }
 
 

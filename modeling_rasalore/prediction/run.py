@@ -183,7 +183,7 @@ def plan_tasks(run: Run, scans: Sequence[Path], shard: tuple[int, int], resume: 
         ValueError: two scans would share their outputs, or a shard of a folder with results of
             other settings.
     """
-    keys = [place.relative_to(run.out).as_posix() for place in output_stems(scans, run.out)]
+    keys = [stem.relative_to(run.out).as_posix() for stem in output_stems(scans, run.out)]
     run.out.mkdir(parents=True, exist_ok=True)
     if shard == WHOLE and not resume:
         clear_journals(run.out)

@@ -89,25 +89,25 @@ class Line:
 
     def stage1(self, title: str, out: Path, *words: str) -> Step:
         """Return the training of stage 1 into `out`."""
-        told = self.training_words("ddpt" + self.study.preset.removeprefix("rasalore"), out)
-        recipe = load_recipe(Stage1Recipe, [*told, *words, *self.study.stage1])
+        common = self.training_words("ddpt" + self.study.preset.removeprefix("rasalore"), out)
+        recipe = load_recipe(Stage1Recipe, [*common, *words, *self.study.stage1])
         return Step(title, partial(train_stage1, recipe), out)
 
     def stage2(self, title: str, out: Path, *words: str) -> Step:
         """Return the training of stage 2 into `out`."""
-        told = self.training_words(self.study.preset, out)
-        recipe = load_recipe(Stage2Recipe, [*told, *words, *self.study.stage2])
+        common = self.training_words(self.study.preset, out)
+        recipe = load_recipe(Stage2Recipe, [*common, *words, *self.study.stage2])
         return Step(title, partial(train_stage2, recipe), out)
 
     def continue_stage2(self, title: str, out: Path, masks: Path, start: Path) -> Step:
         """Return the training of stage 2 on pseudo-masks, from the weights of an earlier run."""
-        told = f"pseudo_masks={masks}", f"initial_weights={start}", self.darker_word()
-        return self.stage2(title, out, *told)
+        words = f"pseudo_masks={masks}", f"initial_weights={start}", self.darker_word()
+        return self.stage2(title, out, *words)
 
     def warm_up(self, title: str, out: Path, *split: str) -> Step:
         """Return the training of stage 2 on nothing but lesions painted into healthy slices."""
-        told = "synthetic_lesions.share=1", self.darker_word(), FROM_RANDOM, "loop.max_steps=400"
-        return self.stage2(title, out, *split, *told)
+        words = "synthetic_lesions.share=1", self.darker_word(), FROM_RANDOM, "loop.max_steps=400"
+        return self.stage2(title, out, *split, *words)
 
     def learn_labels(self, out: Path, start: Path, *split: str) -> Step:
         """Return the training of stage 1 on real slice labels, from the weights of an earlier run.
@@ -115,18 +115,18 @@ class Line:
         Slower and shorter than from random weights, so that it keeps what it starts from.
         """
         rates = "optimizer.learning_rate=3.0e-4", "context_learning_rate=3.0e-4"
-        told = f"initial_weights={start}", *rates, "loop.max_steps=300", *split
-        return self.stage1("stage 1 on real slice labels", out, *told)
+        words = f"initial_weights={start}", *rates, "loop.max_steps=300", *split
+        return self.stage1("stage 1 on real slice labels", out, *words)
 
     def poster_stage2(self, title: str, out: Path, masks: Path) -> Step:
         """Return the training of stage 2 on pseudo-masks alone, from random weights."""
-        told = f"pseudo_masks={masks}", "synthetic_lesions.share=0", "augmentation.gamma=0"
-        return self.stage2(title, out, *told, FROM_RANDOM)
+        words = f"pseudo_masks={masks}", "synthetic_lesions.share=0", "augmentation.gamma=0"
+        return self.stage2(title, out, *words, FROM_RANDOM)
 
     def masks(self, title: str, stage1: Path, out: Path, *words: str) -> Step:
         """Return the making of pseudo-masks into `out`."""
-        told = [f"stage1={stage1}", *self.data_words(), f"out={out}", *words]
-        recipe = load_recipe(PseudoMaskRecipe, [*told, *self.study.pseudo_masks])
+        common = [f"stage1={stage1}", *self.data_words(), f"out={out}"]
+        recipe = load_recipe(PseudoMaskRecipe, [*common, *words, *self.study.pseudo_masks])
         return Step(title, partial(make_pseudo_masks, recipe), out)
 
     def cut_masks(self, title: str, stage1: Path, out: Path, *words: str) -> Step:
@@ -135,8 +135,8 @@ class Line:
 
     def true_masks(self, stage1: Path, out: Path) -> Step:
         """Return the writing of true masks in the form of pseudo-masks."""
-        told = [f"stage1={stage1}", *self.data_words(), f"out={out}", "source=truth"]
-        work = partial(make_pseudo_masks, load_recipe(PseudoMaskRecipe, told))
+        words = [f"stage1={stage1}", *self.data_words(), f"out={out}", "source=truth"]
+        work = partial(make_pseudo_masks, load_recipe(PseudoMaskRecipe, words))
         return Step("true masks, in the form of pseudo-masks", work, out)
 
     def training_words(self, preset: str, out: Path) -> list[str]:

@@ -79,8 +79,8 @@ def train_stage1(recipe: Stage1Recipe) -> Path:
             return run.path
         counts = training.check_labels().count_labels()
         run.accelerator.print(f"training slices by label: {counts}")
-        used, judged = (choose_labelled(lesions, work) for work in (training, held_out))
-        loader = run.load(used, judged, partial(prepare_labelled, processor), collate_labelled)
+        used, validation = (choose_labelled(lesions, work) for work in (training, held_out))
+        loader = run.load(used, validation, partial(prepare_labelled, processor), collate_labelled)
 
         # --- Model and optimizer ----------------------------------------------------------------
         model = build_model(recipe)

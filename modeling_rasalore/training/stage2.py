@@ -80,15 +80,15 @@ def train_stage2(recipe: Stage2Recipe) -> Path:
         if run.ended_before():
             return run.path
         training = choose_training(lesions, listed, table, recipe.loop.seed)
-        judged = choose_validation(lesions, held_out, table)
-        source = "pseudo-masks" if np.any(judged.label == UNHEALTHY) else "painted lesions"
+        validation = choose_validation(lesions, held_out, table)
+        source = "pseudo-masks" if np.any(validation.label == UNHEALTHY) else "painted lesions"
         with_mask = np.count_nonzero(training.label == UNHEALTHY)
         run.accelerator.print(
             f"training slices: {len(training)}, with a pseudo-mask: {with_mask}; "
             f"the weights are chosen by {source} of validation patients"
         )
         prepare = partial(prepare_masked, processor, table, config.output_size)
-        loader = run.load(training, judged, prepare, collate_masked)
+        loader = run.load(training, validation, prepare, collate_masked)
 
         # --- Model and optimizer ----------------------------------------------------------------
         start = recipe.initial_weights

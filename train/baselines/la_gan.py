@@ -64,11 +64,11 @@ class LaGan(LearnedSystem):
         )
         classifier.eval().requires_grad_(False)
         generator = self.optimizer("generator", rate=settings.rate, betas=(0.5, 0.999))
-        judge = self.optimizer("discriminators", rate=4 * settings.rate, betas=(0.5, 0.999))
+        critics = self.optimizer("discriminators", rate=4 * settings.rate, betas=(0.5, 0.999))
         for chosen in self.batches(labels, settings.steps, settings.batch_size):
             healthy, unhealthy = images[chosen].chunk(2)  # `batches` draws label 0 first
             fake = self.pseudo_healthy(unhealthy)
-            step(judge, self.patch_loss(healthy, 1) + self.patch_loss(fake.detach(), 0))
+            step(critics, self.patch_loss(healthy, 1) + self.patch_loss(fake.detach(), 0))
             step(generator, self.generator_loss(healthy, unhealthy, fake))
 
     def generator_loss(self, healthy: Tensor, unhealthy: Tensor, fake: Tensor) -> Tensor:

@@ -82,9 +82,11 @@ def compactness_loss(images: Tensor, association: Tensor) -> Tensor:
     """How badly superpixel means describe colour and place of their pixels, per slice."""
     pixels, cells = images.shape[-1], association.shape[1] ** 0.5
     line = torch.arange(pixels, device=images.device, dtype=torch.float32)
-    place = torch.stack(torch.meshgrid(line, line, indexing="ij")).expand(len(images), -1, -1, -1)
+    positions = torch.stack(torch.meshgrid(line, line, indexing="ij")).expand(
+        len(images), -1, -1, -1
+    )
     colour = _distance(images, association).sum((1, 2))
-    spread = _distance(place, association).sum((1, 2)) * (0.3 / (pixels / cells))
+    spread = _distance(positions, association).sum((1, 2)) * (0.3 / (pixels / cells))
     return 0.005 * (colour + spread).mean()
 
 
