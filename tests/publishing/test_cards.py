@@ -40,7 +40,11 @@ def rows(system: str) -> list[dict[str, Any]]:
         )
         for number in range(2)
     ]
-    return evaluate_system(system, patients, Thresholds(0.3, 0.01), "t2")
+    title = {"threshold": "Intensity threshold"}.get(system, system)
+    return [
+        row | {"title": title}
+        for row in evaluate_system(system, patients, Thresholds(0.3, 0.01), "t2")
+    ]
 
 
 FACTS = ModelFacts(

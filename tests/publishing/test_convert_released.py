@@ -102,13 +102,15 @@ def test_the_command_never_writes_into_a_folder_that_exists(
     assert list(tmp_path.iterdir()) == []
 
 
-README_COMMANDS = re.findall(
-    r"^rasalore (convert-released .+)$", (ROOT / "README.md").read_text(), re.MULTILINE
+COMMANDS = re.findall(
+    r"^rasalore (convert-released .+)$",
+    (ROOT / "hub_configs" / "README.md").read_text(),
+    re.MULTILINE,
 )
 
 
-@pytest.mark.parametrize("command", README_COMMANDS)
-def test_the_commands_of_the_readme_are_understood(
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_commands_of_the_presets_page_are_understood(
     command: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -119,8 +121,8 @@ def test_the_commands_of_the_readme_are_understood(
     assert re.search("No such file|must hold prompt_learner", capsys.readouterr().err)
 
 
-def test_the_readme_shows_both_stages() -> None:
-    assert ["--ddpt" in command for command in README_COMMANDS] == [False, True]
+def test_the_presets_page_shows_both_stages() -> None:
+    assert ["--ddpt" in command for command in COMMANDS] == [False, True]
 
 
 @pytest.mark.parametrize("stage", ["rasalore", "ddpt"])
