@@ -78,7 +78,17 @@ def run_logged(work: Work, threads: int, log: Path) -> None:
 def start_process() -> ProcessPoolExecutor:
     """Return a pool of one process, the same on every system, that ends with this one."""
     context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(1, context, initializer=end_with_parent)
+    return ProcessPoolExecutor(1, context, initializer=begin_process)
+
+
+def begin_process() -> None:
+    """Let a process of a pool end with its parent, and clean up after itself when it is ended."""
+
+    def stop(*_: object) -> None:
+        raise SystemExit(143)
+
+    signal.signal(signal.SIGTERM, stop)
+    end_with_parent()
 
 
 def end_with_parent() -> None:
