@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
@@ -266,8 +266,11 @@ def _unit_vectors(vectors: np.ndarray) -> np.ndarray:
 
 def _last_digit(number: Any) -> float:
     """Return the value of the last decimal of a number as the file writes it, such as 0.1."""
-    exponent = Decimal(getattr(number, "original_string", None) or str(number)).as_tuple().exponent
-    return 10.0**exponent if isinstance(exponent, int) else 0.0  # a letter for infinity and NaN
+    try:
+        exponent = Decimal(getattr(number, "original_string", None) or str(number)).as_tuple()[2]
+    except InvalidOperation:  # no number, which is refused with all others
+        return 0.0
+    return float(f"1e{exponent}") if isinstance(exponent, int) else 0.0  # a letter for infinity
 
 
 def _in_order(slices: Sequence[DicomSlice]) -> list[DicomSlice]:

@@ -1,4 +1,4 @@
-"""Know where the voxels of a scan lie; change axes, here only: its own order <-> the slice frame.
+"""Tell where voxels lie, and if a head can; change axes, here only: own order <-> slice frame.
 
 Slice frame: an array (S, H, W) of axial slices. Slices run inferior -> superior, rows anterior ->
 posterior, columns patient right -> left (the radiological view).
