@@ -111,7 +111,7 @@ def predict_volume(
             smooth_scores(scores, images.foreground(), volume.spacing, options.smooth_mm)
         mask = (scores > options.threshold).view(np.uint8)
         if options.smallest_ml:
-            smallest = options.smallest_ml * 1000 / float(np.prod(volume.spacing))
+            smallest = options.smallest_ml * 1000 / volume.geometry.voxel_mm3
             remove_small_parts(mask, smallest)
         doubt = draw_doubt(model, processor, volume, options) if options.noise_samples else None
     return VolumePrediction(

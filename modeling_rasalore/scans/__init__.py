@@ -9,7 +9,7 @@ naming.py           what a file's name says it shows
 overlays.py         pictures of slices with map, mask and truth
 reading.py          any scan through one door, opened once; what its header tells
 series_files.py     files of a DICOM folder or zip, under byte budgets
-slice_frame.py      Geometry: where voxels lie; the one place where axes change
+slice_frame.py      Geometry: where voxels lie, and if a head can; the one place where axes change
 volume_writing.py   NIfTI files on a scan's own grid
 volumes.py          Volume: scans in the slice frame, from NIfTI or voxels
 """

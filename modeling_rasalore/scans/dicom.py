@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,10 @@ from ..files import first_line
 from .header_guard import VOXEL_BUDGET, VolumeError
 from .series_files import SeriesError, SeriesFiles, open_files
 
-GAP_TOLERANCE = 0.02  # of the distance between slices: positions are rounded in the files
+GAP_TOLERANCE = 0.02  # of the distance between slices
+LARGEST_ROUNDING = 0.2  # of that distance; a missing slice moves another by more
+SPACING_TOLERANCE = 3e-3  # relative; 0.94 for 0.9375 is one pixel size
+UNIT_TOLERANCE = 0.02  # of the length of a direction, which text with two decimals keeps
 UNCOMPRESSED = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")
 PLACE_TAGS = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
 HEADER_TAGS = [
@@ -43,6 +47,7 @@ class DicomSlice:
         thickness: mm; the distance between slices where there is but one.
         shape: rows, columns.
         scaling: slope, intercept.
+        last_digit: mm of the last decimal in which the position is written.
     """
 
     name: str
@@ -52,6 +57,7 @@ class DicomSlice:
     thickness: float
     shape: tuple[int, int]
     scaling: tuple[float, float]
+    last_digit: float
 
     @property
     def normal(self) -> np.ndarray:
@@ -226,7 +232,7 @@ def _describe(name: str, header: Any) -> DicomSlice:
     missing = [tag for tag in PLACE_TAGS if header.get(tag) is None]
     if missing:
         raise SeriesError(f"a slice lacks {missing[0]}, so its place in space is unknown")
-    vectors = np.array(header.ImageOrientationPatient, float).reshape(2, 3)
+    vectors = _unit_vectors(np.array(header.ImageOrientationPatient, float).reshape(2, 3))
     spacing = tuple(float(size) for size in header.PixelSpacing)
     distance = header.get("SpacingBetweenSlices") or header.get("SliceThickness") or 1
     slope, intercept = header.get("RescaleSlope"), header.get("RescaleIntercept")
@@ -238,6 +244,7 @@ def _describe(name: str, header: Any) -> DicomSlice:
         thickness=abs(float(distance)),
         shape=(int(header.Rows), int(header.Columns)),
         scaling=(1.0 if slope is None else float(slope), float(intercept or 0)),
+        last_digit=min(_last_digit(number) for number in header.ImagePositionPatient),
     )
     numbers = [*described.position, *vectors.ravel(), *spacing, described.thickness]
     numbers += described.scaling
@@ -246,11 +253,34 @@ def _describe(name: str, header: Any) -> DicomSlice:
     return described
 
 
+def _unit_vectors(vectors: np.ndarray) -> np.ndarray:
+    """Return directions (2, 3) whose length rounded text has changed, with length 1 again."""
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    if not (np.abs(lengths - 1) <= UNIT_TOLERANCE).all():
+        raise SeriesError(
+            "the two directions in ImageOrientationPatient must have length 1, got "
+            f"{lengths[0, 0]:.3g} and {lengths[1, 0]:.3g}; export the series again"
+        )
+    return vectors / lengths
+
+
+def _last_digit(number: Any) -> float:
+    """Return the value of the last decimal of a number as the file writes it, such as 0.1."""
+    try:
+        exponent = Decimal(getattr(number, "original_string", None) or str(number)).as_tuple()[2]
+    except InvalidOperation:  # no number, which is refused with all others
+        return 0.0
+    return float(f"1e{exponent}") if isinstance(exponent, int) else 0.0  # a letter for infinity
+
+
 def _in_order(slices: Sequence[DicomSlice]) -> list[DicomSlice]:
     """Return slices of one grid, sorted along their normal."""
     first = slices[0]
-    if any(s.shape != first.shape or s.spacing != first.spacing for s in slices) or any(
-        np.abs(s.rows_and_columns - first.rows_and_columns).max() > 1e-3 for s in slices
+    if any(
+        s.shape != first.shape
+        or not np.allclose(s.spacing, first.spacing, SPACING_TOLERANCE, 0)
+        or np.abs(s.rows_and_columns - first.rows_and_columns).max() > 1e-3
+        for s in slices
     ):
         raise SeriesError("the slices differ in size, spacing or direction; give one series")
     size = first.shape[0] * first.shape[1] * len(slices) * 4
@@ -265,13 +295,17 @@ def _step(slices: Sequence[DicomSlice]) -> np.ndarray:
     if len(slices) == 1:
         return normal * slices[0].thickness
     positions = np.array([part.position for part in slices])
-    step = (positions[-1] - positions[0]) / (len(slices) - 1)
-    expected = positions[0] + np.arange(len(slices))[:, None] * step
+    # The straight line nearest to all positions: each is rounded, so no two are trusted alone.
+    numbers = (np.arange(len(slices)) - (len(slices) - 1) / 2)[:, None]
+    step = (numbers * positions).sum(axis=0) / np.square(numbers).sum()
+    expected = positions.mean(axis=0) + numbers * step
     length = float(np.linalg.norm(step))
     gaps = np.diff(positions @ normal)
     if length == 0 or gaps.min() < length * GAP_TOLERANCE:
         raise SeriesError("several slices lie at one place; give one volume, not a time series")
-    if np.abs(positions - expected).max() > max(length * GAP_TOLERANCE, 0.01):
+    # Trailing zeros are often left out, so the finest of all numbers tells how they were rounded.
+    rounding = min(min(part.last_digit for part in slices), length * LARGEST_ROUNDING)
+    if np.abs(positions - expected).max() > max(length * GAP_TOLERANCE, 0.01, rounding * 1.001):
         raise SeriesError(
             f"slices are missing or unevenly spaced: {gaps.min():.3g} to {gaps.max():.3g} mm from "
             "one to the next; export the series again"

@@ -26,6 +26,8 @@ SCALES = (1e-30, 1e30)  # outside them a float32 overflows or vanishes
 VOXEL_SIZES_MM = (1e-4, 1e4)
 GZIP_MAGIC = b"\x1f\x8b"
 UNITS = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # code -> mm; unknown counts as mm
+UNIT_NAMES = {1: "metre", 2: "millimetre", 3: "micrometre"}
+LONGEST_QUATERNION = 1 + 1e-5  # b2 + c2 + d2; rounding makes it longer than 1
 NUMBER_TYPES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4"}
 NUMBER_TYPES |= {1024: "i8", 1280: "u8"}
 OTHER_TYPES = {1: "bit", 32: "complex", 128: "RGB", 1536: "128-bit float", 1792: "complex"}
@@ -126,17 +128,27 @@ def _check_ending(name: str, raw: bytes) -> bool:
 
 
 def _decompress(raw: bytes) -> bytes:
-    """Return up to HEADER_BYTES bytes, whatever the compressed `raw` would grow to."""
-    try:
-        return zlib.decompressobj(wbits=31).decompress(raw, HEADER_BYTES)
-    except zlib.error as error:
-        raise _HeaderError(f"cannot be read as NIfTI: {error}; copy it again") from error
+    """Return up to HEADER_BYTES bytes, whatever the compressed `raw` would grow to.
+
+    A header may go on in the next gzip member, after zeros that fill up a block.
+    """
+    start = b""
+    while raw and len(start) < HEADER_BYTES:
+        member = zlib.decompressobj(wbits=31)
+        try:
+            start += member.decompress(raw, HEADER_BYTES - len(start))
+        except zlib.error as error:
+            if start:  # bytes after the last member
+                break
+            raise _HeaderError(f"cannot be read as NIfTI: {error}; copy it again") from error
+        raw = member.unused_data.lstrip(b"\0")
+    return start
 
 
 def _check(start: bytes, compressed: bool, file_bytes: int) -> CheckedHeader:
     header, version, byte_order = _parse(start)
     warnings: list[str] = []
-    shape = _check_shape(header)
+    shape = _check_shape(header, warnings)
     dtype = _check_type(header, byte_order, warnings)
     offset = _check_offset(header, version)
     _check_size(shape, dtype, offset, file_bytes, compressed)
@@ -183,11 +195,16 @@ def _in_order(kind: str, byte_order: ByteOrder) -> str:
     return kind if kind.startswith("S") else f"{kind[:-2]}{byte_order}{kind[-2:]}"
 
 
-def _check_shape(header: np.ndarray) -> tuple[int, ...]:
+def _check_shape(header: np.ndarray, warnings: list[str]) -> tuple[int, ...]:
     sizes = [int(size) for size in header["dim"][0]]
     if not 1 <= sizes[0] <= 7:
         raise _HeaderError(f"the number of axes, dim[0], must be 1 to 7, got {sizes[0]}")
     shape = tuple(sizes[1 : sizes[0] + 1])
+    if len(shape) > 3 and set(shape[3:]) <= {0, 1}:  # one volume, however many axes say so
+        if 0 in shape[3:]:
+            warnings.append(f"the axes after the third, {shape[3:]}, are taken as one volume.")
+        shape = (*shape[:3], 1)
+        header["dim"][0, :5] = 4, *shape
     if len(shape) not in (3, 4) or min(shape) < 1:
         raise _HeaderError(f"expected a 3-D scan with no empty axis, got shape {shape}")
     return shape
@@ -273,7 +290,7 @@ def _check_geometry(header: np.ndarray, warnings: list[str]) -> None:
     if (sizes < 0).any():
         warnings.append(f"voxel sizes below 0, {sizes.tolist()}, are taken as positive.")
         sizes[...] = np.abs(sizes)
-    _check_voxel_sizes(sizes * UNITS.get(unit, 1.0))
+    _check_voxel_sizes(sizes, UNITS.get(unit, 1.0))
     for form in ("qform_code", "sform_code"):
         code = int(header[form][0])
         if not 0 <= code <= 5:
@@ -283,28 +300,24 @@ def _check_geometry(header: np.ndarray, warnings: list[str]) -> None:
         warnings.append("the header says nothing about orientation; left and right may be swapped.")
     if header["pixdim"][0, 0] not in (-1, 1):
         header["pixdim"][0, 0] = 1  # the sign of the third axis; the standard reads 0 as 1
-    _check_forms(header)
+    _shorten_quaternion(header)
 
 
-def _check_forms(header: np.ndarray) -> None:
-    """Refuse numbers that are not finite in the form that says where the voxels lie."""
-    used = next((f for f in ("sform", "qform") if header[f"{f}_code"][0] > 0), None)
-    if used is None:
-        return
-    values = header["srow" if used == "sform" else "quatern"][0]
-    if not np.isfinite(values).all():
-        raise _HeaderError(f"the affine must be finite, got a {used} of {values.tolist()}")
-    with np.errstate(over="ignore"):  # to infinity, which is above 1 too
-        length = float(np.square(values[:3], dtype=float).sum())
-    if used == "qform" and length > 1 + 1e-5:
-        raise _HeaderError(f"the affine must be a rotation, got quaternion {values[:3].tolist()}")
+def _shorten_quaternion(header: np.ndarray) -> None:
+    """Put right a quaternion that rounding made longer than that of any rotation."""
+    parts = header["quatern"][0, :3]  # a view
+    with np.errstate(over="ignore", invalid="ignore"):  # to infinity, which is above 1 too
+        length = float(np.square(parts, dtype=float).sum())
+    if 1 + 3 * float(np.finfo(parts.dtype).eps) < length <= LONGEST_QUATERNION:
+        parts[...] = parts / math.sqrt(length)
 
 
-def _check_voxel_sizes(sizes: np.ndarray) -> None:
+def _check_voxel_sizes(sizes: np.ndarray, unit: float) -> None:
+    """Refuse sizes that are impossible both in the header's unit and as mm."""
     low, high = VOXEL_SIZES_MM
-    if not ((sizes >= low) & (sizes <= high)).all():
+    if not any(((sizes * mm >= low) & (sizes * mm <= high)).all() for mm in (unit, 1.0)):
         raise _HeaderError(
-            f"voxels must measure {low:g} to {high:g} mm, got {np.asarray(sizes).tolist()} mm; "
+            f"voxels must measure {low:g} to {high:g} mm, got {(sizes * unit).tolist()} mm; "
             "write the true sizes and unit into the header"
         )
 

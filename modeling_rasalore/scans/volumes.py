@@ -8,7 +8,7 @@ import gzip
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,15 @@ from nibabel.arrayproxy import ArrayProxy
 from nibabel.spatialimages import HeaderDataError
 
 from ..files import first_line
-from .header_guard import UNITS, VOXEL_SIZES_MM, VolumeError, open_checked
-from .slice_frame import Geometry, has_three_axes
+from .header_guard import UNIT_NAMES, UNITS, VOXEL_SIZES_MM, VolumeError, open_checked
+from .slice_frame import (
+    Geometry,
+    choose_form,
+    compare_forms,
+    find_geometry_warnings,
+    has_three_axes,
+    refuse_extent,
+)
 
 PIECE_VOXELS = 2**22  # decoded at once
 
@@ -178,15 +185,20 @@ def open_nifti(path: str | Path) -> Iterator[ScanFile]:
     with open_checked(path) as (file, checked):
         kind = nib.Nifti1Header if checked.version == 1 else nib.Nifti2Header
         header = kind(checked.content, checked.byte_order, check=False)
+        try:
+            affine, told = choose_form(header)
+        except ValueError as error:
+            raise VolumeError(f"{path}: {error}.") from error
         with _one_sentence(path):
-            affine = np.asarray(header.get_best_affine(), dtype=np.float64)
             scaling = header.get_slope_inter()
-        geometry = _geometry(path, affine, header, checked.shape)
+        geometry, more = _geometry(path, affine, header, checked.shape)
+        if disagreement := compare_forms(header, geometry):
+            told.append(disagreement)
         slope, inter = (1.0, 0.0) if None in scaling else scaling
         layout = (checked.shape, checked.dtype, header.get_data_offset(), slope, inter)
         content = gzip.GzipFile(fileobj=file) if checked.compressed else file
         stored = ArrayProxy(content, layout, mmap=False)
-        yield ScanFile(path, header, geometry, stored, checked.warnings)
+        yield ScanFile(path, header, geometry, stored, (*checked.warnings, *told, *more))
 
 
 def scan_from_voxels(
@@ -212,8 +224,8 @@ def scan_from_voxels(
         header.set_qform(affine, code=1)
         header.set_xyzt_units("mm")
         stored = np.asarray(header.get_best_affine(), dtype=np.float64)
-    geometry = _geometry(path, stored, header, voxels.shape)
-    return ScanFile(path, header, geometry, voxels, tuple(warnings))
+    geometry, more = _geometry(path, stored, header, voxels.shape)
+    return ScanFile(path, header, geometry, voxels, (*warnings, *more))
 
 
 def read_volume(path: str | Path, channel: int | None = None) -> Volume:
@@ -275,22 +287,37 @@ def read_mask(path: str | Path, like: Volume) -> np.ndarray:
 
 def _geometry(
     path: Path, affine: np.ndarray, header: nib.Nifti1Header, shape: tuple[int, ...]
-) -> Geometry:
-    """Return where voxels of `shape` lie; refuse a lost axis, and voxels that no scanner makes."""
+) -> tuple[Geometry, list[str]]:
+    """Return where voxels of `shape` lie, and what to know of it; refuse what no scanner makes.
+
+    Millimetres under another unit's code are put right, in `header` too.
+    """
     if not has_three_axes(affine):
         raise VolumeError(
             f"{path}: the affine must map voxels to 3-D space, got {affine.tolist()}; save the "
             "scan with a valid sform or qform."
         )
-    unit = UNITS.get(int(header["xyzt_units"]) & 7, 1.0)
-    geometry = Geometry.of_voxels(affine, unit, shape)
+    code = int(header["xyzt_units"])
+    geometry = Geometry.of_voxels(affine, UNITS.get(code & 7, 1.0), shape)
+    in_mm, warnings = replace(geometry, unit=1.0), []
+    if in_mm.covers_a_head and not geometry.covers_a_head:
+        header["xyzt_units"] = code & ~7 | 2
+        warnings.append(
+            f"the header's unit of length is the {UNIT_NAMES[code & 7]}, in which the scan is "
+            f"{max(geometry.extent):g} mm long; its numbers are taken as mm, which makes it "
+            f"{max(in_mm.extent):g} mm."
+        )
+        geometry = in_mm
+    units = [(name, UNITS[number]) for number, name in UNIT_NAMES.items()]
+    if problem := refuse_extent(geometry, units):
+        raise VolumeError(f"{path}: {problem}.")
     sizes, (low, high) = geometry.spacing, VOXEL_SIZES_MM
     if not low <= min(sizes) <= max(sizes) <= high:
         raise VolumeError(
             f"{path}: voxels must measure {low:g} to {high:g} mm, got {sizes} mm from the affine; "
             "write the true sizes and unit into the header."
         )
-    return geometry
+    return geometry, warnings + find_geometry_warnings(geometry)
 
 
 @contextmanager

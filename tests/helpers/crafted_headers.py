@@ -9,7 +9,7 @@ import numpy as np
 
 from modeling_rasalore.scans.header_guard import FIELDS_1, FIELDS_2
 
-AFFINE = np.array([[-2.0, 0, 0, 9], [0, -1.5, 0, 8], [0, 0, 3, -7], [0, 0, 0, 1]])
+AFFINE = np.array([[-4.0, 0, 0, 9], [0, -3, 0, 8], [0, 0, 5, -7], [0, 0, 0, 1]])
 KINDS = {1: nib.Nifti1Image, 2: nib.Nifti2Image}
 
 
@@ -122,13 +122,46 @@ REFUSED: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "vox_offset 352.5": ("a.nii", lambda: with_field("vox_offset", 352.5), "whole byte"),
     "vox_offset NaN": ("a.nii", lambda: with_field("vox_offset", np.nan), "vox_offset nan"),
     "vox_offset 2 GiB": ("a.nii", lambda: with_field("vox_offset", 2.0**31), "whole byte"),
-    "sform NaN": ("a.nii", lambda: with_field("srow", np.nan, first=5), "affine must be finite"),
+    "sform NaN": (
+        "a.nii",
+        lambda: with_field("srow", np.nan, first=5, also={"qform_code": 0}),
+        "affine must be finite",
+    ),
+    "no usable form": (
+        "a.nii",
+        lambda: with_field("srow", np.nan, first=5, also={"quatern": 2}),
+        "affine must be finite, .* and the affine must be a rotation",
+    ),
+    "a tenth too long a quaternion": (
+        "a.nii",
+        lambda: with_field("quatern", 0, 0, 1.1, also={"sform_code": 0}),
+        "affine must be a rotation, got quaternion",
+    ),
     "quaternion 1e200": (
         "a.nii",
         lambda: with_field("quatern", 1e200, version=2, also={"sform_code": 0}),
         "affine must be a rotation",
     ),
-    "sform without an axis": ("a.nii", lambda: with_field("srow", 0, first=10), "affine"),
+    "sform without an axis": (
+        "a.nii",
+        lambda: with_field("srow", 0, first=10, also={"qform_code": 0}),
+        "affine must map voxels to 3-D",
+    ),
+    "micrometres called mm": (
+        "a.nii",
+        lambda: with_field("srow", -4000, 0, 0, 9, 0, -3000, 0, 8, 0, 0, 5000, -7),
+        "30000 x 21000 x 32000 mm .* same numbers in micrometres make 30 x 21 x 32 mm",
+    ),
+    "metres called mm": (
+        "a.nii",
+        lambda: with_field("srow", -4e-3, 0, 0, 0, 0, -3e-3, 0, 0, 0, 0, 5e-3, 0),
+        "got 0.03 x 0.021 x 0.032 mm .* same numbers in metres make 30 x 21 x 32 mm",
+    ),
+    "a head of 800 mm": (
+        "a.nii",
+        lambda: with_field("srow", -100, 0, 0, 0, 0, -3, 0, 0, 0, 0, 5, 0),
+        "a head measures 20 to 600 mm along each axis, got 30 x 21 x 800 mm",
+    ),
     "plain file named .gz": ("a.nii.gz", lambda: SCAN, r"end in \.nii$"),
     "gzip named .nii": ("a.nii", lambda: gzip.compress(SCAN), r"end in \.nii\.gz"),
     "header of a pair": ("a.nii", lambda: SCAN.replace(b"n+1", b"ni1"), "separate .img"),
@@ -142,8 +175,58 @@ REPAIRED: dict[str, tuple[str, Callable[[], bytes], str | None]] = {
     "slope NaN": ("a.nii", lambda: with_field("scl_slope", np.nan), "taken unscaled"),
     "slope 0": ("a.nii", lambda: with_field("scl_slope", 0), None),
     "wrong bitpix": ("a.nii", lambda: with_field("bitpix", 64), "bitpix is 64"),
-    "pixdim below 0": ("a.nii", lambda: with_field("pixdim", -2, first=1), "taken as positive"),
+    "pixdim below 0": ("a.nii", lambda: with_field("pixdim", -4, first=1), "taken as positive"),
     "unknown unit": ("a.nii", lambda: with_field("xyzt_units", 7), "code 7"),
+    "sform NaN, good qform": (
+        "a.nii",
+        lambda: with_field("srow", np.nan, first=5),
+        "got the sform .* so the qform is used",
+    ),
+    "sform without an axis, good qform": (
+        "a.nii",
+        lambda: with_field("srow", 0, first=10),
+        "so the qform is used",
+    ),
+    "quaternion rounded up": (
+        "a.nii",
+        lambda: with_field("quatern", 0, 0, 1.000004, also={"sform_code": 0}),
+        None,
+    ),
+    "quaternion rounded up, 64-bit": (
+        "a.nii",
+        lambda: with_field("quatern", 0, 0, 1.000004, version=2, also={"sform_code": 0}),
+        None,
+    ),
+    "5-D with one volume": ("a.nii", lambda: with_field("dim", 5, 8, 7, 6, 1, 1), None),
+    "7-D with one volume": ("a.nii", lambda: with_field("dim", 7, 8, 7, 6, 1, 1, 0, 1), "as one"),
+    "no volumes": ("a.nii", lambda: with_field("dim", 4, 8, 7, 6, 0), "taken as one volume"),
+    "gzip members within the header": (
+        "a.nii.gz",
+        lambda: b"".join(gzip.compress(SCAN[i : i + 50]) for i in range(0, len(SCAN), 50)),
+        None,
+    ),
+    "gzip members with zeros between": (
+        "a.nii.gz",
+        lambda: gzip.compress(SCAN[:9]) + bytes(999) + gzip.compress(SCAN[9:]) + bytes(9),
+        None,
+    ),
+    "micrometres": ("a.nii", lambda: with_field("xyzt_units", 3), "micrometre, in which the scan"),
+    "metres": ("a.nii", lambda: with_field("xyzt_units", 1), "metre, in which .* 32000 mm long"),
+    "pixdim of other voxels": (
+        "a.nii",
+        lambda: with_field("pixdim", 4, 3, 7, first=1, also={"qform_code": 0}),
+        "pixdim says voxels of 4 x 3 x 7 mm, but the sform, which is used, 4 x 3 x 5 mm",
+    ),
+    "forms that disagree": (
+        "a.nii",
+        lambda: with_field("pixdim", 4, 3, 7, first=1),
+        "disagree by up to 2 voxels: .* says 5 x 3 x 4 mm stored LPS, the qform 7 x 3 x 4 mm",
+    ),
+    "mirrored forms": (
+        "a.nii",
+        lambda: with_field("pixdim", -1),
+        "stored LPS, the qform 5 x 3 x 4 mm stored LPI; left and right may be swapped",
+    ),
     "unknown form": ("a.nii", lambda: with_field("qform_code", 77), "qform_code 77"),
     "qfac 0": ("a.nii", lambda: with_field("pixdim", 0), None),
     "vox_offset 0": ("a.nii", lambda: with_field("vox_offset", 0), None),

@@ -106,6 +106,29 @@ def test_series_and_zips_are_found_between_nifti_files(tmp_path: Path) -> None:
     assert not is_dicom(tmp_path)
 
 
+@pytest.mark.parametrize("count", range(4, 10))
+def test_a_missing_slice_is_noticed_where_positions_are_whole_numbers(
+    tmp_path: Path, count: int
+) -> None:
+    data = np.zeros((4, 4, count), np.int16)
+    for gap in range(1, count - 1):
+        folder = write_series(tmp_path / str(gap), data, np.diag([-9.0, -9.0, 3.0, 1.0]))
+        next(folder.glob(f"*_{gap}")).unlink()
+        with pytest.raises(VolumeError, match="missing or unevenly spaced: 3 to 6 mm"):
+            read_scan(folder)
+
+
+def test_directions_with_two_decimals_keep_the_volume_of_a_voxel(tmp_path: Path) -> None:
+    folder = write_series(tmp_path / "series", voxels(), rotation(45) @ AXIAL)
+    for index in range(5):
+        edit(index, ImageOrientationPatient=["-0.62", "-0.79", "0", "0.79", "-0.62", "0"])(folder)
+    assert read_scan(folder).geometry.voxel_mm3 == pytest.approx(0.9 * 1.1 * 3)
+    for index in range(5):
+        edit(index, ImageOrientationPatient=["-0.6", "-0.6", "0", "0.79", "-0.62", "0"])(folder)
+    with pytest.raises(VolumeError, match=r"must have length 1, got 0[.]849 and 1"):
+        read_scan(folder)
+
+
 Change = Callable[[Path], None]
 
 
@@ -150,6 +173,8 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "two slices at one place": (edit(0, ImagePositionPatient=[1, 2, -61]), "unevenly|one place"),
     "no position": (edit(1, ImagePositionPatient=None), "lacks ImagePositionPatient"),
     "no spacing": (edit(1, PixelSpacing=None), "lacks PixelSpacing"),
+    "no number in a position": (edit(1, ImagePositionPatient=[None, 2, 3]), "usable number|read"),
+    "spacing 1 % off": (edit(1, PixelSpacing=[1.111, 0.909]), "differ in size, spacing"),
     "spacing 0": (edit(1, PixelSpacing=[0, 1]), "not a usable number"),
     "another size": (edit(1, Rows=3), "differ in size"),
     "another direction": (edit(1, ImageOrientationPatient=[0, 1, 0, 0, 0, 1]), "differ in"),

@@ -122,11 +122,14 @@ def test_a_qform_alone_is_enough(tmp_path):
 
 @pytest.mark.parametrize(("unit", "factor"), [("mm", 1), ("micron", 1e-3), ("meter", 1e3)])
 def test_spacing_is_in_mm_whatever_the_file_counts_in(tmp_path, unit, factor):
-    image = nib.Nifti1Image(TRUTH, LPS)
+    affine = np.diag([-20 / factor, -15 / factor, 30 / factor, 1])
+    image = nib.Nifti1Image(TRUTH.transpose(2, 1, 0), affine)
     image.header.set_xyzt_units(unit)
     nib.save(image, tmp_path / "unit.nii")
-    spacing = read_volume(tmp_path / "unit.nii").spacing
-    assert spacing == pytest.approx((3 * factor, 1.5 * factor, 2 * factor))
+    volume = read_volume(tmp_path / "unit.nii")
+    assert volume.spacing == pytest.approx((30, 15, 20))
+    assert volume.geometry.voxel_mm3 == pytest.approx(9000)
+    assert len(volume.warnings) == 1 and "within an axial slice" in volume.warnings[0]
 
 
 @pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
