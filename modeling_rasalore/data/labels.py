@@ -108,22 +108,23 @@ def _readings(volume: str) -> Iterator[str]:
     parts = [part for part in re.split(r"[\\/]", volume) if part not in ("", ".")]
     for start in range(len(parts)):
         yield patient_id_of_path(parts[start:])
-        yield "_".join(parts[start:])  # sub-01/ses-1
+        yield patient_id_of_path([*parts[start:], ""])  # a folder, such as sub-01/ses-1
     if parts:
         yield file_stem(Path(parts[-1]))
 
 
 def _unknown_volumes(table: LabelTable, unknown: Sequence[str], known: set[str]) -> str:
     """Return why volumes that are no patients stop the reading, in one sentence."""
-    volume = next((volume for volume in unknown if not volume.isascii()), unknown[0])
-    others = f" (neither is {some(unknown[1:])})" if len(unknown) > 1 else ""
-    if table.encoding == "latin-1" and not volume.isascii():
+    volumes = [volume[:100] for volume in unknown]
+    others = f" (neither is {some(volumes[1:])})" if len(volumes) > 1 else ""
+    foreign = next((volume for volume in volumes if not volume.isascii()), None)
+    if table.encoding == "latin-1" and foreign:
         return (
-            f"{table.path} is not in UTF-8; as Latin-1 it names the volume {volume!r}, which is no "
-            f"patient in this folder{others}; save as UTF-8, or correct the name."
+            f"{table.path} is not in UTF-8; as Latin-1 it names the volume {foreign!r}, which is "
+            "no patient in this folder; save as UTF-8, or correct the name."
         )
     return (
-        f"{table.path}: volume {unknown[0]!r} is no patient in this folder{others}; the nearest "
+        f"{table.path}: volume {volumes[0]!r} is no patient in this folder{others}; the nearest "
         f"known one is {nearest_id(unknown[0], known)!r}."
     )
 
@@ -138,7 +139,7 @@ def nearest_id(volume: str, known: set[str]) -> str:
 
     def differences(patient_id: str) -> tuple[int, int, str]:
         first, second = numbers(name), numbers(patient_id)
-        apart = (first - second).total() + (second - first).total()
+        apart = max((first - second).total(), (second - first).total())
         return apart, count_edits(_fold(name), _fold(patient_id)), patient_id
 
     return min(known, key=differences)

@@ -110,6 +110,7 @@ REFUSED = {
     "both labels": (table([*ROWS, ("001", 3, "healthy")]), "line 14: slice 3 of 001 is both"),
     "both by two names": (table([("001", 3, 1), ("001_t2.nii", 3, 0)]), "line 3: slice 3 .* both"),
     "lost zeros": (table([(2, 3, 1), (1, 3, 1)]), r"'2' is no .*\(neither is 1\); .* one is '002'"),
+    "long stranger": (table([("7" * 5000, 3, 1)]), "'7+' is no patient .* is '001'"),
     "stranger": (table([("12_t2.nii.gz", 3, 1)]), "'12_t2.nii.gz' is no patient .* is '002'"),
 }
 
@@ -130,7 +131,8 @@ def test_what_cannot_be_read_for_certain_is_refused_in_one_sentence(
         ("pat12", {"pat21", "pat120", "pat012"}, "pat012"),
         ("BraTS2021_0001", {"BraTS2021_00001", "BraTS2021_00011"}, "BraTS2021_00001"),
         ("Mueller", {"muller", "miller"}, "muller"),
-        ("7" * 5000, {"77", "a"}, "77"),
+        ("pat13", {"pat14", "anna"}, "pat14"),
+        ("7" * 5000, {"777", "77"}, "777"),
     ],
 )
 def test_the_nearest_patient_has_the_same_numbers(
