@@ -26,8 +26,8 @@ class DataRecipe:
     """Which slices, and in what order.
 
     Attributes:
-        root: folder of scans in a known layout; or folder, web address or repo id of prepared
-            slices.
+        root: folder of scans in a known layout, with masks or slice_labels.csv; or folder, web
+            address or repo id of prepared slices.
         modality: t1, t1ce, t2 or flair; stage 2 learns from "all" as channels too.
         skip_slices: lowest and highest axial slices left out.
         shuffle_buffer: slices held back to mix the order of the stream; more mixes better and takes

@@ -6,8 +6,11 @@
 Every script of this folder then takes data.root=slices, or the web address or data set repo id that
 the folder was uploaded to, and reads the same slices, bit for bit. Patients are sorted, one row
 group each. True masks go to masks/, which training never opens. Start it again after an
-interruption: what is done and unchanged is kept. Scans that cannot be read are listed with the
-reason and left out.
+interruption: what is done and unchanged is kept. Patients that cannot be read are listed with the
+reason and left out, and the exit code is 1.
+
+Labels come from the masks, or from slice_labels.csv in the folder of scans, with the columns
+volume (the patient's folder), slice_index (0 is the most inferior) and label (healthy, unhealthy).
 """
 
 import json
@@ -21,6 +24,7 @@ from typing import Any
 from omegaconf import MISSING
 from tqdm import tqdm
 
+from modeling_rasalore.data.labels import LABEL_NAMES
 from modeling_rasalore.data.layouts import SLICES_FILE, find_patients
 from modeling_rasalore.data.patient import Patient
 from modeling_rasalore.data.shard_writing import (
@@ -29,7 +33,7 @@ from modeling_rasalore.data.shard_writing import (
     write_manifest,
     write_part,
 )
-from modeling_rasalore.files import claim_folder, remove_drafts, write_json
+from modeling_rasalore.files import claim_folder, remove_drafts, some, write_json
 from modeling_rasalore.provenance import available_cores, provenance
 from modeling_rasalore.recipes import run_script
 from modeling_rasalore.scans.naming import MODALITIES
@@ -58,7 +62,7 @@ class PrepareRecipe:
     processes: int = 0
 
 
-def main(recipe: PrepareRecipe) -> None:
+def main(recipe: PrepareRecipe) -> int:
     unknown = [name for name in recipe.modalities if name not in MODALITIES]
     if unknown or not recipe.modalities or recipe.patients_per_file < 1:
         raise ValueError(
@@ -73,11 +77,21 @@ def main(recipe: PrepareRecipe) -> None:
     claim_folder(out, settings_of(recipe), "slices")
     delete_others(out, names)
     parts = write_parts(out, choice, dict(zip(names, shares, strict=True)), recipe.processes)
-    write_manifest(out, parts, choice, **provenance())
     failed = [failure for part in parts for failure in part["failed"]]
     for failure in failed:
         print(f"left out: {failure['patient_id']}: {failure['reason']}")
-    print(f"done: {len(patients) - len(failed)} of {len(patients)} patients are in {out}")
+    if len(failed) == len(patients):
+        raise ValueError(
+            f"none of {len(patients)} patients could be prepared; see the lines above."
+        )
+    write_manifest(out, parts, choice, **provenance())
+    written = [patient for part in parts for patient in part["patients"]]
+    if bare := [
+        p["patient_id"] for p in written if not any(map(p["labels"].get, LABEL_NAMES.values()))
+    ]:
+        print(f"without a labelled slice, so nothing is learned from them: {some(bare)}")
+    print(f"done: {len(written)} of {len(patients)} patients are in {out}")
+    return 1 if failed or len(bare) == len(written) else 0
 
 
 def settings_of(recipe: PrepareRecipe) -> dict[str, Any]:

@@ -7,7 +7,9 @@ The poster's setting, on a GPU:
     accelerate launch train/stage1.py hub_configs/ddpt/training.yaml data.root=scans out=runs/stage1
 
 Only slice labels are read from here on: training patients' masks, where there are any, are reduced
-to one label per slice when the slices are listed.
+to one label per slice when the slices are listed. Without masks, slice_labels.csv in the folder of
+scans has a line per labelled slice below the line volume,slice_index,label, such as
+patient_01,41,healthy: the patient's folder, the slice from 0 (inferior) on, healthy or unhealthy.
 
 A backbone that is trained from scratch may start on healthy slices alone, some of them with a
 painted lesion, which count as unhealthy; then on the real ones:

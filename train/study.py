@@ -7,9 +7,10 @@ r"""The whole line in one process: scans and slice labels in, a judged network o
 Without data.root everything is synthetic: minutes on two cores, no network. With it both stages
 start on synthetic patients, whose masks are known, and go on with the real scans and their slice
 labels: stage 1, pseudo-masks, stage 2 and its ceiling, scores of patients held out, and one of them
-segmented. True masks have a part in the ceiling and in scores alone; where there are none, criteria
-that need none take the place of scores. Start it again after an interruption, and it goes on where
-it was: a step that is finished is not repeated.
+segmented. True masks have a part in the ceiling and in scores alone; where there are none,
+slice_labels.csv gives the labels (train/README.md), and criteria that need no mask take the place
+of scores. Start it again after an interruption, and it goes on where it was: a step that is
+finished is not repeated.
 A shorter one: phantoms.patients=30 phantoms.test=6 stage1=[loop.max_steps=50]
 stage2=[loop.max_steps=50].
 """

@@ -1,6 +1,7 @@
 """Turn a data-set folder into patients, splits and labelled slices; make phantoms.
 
-labels.py            slice labels: slice_labels.csv, rules for areas
+label_table.py       read slice_labels.csv, whatever wrote it
+labels.py            slice labels: of that table, or by areas
 layouts.py           BraTS 20/21/23, MSD and plain folders -> patients
 patient.py           Patient: what is known before anything is opened
 phantom_template.py  the tissue maps that synthetic brains are warped from

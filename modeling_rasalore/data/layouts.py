@@ -1,6 +1,7 @@
 """Find which scans, masks and slice labels a folder holds, by one table of known layouts."""
 
 import json
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,11 +14,12 @@ from ..scans.naming import (
     MSD_CHANNELS,
     MSD_FOLDER,
     file_stem,
-    name_before_role,
     role_by_words,
 )
 from .labels import LABELS_FILE, add_slice_labels
-from .patient import Patient, PreparedSlices
+from .patient import Patient, PreparedSlices, patient_id_of_path
+
+logger = logging.getLogger(__name__)
 
 SLICES_FILE = "slices.json"  # what a folder of prepared slices holds
 INDEX_FILE = "index.parquet"
@@ -45,10 +47,11 @@ class Layout:
 # One BraTS20 patient (355) has its mask named by another rule, ending in "_Segm".
 BRATS_ENDINGS = {"_t1": "t1", "_t1ce": "t1ce", "_t2": "t2", "_flair": "flair", "_seg": "mask"}
 GLI_ENDINGS = {"-t1n": "t1", "-t1c": "t1ce", "-t2w": "t2", "-t2f": "flair", "-seg": "mask"}
+BRATS23_FAMILIES = ("GLI-*", "MET-*", "PED-*", "SSA-*", "MEN-[0-9]*")  # MEN-RT has other names
 LAYOUTS = (
     Layout("BraTS20", "BraTS20_Training_*", {**BRATS_ENDINGS, "_Segm": "mask"}),
     Layout("BraTS21", "BraTS2021_*", BRATS_ENDINGS),
-    Layout("BraTS23", "BraTS-GLI-*", GLI_ENDINGS),
+    *(Layout("BraTS23", f"BraTS-{family}", GLI_ENDINGS) for family in BRATS23_FAMILIES),
     Layout(
         "MSD Task01",
         f"{MSD_FOLDER}/*.nii.gz",
@@ -61,10 +64,11 @@ LAYOUTS = (
 def find_patients(root: str | Path) -> list[Patient]:
     """Return the patients below `root`, sorted by patient_id.
 
-    Known layouts: BraTS20, BraTS21, BraTS23, MSD Task01; else any folder of patient folders (or of
-    plain files) whose names tell the sequence. `slice_labels.csv` (columns volume = patient_id,
-    slice_index, label = healthy or unhealthy, or 0 or 1) in `root` gives the slice labels. Slices
-    of train/prepare_slices.py are read from a folder, a web address or a data set's repo id.
+    Known layouts: BraTS20, BraTS21, BraTS23, MSD Task01; else any folder of patient folders, with
+    or without one per visit in them (as BIDS sessions), or of plain files, whose names tell the
+    sequence. `slice_labels.csv` (columns volume = patient_id, slice_index, label = healthy or
+    unhealthy, or 0 or 1) in `root` gives the slice labels. Slices of train/prepare_slices.py are
+    read from a folder, a web address or a data set's repo id.
 
     Raises:
         ValueError: nothing recognised, two files for one role, a patient with neither a mask nor
@@ -74,7 +78,10 @@ def find_patients(root: str | Path) -> list[Patient]:
         return _find_prepared(str(root))
     root = Path(root)
     patients = [patient for layout in LAYOUTS for patient in _match(root, layout)]
-    patients = patients or _match_names(root)
+    if patients:
+        _warn_of_others(root)
+    else:
+        patients = _match_names(root)
     if not patients:
         raise ValueError(_nothing_found(root))
     patients.sort(key=lambda patient: patient.patient_id)
@@ -123,6 +130,8 @@ def _find_prepared(root: str) -> list[Patient]:
                     prepared=prepared,
                 )
             )
+    if not patients:
+        raise ValueError(f"{root}/{SLICES_FILE} lists no patient; prepare the slices again.")
     return sorted(patients, key=lambda patient: patient.patient_id)
 
 
@@ -155,10 +164,28 @@ def _match_names(root: Path) -> list[Patient]:
     levels = ("*", "*/*", "*/*/*", "*/*/*/*")  # "**" would not enter linked folders
     for path in (path for level in levels for path in nifti_files(root, level)):
         parts = path.relative_to(root).parts
-        patient_id = parts[0] if len(parts) > 1 else name_before_role(path)
+        patient_id = patient_id_of_path(parts) or root.resolve().name
         files.setdefault(patient_id, []).append((role_by_words(path), path))
     patients = [_patient(patient_id, roles, "folder") for patient_id, roles in files.items()]
-    return [patient for patient in patients if patient.images]
+    usable = [patient for patient in patients if patient.images]
+    if usable and len(usable) < len(patients):
+        names = [patient.patient_id for patient in patients if not patient.images]
+        logger.warning("%s: no file name tells a sequence of %s; left out", root, some(names))
+    return usable
+
+
+def _warn_of_others(root: Path) -> None:
+    """Say which folders with scans stand beside the patients of known layouts, and are not used."""
+    matches = {path for layout in LAYOUTS for path in root.glob(layout.pattern)}
+    used = {path.relative_to(root).parts[0] for path in matches} | {lay.masks for lay in LAYOUTS}
+    folders = {path.relative_to(root).parts[0] for path in nifti_files(root, "*/*")}
+    if others := sorted(folders - used):
+        logger.warning(
+            "%s: %s left out, whose names are not those of the layout of the others; give folders "
+            "with other names a data root of their own",
+            root,
+            some(others),
+        )
 
 
 def _patient(patient_id: str, roles: Iterable[tuple[str | None, Path]], source: str) -> Patient:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from ..files import some
-from .patient import Patient
+from .patient import Patient, person_of
 
 SPLITS = ("train", "validation", "test")
 Ids = dict[str, list[str]]  # of patients, by split
@@ -101,9 +101,9 @@ def refuse_other_split(folder: str | Path, split: Mapping[str, Sequence[Patient]
     of these patients, such as phantoms.
     """
     here = _ids(split)
-    everyone = {patient_id for part in here.values() for patient_id in part}
+    everyone = _persons(here)
     for ids in _read_all(Path(folder) / "split.json"):
-        known = {patient_id for part in ids.values() for patient_id in part}
+        known = _persons(ids)
         if everyone & known and _hash_of(ids) != _hash_of(here):
             raise ValueError(
                 f"{folder}, or what it started from, was trained on another split of the same "
@@ -155,6 +155,10 @@ def _check_fold(folds: int, fold: int, persons: int) -> None:
 
 def _ids(split: Mapping[str, Sequence[Patient]]) -> Ids:
     return {name: [patient.patient_id for patient in split[name]] for name in SPLITS}
+
+
+def _persons(ids: Ids) -> set[str]:
+    return {person_of(patient_id) for part in ids.values() for patient_id in part}
 
 
 def _hash_of(ids: Mapping[str, Sequence[str]]) -> str:

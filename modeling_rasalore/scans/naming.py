@@ -41,16 +41,6 @@ def role_by_words(path: Path) -> str | None:
     return "t1ce" if role == "t1" and words & CONTRAST_WORDS else role
 
 
-def name_before_role(path: Path) -> str:
-    """Return what comes before (else after) the words that tell the sequence: case7_t2 -> case7."""
-    stem = file_stem(path)
-    words = list(re.finditer(r"[A-Za-z0-9]+", stem))
-    roles = [word for word in words if word.group().lower() in NAMING_WORDS]
-    if not roles:
-        return stem
-    return (stem[: roles[0].start()] or stem[roles[-1].end() :]).strip("_-. ")
-
-
 def sequence_of(words: str) -> str | None:
     """Return the MRI sequence that a description names, such as "t2"; None if none."""
     role = role_by_words(Path(words.replace("/", " ")))

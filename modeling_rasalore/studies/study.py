@@ -170,7 +170,7 @@ def plan_on_scans(study: StudyRecipe, plan: Plan) -> None:
             )
             plan_run(run, plan)
             runs.append(run)
-    if len(runs) > 1 and not any(run.unscored for run in runs):
+    if len(runs) > 1:
         plan_pools(study, runs, plan)
     if any(patient.prepared for patient in patients):
         plan.left_out["a segmented patient"] = "prepared slices hold no volume"
@@ -229,6 +229,7 @@ def plan_start(line: Line, folder: Path, plan: Plan) -> None:
 
 def plan_run(run: Run, plan: Plan) -> None:
     """Add all that follows stage 1: pseudo-masks, stage 2, its ceiling, and what judges them."""
+    choose_rows(benchmark_of(run))  # a wrong name is refused before anything is trained
     line, folder, start, stage1 = run.line, run.folder, run.start, run.folder / "stage1"
     cut = line.cut_masks("pseudo-masks", stage1, folder / "pseudo_masks", f"appearance={start}")
     learnt = line.continue_stage2("stage 2, RASALoRE", folder / "stage2", cut.out, start)
@@ -246,6 +247,7 @@ def plan_run(run: Run, plan: Plan) -> None:
         plan_choice(run, plan)
     else:
         plan_scores(run, plan)
+    plan_cross_scores(run, plan)
 
 
 def plan_further_rows(run: Run, plan: Plan) -> None:
@@ -267,17 +269,22 @@ def plan_further_rows(run: Run, plan: Plan) -> None:
 
 # --- What judges ----------------------------------------------------------------------------------
 def plan_scores(run: Run, plan: Plan) -> None:
-    """Add the scores of the test patients and of further data sets."""
-    study, recipe = run.line.study, benchmark_of(run)
-    choose_rows(recipe)  # a wrong name is refused before anything is trained
+    """Add the scores of the test patients."""
+    recipe = benchmark_of(run)
     plan.add(Step("scores of test patients", partial(run_benchmark, recipe), run.out))
+    if run.out == Path(run.line.study.out):
+        plan.results += ["results.md", "results.json", "results.png", "results_grid.png"]
+
+
+def plan_cross_scores(run: Run, plan: Plan) -> None:
+    """Add the scores on further data sets, which need no mask of the scans that were studied."""
+    study, recipe = run.line.study, benchmark_of(run)
     for root in study.cross:
         crossed = replace(recipe, cross=CrossRecipe(root))
-        load_held_out(crossed, {})  # masks that are missing, too
+        load_held_out(crossed, {})  # masks that are missing are refused now, too
         plan.add(Step(f"scores on {root}", partial(run_benchmark, crossed), crossed.results))
-    if run.out == Path(study.out):
-        plan.results += ["results.md", "results.json", "results.png", "results_grid.png"]
-        plan.results += [f"cross/{Path(root).name}/results.md" for root in study.cross]
+        if run.out == Path(study.out):
+            plan.results.append(f"cross/{Path(root).name}/results.md")
 
 
 def benchmark_of(run: Run) -> BenchmarkRecipe:
@@ -316,8 +323,9 @@ def plan_choice(run: Run, plan: Plan) -> None:
 
 
 def plan_pools(study: StudyRecipe, runs: Sequence[Run], plan: Plan) -> None:
-    """Add one table of all folds and seeds, and one per further data set."""
-    for below in ("", *(f"cross/{Path(root).name}" for root in study.cross)):
+    """Add one table of all folds and seeds where all were scored, and one per further data set."""
+    own = [] if any(run.unscored for run in runs) else [""]
+    for below in (*own, *(f"cross/{Path(root).name}" for root in study.cross)):
         out = Path(study.out) / "pooled" / below
         recipe = PoolRecipe([str(run.out / below) for run in runs], str(out))
         title = f"one table of {len(runs)} runs" + (f", {below}" if below else "")

@@ -117,13 +117,17 @@ def test_folds_score_every_patient_once_and_other_data_sets_each_time(
 def test_without_masks_a_study_ends_in_criteria_that_need_none(
     unmasked: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = run(tmp_path / "out", f"data.root={unmasked}", "poster=true")
+    others = tmp_path / "others"
+    write_phantoms(others, 1, seed=4, **GRID)
+    words = [f"data.root={unmasked}", "poster=true", f"cross=[{others}]", "systems=rasalore"]
+    out = run(tmp_path / "out", *words)
     printed = capsys.readouterr().out
     assert "left out: the ceiling, for BraTS2021_0" in printed
     assert "left out: the table of scores, for BraTS2021_0" in printed
     choices = (out / "choices.md").read_text()
     assert all(f"{folder}" in choices for folder in ("start/stage2", "out/stage2", "poster"))
     assert not (out / "results.json").exists() and not (out / "ceiling").exists()
+    assert scored(out / "cross" / "others") == {"rasalore"}  # whose masks are there
     assert list((out / "prediction").rglob("*_mask.nii.gz"))
 
 
@@ -193,6 +197,7 @@ def test_what_is_finished_is_not_done_again(whole: Path, monkeypatch: pytest.Mon
         (["data.root=SCANS", "folds=9"], "split.folds must be 2 to the number of patients, 5"),
         (["data.root=SCANS", "seeds=[1,1]"], "seeds must differ and folds be 0 or more, got .1, 1"),
         (["data.root=UNMASKED", "data.modality=flair"], "every patient needs a flair scan, but"),
+        (["data.root=UNMASKED", "systems=unet"], "systems are all, own, .* got 'unet'"),
         (["cross=[UNMASKED]"], "scoring needs a mask of every scored patient"),
         (["stage2=[loop.max_stepz=3]"], "unknown recipe key 'loop.max_stepz'"),
     ],
