@@ -12,7 +12,12 @@ from scipy import ndimage
 from modeling_rasalore.prediction.options import PredictionOptions
 from modeling_rasalore.prediction.outputs import compose_summary, describe_input
 from modeling_rasalore.prediction.uncertainty import has_value_noise, predict_uncertainty
-from modeling_rasalore.prediction.volume import FloatImage, VolumePrediction, predict_volume
+from modeling_rasalore.prediction.volume import (
+    FloatImage,
+    VolumePrediction,
+    predict_volume,
+    require_brain,
+)
 from modeling_rasalore.scans import reading
 from modeling_rasalore.scans.background import BrainSlices
 from modeling_rasalore.scans.finding import scan_stem
@@ -127,6 +132,7 @@ def read_scan(path: Path) -> Scan:
     """
     try:
         volume = reading.read_scan(path)
+        require_brain(volume)
     except ValueError as error:
         sentence = str(error).splitlines()[0].replace(f"{path.parent}/", "")
         raise ValueError(sentence) from error

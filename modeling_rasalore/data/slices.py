@@ -70,7 +70,10 @@ def _read_scan(
     slice_labels = _all_labels(patient, len(images), lesion, volume.spacing[1:])
     used = _used(patient, len(images), skip)
     with_brain = [index for index in used if brain_of(images[index]).any()]
-    if blank := len(used) - len(with_brain):
+    if not with_brain:
+        nothing = "no slice that is read shows brain; the scan gives nothing to learn from"
+        _say_once(logging.WARNING, f"{volume.path}: {nothing}")
+    elif blank := len(used) - len(with_brain):
         _say_once(logging.INFO, f"{volume.path}: {blank} slices without brain are skipped")
     for index in with_brain:
         if (labels is None or slice_labels[index] in labels) and (only is None or index in only):

@@ -1,6 +1,6 @@
 """Write the files of one scan: mask, scores, spread, overlay and a summary."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,7 @@ def write_prediction(
         source: what `describe_input` says; None: asked here, which reads the scan's file again.
         files: which of them to write.
     """
-    out_dir = Path(out_dir)
+    out_dir, trained_on = Path(out_dir), prediction.model.get("modality")
     paths = {role: out_dir / f"{name}{end}" for role, end in endings.items() if role in files}
     if prediction.spread is None:
         paths.pop("spread", None)
@@ -62,20 +62,22 @@ def write_prediction(
     if prediction.spread is not None and "spread" in paths:
         write_volume(paths["spread"], prediction.spread, volume, np.float32)
     if "overlay" in paths:
-        replace_file(paths["overlay"], _draw_overlay(prediction, volume).save)
+        notes = source["warnings"] if source else find_warnings(volume, trained_on)
+        replace_file(paths["overlay"], _draw_overlay(prediction, volume, notes).save)
     if "summary" in paths:
-        source = source or describe_input(volume, trained_on=prediction.model["modality"])
+        source = source or describe_input(volume, trained_on=trained_on)
         write_json(paths["summary"], compose_summary(prediction, source))
     return paths
 
 
-def _draw_overlay(prediction: VolumePrediction, volume: Volume) -> Image:
+def _draw_overlay(prediction: VolumePrediction, volume: Volume, notes: Sequence[str]) -> Image:
     return overlay_montage(
         BrainSlices(volume.slices),
         prediction.scores,
         prediction.mask,
         spacing=prediction.spacing[1:],
         title=f"{volume.path.name}: {describe(prediction)}",
+        notes=notes,
     )
 
 
@@ -96,9 +98,16 @@ def find_warnings(volume: Volume, trained_on: str | None = None) -> list[str]:
     warnings = list(volume.warnings)
     if volume.replaced_voxels:
         warnings.append(f"{volume.replaced_voxels} NaN or infinite voxels were set to 0.")
-    corner = volume.slices[0, 0, 0]
-    voxels = sum(np.count_nonzero(plane == corner) for plane in volume.slices)
-    background = voxels / volume.slices.size
+    images = BrainSlices(volume.slices)
+    equal, below = images.count_background()
+    if below:
+        warnings.append(f"{below} voxels lie below the background and count as background.")
+    if images.lowered_voxels:
+        warnings.append(
+            f"{images.lowered_voxels} voxels far brighter than all around them were lowered "
+            "to their neighbours, as each would set the scale of its slice."
+        )
+    background = equal / volume.slices.size
     if background < SMALLEST_BACKGROUND:
         warnings.append(
             f"only {background:.0%} of the voxels have the background's value; models expect scans "

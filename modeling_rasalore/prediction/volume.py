@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..scans.background import BrainSlices, index_box
+from ..scans.background import BrainSlices, brain_of, index_box
 from ..scans.slice_frame import box_corners
 from ..scans.volumes import Volume
 from .loading import choose_precision, computing_in
@@ -18,6 +18,9 @@ from .mask_3d import part_sizes, remove_small_parts, smooth_scores
 from .options import DEFAULT_OPTIONS, PredictionOptions
 from .scoring import FloatImage, fill_maps
 from .uncertainty import draw_doubt
+
+SMALLEST_BRAIN_ML = 0.1  # a mouse has 0.4
+MOSAIC_PARTS = 6  # low slices of one brain show up to 5: brain stem, cerebellum, lobes
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,10 +103,11 @@ def predict_volume(
         model_facts: what `describe_model` says; None: asked here, which reads all the weights.
 
     Raises:
-        ValueError: a model of several sequences, or noise draws of a model without noise.
+        ValueError: no brain in the scan, a model of several sequences, or noise draws of a model
+            without noise.
     """
     _refuse_several_sequences(model)
-    images = BrainSlices(volume.slices)
+    images = require_brain(volume)
     scores = np.zeros(volume.slices.shape, np.float32)
     with computing_in(choose_precision(model, options.precision), model):
         fill_maps(list(scores), model, processor, images, options.batch_size, options.flips)
@@ -124,6 +128,37 @@ def predict_volume(
         doubt.spread if doubt else None,
         doubt.quality_score if doubt else None,
     )
+
+
+def require_brain(volume: Volume) -> BrainSlices:
+    """Return the slices of a scan with background 0, which a model can look at.
+
+    Raises:
+        ValueError: nothing to look at: blank, constant, a speck, or many slices side by side in
+            one, so that an empty mask would say nothing.
+    """
+    images = BrainSlices(volume.slices)
+    millilitres = images.brain_voxels * float(np.prod(volume.spacing)) / 1000
+    if volume.replaced_voxels == volume.slices.size:
+        problem = "all its voxels are NaN or infinite"
+    elif not images.brain_voxels:
+        problem = f"no voxel differs from its background, {images.scale.background:g}"
+    elif millilitres < SMALLEST_BRAIN_ML:
+        problem = f"only {images.brain_voxels} voxels ({millilitres:.2g} mL) are not background"
+    elif len(images) == 1 and (parts := _count_large_parts(images[0])) >= MOSAIC_PARTS:
+        problem = f"its one slice shows {parts} pieces of like size, as a mosaic of slices does"
+    else:
+        return images
+    raise ValueError(
+        f"{volume.path}: a scan must show one brain, but {problem}; give the scan as a volume, "
+        "with its brain in it."
+    )
+
+
+def _count_large_parts(image: FloatImage) -> int:
+    """Return how many parts of a slice have at least a fifth of the largest one's size."""
+    sizes = part_sizes(brain_of(image)[None].view(np.uint8))
+    return int(np.count_nonzero(sizes >= sizes.max() / 5))
 
 
 def _refuse_several_sequences(model: Any) -> None:

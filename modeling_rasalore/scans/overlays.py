@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from math import prod
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,11 @@ Colour = tuple[int, int, int]
 
 CELL = 256  # width of one slice in the montage, pixels
 GAP = 6
+LETTER, NOTE_LINE = 8, 18  # room for a letter and a line of a note, pixels
 WHITE_VOXELS = 2**22  # of larger scans, some of their rows only tell what white is
 # Readable on grey, and with red-green colour blindness.
 INK, PAPER = (235, 235, 235), (16, 16, 16)
+NOTE_COLOUR = (255, 190, 90)
 SCORE_RAMP = ((120, 20, 140), (255, 120, 40))  # colours of the scores 0 and 1
 SCORE_OPACITY = 0.45  # of score 1; lower scores are much fainter, 0 is not drawn
 MASK_COLOUR, TRUTH_COLOUR = (255, 230, 60), (70, 220, 255)
@@ -32,6 +35,7 @@ def overlay_montage(
     spacing: tuple[float, float] = (1.0, 1.0),
     count: int = 12,
     title: str = "",
+    notes: Sequence[str] = (),
 ) -> Image.Image:
     """Return a montage of the slices that say most about a prediction, with a legend.
 
@@ -43,6 +47,7 @@ def overlay_montage(
         spacing: mm between rows and between columns.
         count: how many slices to show.
         title: first line of the legend, such as the name of the scan.
+        notes: last lines of the legend, such as warnings.
 
     Raises:
         ValueError: the arrays differ in shape or are not (S, H, W).
@@ -67,7 +72,7 @@ def overlay_montage(
             outlines.insert(0, (truth[window], TRUTH_COLOUR, 3))
         cell = overlay_slice(image, scores[window], outlines, size)
         cells.append(_numbered(cell, index))
-    return _assemble(cells, title, truth is not None)
+    return _assemble(cells, title, truth is not None, notes)
 
 
 def overlay_slice(
@@ -176,17 +181,25 @@ def _numbered(cell: Image.Image, index: int) -> Image.Image:
     return cell
 
 
-def _assemble(cells: list[Image.Image], title: str, with_truth: bool) -> Image.Image:
+def _assemble(
+    cells: list[Image.Image], title: str, with_truth: bool, notes: Sequence[str]
+) -> Image.Image:
     """Return cells in lines of four or six over the legend."""
     columns = min(len(cells), 4 if len(cells) <= 12 else 6)
     width, height = cells[0].size
     lines = -(-len(cells) // columns)
-    total = (max(columns, 3) * (width + GAP) + GAP, lines * (height + GAP) + GAP + 70)
+    across = max(columns, 3) * (width + GAP) + GAP
+    text = [part for note in notes for part in wrap(f"Warning: {note}", across // LETTER)]
+    top = lines * (height + GAP) + GAP
+    total = (across, top + 70 + NOTE_LINE * len(text))
     montage = Image.new("RGB", total, PAPER)
     for number, cell in enumerate(cells):
         row, column = divmod(number, columns)
         montage.paste(cell, (GAP + column * (width + GAP), GAP + row * (height + GAP)))
-    _draw_legend(montage, total[1] - 66, title, with_truth)
+    _draw_legend(montage, top + 4, title, with_truth)
+    for number, part in enumerate(text):
+        place = (GAP, top + 66 + NOTE_LINE * number)
+        ImageDraw.Draw(montage).text(place, part, NOTE_COLOUR, _font(13))
     return montage
 
 

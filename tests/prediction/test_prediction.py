@@ -172,7 +172,7 @@ def test_a_z_scored_scan_with_negative_values_gives_the_same_mask(tmp_path, proc
     slices = np.full((2, 16, 16), -1.0, np.float32)  # background
     slices[:, 3:13, 3:13] = -0.5
     slices[:, 4:8, 4:8] = 2.0
-    slices[:, 10, 10] = 4.0
+    slices[:, 10, 10] = 3.0
     slices[:, 12, 3:13] = -0.25
     path = write_nifti(tmp_path / "z.nii.gz", slices.T, np.diag([-1.0, -1.0, 1.0, 1.0]))
     prediction = predict_volume(BrightIsAbnormal(), processor, read_volume(path))
