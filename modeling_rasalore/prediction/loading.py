@@ -8,7 +8,7 @@ import torch
 from transformers import AutoImageProcessor, AutoModel
 
 from ..models import RasaloreModel
-from ..remote_files import require_model_source
+from ..remote_files import require_model_source, without_waiting_for_hub
 
 PRECISIONS = ("float32", "bfloat16")
 
@@ -28,14 +28,16 @@ def load_model(name: str, revision: str = "main", device: str = "auto") -> tuple
     if device == "auto":
         accelerator = torch.accelerator.current_accelerator(check_available=True)
         device = accelerator.type if accelerator else "cpu"
-    loaded = AutoModel.from_pretrained(name, revision=revision, output_loading_info=True)
+    with without_waiting_for_hub(name):
+        loaded = AutoModel.from_pretrained(name, revision=revision, output_loading_info=True)
+        processor = AutoImageProcessor.from_pretrained(name, revision=revision)
     model, report = loaded[0], loaded[1]
     if not isinstance(loaded[0], RasaloreModel):
         raise ValueError(f"--model needs a RASALoRE model (stage 2), got {type(model).__name__}.")
     if report["missing_keys"]:  # the library would go on with random numbers in their place
         missing = ", ".join(sorted(report["missing_keys"])[:3])
         raise ValueError(f"the weights of {name} are incomplete: {missing} are missing.")
-    return model.to(device).eval(), AutoImageProcessor.from_pretrained(name, revision=revision)
+    return model.to(device).eval(), processor
 
 
 def pick_device(device: str) -> str:
