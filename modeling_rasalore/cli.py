@@ -56,15 +56,19 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 @contextmanager
-def one_line_errors() -> Iterator[None]:
-    """End the command with one line for a user's mistake, and with code 130 for an interrupt."""
+def one_line_errors(go_on: str = "the same command begins anew") -> Iterator[None]:
+    """End the command with one line for a user's mistake, and with code 130 for an interrupt.
+
+    Args:
+        go_on: what to do after an interrupt.
+    """
     try:
         yield
     except (ValueError, OSError, ImportError) as error:
         print(f"error: {first_line(error)}", file=sys.stderr)
         raise typer.Exit(1) from error
     except KeyboardInterrupt as error:
-        print("interrupted; finished results are complete.", file=sys.stderr)
+        print(f"interrupted; finished results are complete, and {go_on}.", file=sys.stderr)
         raise typer.Exit(130) from error
 
 
@@ -109,15 +113,18 @@ def predict(
 
     `rasalore inspect OUT` says how far all shards are.
     """
-    with one_line_errors():
+    with one_line_errors("the same command with --resume goes on"):
+        from .files import require_writable
         from .prediction.journal import pick_shard
-        from .remote_files import require_model_source
+        from .remote_files import read_model_config
         from .scans.finding import find_scans
 
         if threshold is not None and false_alarms is not None:
             raise ValueError("--threshold and --false-alarms exclude each other; give one of them.")
-        part, scans = pick_shard(shard), find_scans(scans, options.modality)
-        require_model_source(model)
+        part = pick_shard(shard)
+        trained_on = read_model_config(model, revision).get("modality")
+        scans = find_scans(scans, options.modality, trained_on=trained_on)
+        require_writable(out)
         from .prediction.calibration import at_false_alarms
         from .prediction.loading import choose_precision, load_model, pick_device
         from .prediction.run import predict_scans
@@ -213,12 +220,17 @@ def calibrate(
             raise ValueError(
                 f"--model needs an existing folder to store the result in, got {model}."
             )
+        from .files import require_writable
+        from .remote_files import read_model_config
+        from .scans.finding import find_scans
+
+        trained_on = read_model_config(str(model)).get("modality")
+        scans = find_scans(scans, options.modality, trained_on=trained_on)
+        require_writable(model, "--model")
         from .prediction.calibration import calibrate, save_calibration
         from .prediction.loading import choose_precision, load_model
-        from .scans.finding import find_scans
         from .scans.reading import read_scan
 
-        scans = find_scans(scans, options.modality)
         network, processor = load_model(str(model), device=device)
         options = replace(options, precision=choose_precision(network, precision))
         healthy = (read_scan(path, options.channel, options.modality) for path in scans)
@@ -243,7 +255,7 @@ def phantom(
     voxel_size: Annotated[float, typer.Option(help="mm")] = 2.0,
 ) -> None:
     """Write synthetic patients; can be interrupted and repeated."""
-    with one_line_errors():
+    with one_line_errors("the same command goes on"):
         from .data.phantoms import write_phantoms
 
         written = write_phantoms(out, patients, seed, healthy, shape, voxel_size)
@@ -335,6 +347,10 @@ def _conclude(manifest: dict[str, Any], failed: list[str], count: int, out: Path
     print(f"{known - len(failed)} of {count} scans segmented{left}; results are in {out}")
     for name in failed:
         print(f"failed: {name}")
+    if earlier := manifest["earlier"]:
+        others = sum("made_with" in entry for entry in earlier.values())
+        words = f", {others} of them with other settings" * bool(others)
+        print(f"{len(earlier)} results of earlier runs{words} stay in the table and the report")
     print(manifest["disclaimer"])
 
 

@@ -9,6 +9,8 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
+PLANS = ("settings.json", "split.json")  # what a run writes before its first result
+
 
 def some(names: Sequence[str]) -> str:
     """Return the first few names, and how many there are beyond them."""
@@ -59,8 +61,30 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
+def require_writable(folder: Path, option: str = "--out") -> Path:
+    """Return `folder`, made where it is not there; it takes files.
+
+    Args:
+        option: how people gave it.
+
+    Raises:
+        ValueError: it cannot be made, or takes no file.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        replace_file(folder / ".writable", lambda draft: draft.touch()).unlink()
+    except OSError as error:
+        reason = (error.strerror or type(error).__name__).lower()
+        raise ValueError(
+            f"{option} needs a folder that takes files, got {folder}: {reason}; name another one."
+        ) from error
+    return folder
+
+
 def claim_folder(folder: Path, settings: dict[str, Any], held: str) -> Path:
     """Return `folder`, made where it is not there, holding settings.json.
+
+    A folder where a run of other settings left nothing but its plans is taken over.
 
     Args:
         held: what it holds, in words, such as "masks".
@@ -68,17 +92,28 @@ def claim_folder(folder: Path, settings: dict[str, Any], held: str) -> Path:
     Raises:
         ValueError: results of other settings are in it, and would be mixed with these.
     """
-    path = folder / "settings.json"
-    if path.exists() and json.loads(path.read_text(encoding="utf-8")) != settings:
+    path = require_writable(folder, "out=") / "settings.json"
+    same = not path.exists() or json.loads(path.read_text(encoding="utf-8")) == settings
+    if not same and _holds_results(folder):
         raise ValueError(
             f"{folder} holds {held} made with other settings (see settings.json there); give "
             "out=<another folder> or delete it."
         )
-    folder.mkdir(parents=True, exist_ok=True)
     write_json(path, settings)
     return folder
 
 
+def _holds_results(folder: Path) -> bool:
+    """Whether a folder has files besides the plans and drafts that a failed start leaves."""
+    names = (path.name for path in folder.rglob("*") if path.is_file())
+    return any(name not in PLANS and not re.match(r"\.\d+-", name) for name in names)
+
+
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's text, or the name of its class where it has none."""
+    """Return one line about an error: the first of its text, or the name of its class without any.
+
+    What the system says of a file is put into words that begin with the file's name.
+    """
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{os.fsdecode(error.filename)}: {error.strerror.lower()}."
     return (str(error).strip() or type(error).__name__).splitlines()[0]

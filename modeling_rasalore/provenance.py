@@ -5,7 +5,9 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
+from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from textwrap import indent
@@ -79,25 +81,69 @@ LONG_LISTS = ("parts", "scans", "rows", "test_patients")  # told as a count
 
 
 def is_result(folder: Path) -> bool:
-    """Whether a folder holds what a script made, rather than scans."""
-    return (folder / JOURNALS).is_dir() or any((folder / name).is_file() for name in RECORDS)
+    """Whether a folder holds what a script made or began, rather than scans."""
+    begun = (folder / JOURNALS).is_dir() or is_training(folder)
+    return begun or any((folder / name).is_file() for name in RECORDS)
+
+
+def is_training(folder: Path) -> bool:
+    """Whether a folder holds a training run, however far it came."""
+    recipe = folder / "recipe.yaml"
+    return recipe.is_file() and "\nloop:" in recipe.read_text(encoding="utf-8", errors="replace")
 
 
 def inspect_folder(folder: Path) -> dict[str, Any]:
-    """Return what a folder of results says of itself: its records, recipe and checkpoints."""
+    """Return what a folder of results says of itself: its records, recipe and checkpoints.
+
+    Of a training run, `state` says in words how far it is.
+
+    Raises:
+        ValueError: a record that is no JSON.
+    """
     facts: dict[str, Any] = {"folder": str(folder)}
     for name in RECORDS:
         if (folder / name).is_file():
-            content = json.loads((folder / name).read_text(encoding="utf-8"))
+            content = _read_record(folder / name)
             facts |= {key: _short(key, value) for key, value in content.items()}
     if isinstance(facts.get("meta"), dict):  # of a benchmark
         facts |= {key: _short(key, value) for key, value in facts.pop("meta").items()}
     for name in ("recipe.yaml", "settings.json"):
         if (folder / name).is_file():
             facts["recipe"] = (folder / name).read_text(encoding="utf-8").strip()
-    if steps := sorted((folder / "checkpoints").glob("step-*[0-9]")):
+    steps = sorted((folder / "checkpoints").glob("step-*[0-9]"))
+    if steps:
         facts["checkpoints"] = [path.name for path in steps]
+    if is_training(folder):
+        facts |= describe_training(folder, steps)
     return facts
+
+
+def describe_training(folder: Path, checkpoints: Sequence[Path]) -> dict[str, Any]:
+    """Return how far a training run is: `state` in words, and where its newest checkpoint is."""
+    if (folder / "run.json").is_file():
+        return {"state": "finished"}
+    if not checkpoints:
+        listed = " after its slices were listed" * (folder / "work_list.parquet").is_file()
+        return {
+            "state": f"not finished: it ended{listed} before its first checkpoint, or is running; "
+            "the same command begins it anew"
+        }
+    newest = _read_record(checkpoints[-1] / "progress.json")
+    step, last = newest["step"], newest.get("last_step")
+    of = f" of {last} ({step / last:.0%})" if last else ""
+    saved = datetime.fromtimestamp(checkpoints[-1].stat().st_mtime).isoformat(" ", "minutes")
+    return newest | {
+        "state": f"not finished: its newest checkpoint, of {saved}, is that of step {step}{of}; it "
+        "is running, or the same command goes on from there"
+    }
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: not whole, as JSON it cannot be read; delete it.") from error
+    return content
 
 
 def describe_folder(facts: dict[str, Any]) -> str:

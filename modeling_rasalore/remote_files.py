@@ -8,13 +8,16 @@ cut; the client of huggingface_hub reaches no address at all where the Hub is sw
 """
 
 import io
+import json
 import logging
 import re
 import time
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import cache, partial
 from http.client import HTTPException
 from pathlib import Path
+from threading import Thread
 from typing import Any, BinaryIO, TypeVar
 from urllib.error import HTTPError
 from urllib.parse import quote
@@ -22,6 +25,7 @@ from urllib.request import Request, urlopen
 
 WAITS = (0.5, 1, 2, 4, 8, 16, 32)  # seconds before each further attempt
 TIMEOUT = 60
+PATIENCE = 4  # seconds in which the Hub must answer when a program starts
 WORTH_RETRYING = {408, 425, 429, 500, 502, 503, 504}
 REPO_ID = r"[\w.-]+/[\w.-]+"
 
@@ -49,6 +53,86 @@ def require_model_source(name: str) -> None:
     """Raise ValueError for what names neither a folder nor a repository."""
     if not Path(name).is_dir() and not is_repo_id(name):
         raise ValueError(f"--model needs an existing folder or a repo id (owner/name), got {name}.")
+
+
+def hub_answers() -> bool:
+    """Whether the Hub can be asked; found out once per process, in seconds."""
+    from huggingface_hub import constants
+
+    return not constants.HF_HUB_OFFLINE and _answers(constants.ENDPOINT)
+
+
+@cache
+def _answers(address: str) -> bool:
+    from huggingface_hub.utils import get_session
+
+    answers: list[int] = []
+
+    def ask() -> None:
+        with suppress(Exception):  # of any library below: no answer is an answer
+            answers.append(get_session().head(address, timeout=PATIENCE).status_code)
+
+    # Not longer than this: names are looked up without a limit.
+    thread = Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(PATIENCE + 1)
+    return bool(answers)
+
+
+@contextmanager
+def without_waiting_for_hub(name: str | None) -> Iterator[None]:
+    """Let libraries load a repository from its cache alone where the Hub does not answer.
+
+    They would try again for half a minute per file.
+
+    Args:
+        name: repo id; for a folder or None nothing is asked.
+    """
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    try:
+        if name and not Path(name).is_dir():
+            constants.HF_HUB_OFFLINE = not hub_answers()
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def read_model_config(name: str, revision: str = "main") -> dict[str, Any]:
+    """Return config.json of a model's folder or repository, in seconds and without torch.
+
+    Raises:
+        ValueError: neither a folder nor a repo id, or none that can be read.
+    """
+    require_model_source(name)
+    path = Path(name) / "config.json"
+    if not path.parent.is_dir():
+        path = _download_config(name, revision)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"--model needs a folder with a config.json, got {name}.") from error
+    return content if isinstance(content, dict) else {}
+
+
+def _download_config(name: str, revision: str) -> Path:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        with without_waiting_for_hub(name):
+            return Path(hf_hub_download(name, "config.json", revision=revision))
+    except LocalEntryNotFoundError as error:
+        raise ValueError(
+            f"--model {name} is no folder here and not among the models downloaded before, and the "
+            "Hub does not answer; correct the name, or download the model where there is a network."
+        ) from error
+    except (HfHubHTTPError, HFValidationError) as error:
+        raise ValueError(
+            f"--model {name} is no folder here, and the Hub has no model of this name and revision "
+            f"({revision}) that you may read; correct it, or log in with `hf auth login`."
+        ) from error
 
 
 def read_bytes(root: str | Path, name: str) -> bytes:

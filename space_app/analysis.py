@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,14 @@ from modeling_rasalore.prediction.volume import (
 from modeling_rasalore.scans import reading
 from modeling_rasalore.scans.background import BrainSlices
 from modeling_rasalore.scans.finding import scan_stem
+from modeling_rasalore.scans.overlays import SliceView
 from modeling_rasalore.scans.volume_writing import write_volume
-from modeling_rasalore.scans.volumes import Volume
+from modeling_rasalore.scans.volumes import ScanFacts, Volume
 
 MAX_VOXELS = 30_000_000  # a BraTS scan has 9 million; each takes 8 bytes in a session
+WIDTH = 512  # of a slice's picture in pixels
 NOISE_SAMPLES = 8
+MOST_FINDINGS = 1000  # listed in a report
 NEIGHBOURS_26 = np.ones((3, 3, 3))
 
 Report = dict[str, Any]
@@ -51,13 +55,13 @@ class Analysis:
     Attributes:
         scan: as read.
         images: (S, H, W) float32, background 0.
-        white: the intensity shown as white.
+        view: how its slices are drawn.
         prediction: at the threshold that was asked for first.
     """
 
     scan: Scan
     images: FloatImage
-    white: float
+    view: SliceView
     prediction: VolumePrediction
 
     def at(self, threshold: float) -> VolumePrediction:
@@ -66,10 +70,12 @@ class Analysis:
         return replace(self.prediction, mask=mask, threshold=threshold)
 
     def report(self, threshold: float) -> Report:
-        """Return everything about the result that is not an image, each finding included."""
+        """Return everything about the result that is not an image, its findings included."""
         prediction = self.at(threshold)
+        findings, smaller = measure_findings(prediction)
         return compose_summary(prediction, self.scan.source) | {
-            "findings": measure_findings(prediction)
+            "findings": findings,
+            "smaller_findings": smaller,
         }
 
     def write_mask(self, threshold: float, folder: str | Path) -> Path:
@@ -79,7 +85,7 @@ class Analysis:
 
     def write_picture(self, folder: str | Path) -> Path:
         """Return the path of the scan in 256 greys, NIfTI on its own grid, for the 3-D view."""
-        greys = np.clip(self.images / self.white * 255, 0, 255).round()
+        greys = np.clip(self.images / self.view.white * 255, 0, 255).round()
         return write_volume(Path(folder) / "scan.nii.gz", greys, self.scan.volume, np.uint8)
 
     @property
@@ -107,14 +113,9 @@ class Analyst:
             progress(0.2, f"Scoring {len(volume.slices)} slices")
             prediction = predict_volume(self.model, self.processor, volume, options)
         progress(0.9, "Drawing")
-        images = BrainSlices(volume.slices)
-        brain = images.whole()[images.foreground()]
-        return Analysis(
-            scan=scan,
-            images=images.whole(),
-            white=float(np.percentile(brain, 99.5)) if brain.size else 1.0,
-            prediction=prediction,
-        )
+        images = BrainSlices(volume.slices).whole()
+        view = SliceView.of(images, volume.spacing[1:], WIDTH)
+        return Analysis(scan=scan, images=images, view=view, prediction=prediction)
 
     def uncertainty(self, analysis: Analysis, index: int) -> FloatImage:
         """Return the spread of one slice's scores under the model's noise, (H, W) in [0, 0.5]."""
@@ -131,35 +132,55 @@ def read_scan(path: Path) -> Scan:
         ValueError: with one sentence that names no folder.
     """
     try:
+        facts = reading.read_scan_facts(path)
+        refuse_unfit(path, facts)
         volume = reading.read_scan(path)
         require_brain(volume)
     except ValueError as error:
         sentence = str(error).splitlines()[0].replace(f"{path.parent}/", "")
+        if " --" in sentence or "(--" in sentence:
+            sentence += " Options are of the command line: here, upload a file with one scan."
         raise ValueError(sentence) from error
-    if volume.slices.size > MAX_VOXELS:
-        raise ValueError(
-            f"{path.name}: a scan may have {MAX_VOXELS / 1e6:.0f} million voxels here, got "
-            f"{volume.slices.size / 1e6:.0f} million; resample it or use the command line."
-        )
     return Scan(volume, describe_input(volume))
 
 
-def measure_findings(prediction: VolumePrediction) -> list[Report]:
-    """Return one row per connected part of the mask (26 neighbours), the largest first."""
+def refuse_unfit(path: Path, facts: ScanFacts) -> None:
+    """Raise ValueError for a scan that this page cannot show, before a voxel is decoded."""
+    if facts.channels > 1:
+        raise ValueError(
+            f"{path.name}: this page takes one 3-D scan, got a 4-D one with {facts.channels} "
+            "volumes; save the volume to be segmented as a file of its own and upload that."
+        )
+    if (voxels := prod(facts.geometry.shape)) > MAX_VOXELS:
+        raise ValueError(
+            f"{path.name}: a scan may have {MAX_VOXELS / 1e6:.0f} million voxels here, got "
+            f"{voxels / 1e6:.0f} million; resample it or use the command line."
+        )
+
+
+def measure_findings(prediction: VolumePrediction) -> tuple[list[Report], Report]:
+    """Return one row per connected part of the mask (26 neighbours), the largest first.
+
+    Noise may have a hundred thousand parts: `MOST_FINDINGS` have a row, and the second result says
+    how many others there are, and their volume together.
+    """
     parts, count = ndimage.label(prediction.mask, NEIGHBOURS_26)
-    if not count:
-        return []
-    numbers = np.arange(1, count + 1)
-    voxels = np.bincount(parts.ravel())[1:]
-    means = ndimage.mean(prediction.scores, parts, numbers)
-    boxes = ndimage.find_objects(parts)
+    voxels = np.bincount(parts.ravel(), minlength=1)
+    largest = np.argsort(-voxels[1:], kind="stable")[:MOST_FINDINGS] + 1
+    rank = np.zeros(count + 1, parts.dtype)
+    rank[largest] = np.arange(1, len(largest) + 1)
+    parts = rank[parts]  # 1 is the largest part, 0 what has no row
+    numbers, boxes = np.arange(1, len(largest) + 1), ndimage.find_objects(parts)
+    means = ndimage.mean(prediction.scores, parts, numbers) if len(largest) else []
+    voxel_ml = prediction.voxel_mm3 / 1000
     rows = [
         {
-            "millilitres": float(voxels[number]) * prediction.voxel_mm3 / 1000,
-            "lowest_slice": boxes[number][0].start,
-            "highest_slice": boxes[number][0].stop - 1,
-            "mean_score": float(means[number]),
+            "millilitres": float(voxels[part]) * voxel_ml,
+            "lowest_slice": box[0].start,
+            "highest_slice": box[0].stop - 1,
+            "mean_score": float(mean),
         }
-        for number in range(count)
+        for part, box, mean in zip(largest, boxes, means, strict=True)
     ]
-    return sorted(rows, key=lambda row: -row["millilitres"])
+    others = int(voxels[1:].sum() - voxels[largest].sum())
+    return rows, {"count": count - len(rows), "millilitres": others * voxel_ml}

@@ -13,9 +13,8 @@ from modeling_rasalore.evaluation.tables import markdown_table
 from modeling_rasalore.prediction.outputs import describe
 from modeling_rasalore.prediction.volume import FloatImage, VolumePrediction
 from modeling_rasalore.scans.background import brain_of
-from modeling_rasalore.scans.overlays import MASK_COLOUR, SCORE_RAMP, brain_window, overlay_slice
+from modeling_rasalore.scans.overlays import MASK_COLOUR, SCORE_RAMP
 
-WIDTH = 512  # of a picture in pixels
 DOUBT_RAMP = ((20, 60, 160), (80, 240, 255))  # no or full doubt; far from the colours of scores
 LEAST_SPREAD = 1e-3  # standard deviation of a score; a slice with less has no full colour
 FINDINGS_SHOWN = 10
@@ -37,21 +36,16 @@ def draw_slice(
         opacity: of the colours, in [0, 1].
         spread: (H, W) uncertainty to show in place of the scores.
     """
-    rows, columns = brain_window(analysis.images)
-    cut = (index, rows, columns)
-    unit_image = analysis.images[cut] / analysis.white
-    height, width = unit_image.shape
-    _, row_step, column_step = analysis.prediction.spacing
-    size = (WIDTH, max(round(WIDTH * height * row_step / (width * column_step)), 1))
-    colours, ramp = analysis.prediction.scores[cut], SCORE_RAMP
+    image, view = analysis.images[index], analysis.view
+    colours, ramp = analysis.prediction.scores[index], SCORE_RAMP
     if spread is not None:
         # Of the slice's most uncertain pixels, as a root: trained models doubt little, at edges.
-        most = np.percentile(spread[brain_of(analysis.images[index])], 99) if spread.any() else 0
-        share = (spread[rows, columns] / max(float(most), LEAST_SPREAD)).clip(0, 1)
+        most = np.percentile(spread[brain_of(image)], 99) if spread.any() else 0
+        share = (spread / max(float(most), LEAST_SPREAD)).clip(0, 1)
         colours, ramp = np.sqrt(share), DOUBT_RAMP
-    plain = overlay_slice(unit_image, np.zeros_like(unit_image), [], size)
-    outlines = [(mask[cut], MASK_COLOUR, 2)]
-    return plain, overlay_slice(unit_image, colours, outlines, size, opacity, ramp)
+    plain = view.draw(image, np.zeros_like(image), [])
+    outlines = [(mask[index], MASK_COLOUR, 2)]
+    return plain, view.draw(image, colours, outlines, opacity, ramp)
 
 
 def inline_picture(picture: Image.Image) -> dict[str, Any]:
@@ -75,6 +69,7 @@ def write_table(report: Report) -> str:
     for number, row in enumerate(findings[:FINDINGS_SHOWN], start=1):
         span = f"{row['lowest_slice']} to {row['highest_slice']}"
         lines.append((str(number), f"{row['millilitres']:.1f}", span, f"{row['mean_score']:.2f}"))
-    if len(findings) > FINDINGS_SHOWN:
-        lines.append((f"+{len(findings) - FINDINGS_SHOWN}", "in the report", "", ""))
+    more = len(findings) + report["smaller_findings"]["count"] - FINDINGS_SHOWN
+    if more > 0:
+        lines.append((f"+{more}", "in the report", "", ""))
     return markdown_table(("#", "mL", "slices", "score"), lines)

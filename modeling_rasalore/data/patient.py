@@ -25,6 +25,29 @@ PERSON_RULES = (
     rf"(sub-.+?|(?!sub-).+?)[-_ .]{VISIT}",  # the label of sub-tp01 is no visit
     rf"(.*\d.*?)[-_ .](?:{DATE}|v\d\d?)",
 )
+Skip = int | str  # lowest and highest slices that are left out: a number, or AUTO
+AUTO = "auto"  # as many as 15 of BraTS's 155
+AUTO_FEWEST = 50  # slices; scans of fewer have thick ones, all of which count
+
+
+def used_slices(patient_id: str, count: int, skip: Skip) -> range:
+    """Return the slices of a scan of `count` that are neither among its first nor its last ones.
+
+    Raises:
+        ValueError: `skip` is neither AUTO nor a number from 0 on, or leaves no slice.
+    """
+    if skip == AUTO:
+        number = round(count * 15 / 155) if count >= AUTO_FEWEST else 0
+    elif isinstance(skip, int) and skip >= 0:
+        number = skip
+    else:
+        raise ValueError(f"skip_slices must be auto or a number from 0 on, got {skip!r}.")
+    if 2 * number >= count:
+        raise ValueError(
+            f"skip_slices={skip} leaves none of the {count} slices of {patient_id}; give a smaller "
+            "number, or skip_slices=auto, which leaves all slices of scans with few."
+        )
+    return range(number, count - number)
 
 
 @dataclass(frozen=True)

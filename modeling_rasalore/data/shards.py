@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..remote_files import open_file
-from .patient import LabelledSlice, Patient, PreparedSlices
+from .patient import LabelledSlice, Patient, PreparedSlices, Skip, used_slices
 
 FACTS = ("patient_id", "slice_index", "slice_count", "label", "spacing", "source")
 BRAIN = "brain_pixels_"  # start of the name of the column that counts them, one per modality
@@ -24,7 +24,7 @@ def read_prepared(
     patient: Patient,
     modality: str,
     with_mask: bool,
-    skip: int,
+    skip: Skip,
     labels: Collection[int] | None,
     only: Collection[int] | None,
 ) -> Iterator[LabelledSlice]:
@@ -39,7 +39,8 @@ def read_prepared(
     images = table.column(modality)
     for number, row in enumerate(table.drop_columns(modality).to_pylist()):
         index = row["slice_index"]
-        shown = skip <= index < row["slice_count"] - skip and row.pop(BRAIN + modality)
+        used = used_slices(patient.patient_id, row["slice_count"], skip)
+        shown = index in used and row.pop(BRAIN + modality)
         if shown and (labels is None or row["label"] in labels) and (only is None or index in only):
             yield LabelledSlice(
                 image=decode_slice(images[number]["bytes"].as_py()),
@@ -53,13 +54,14 @@ def read_prepared(
             )
 
 
-def check_skip(patient: Patient, skip: int) -> None:
-    """Raise ValueError where slices are asked for that were not prepared."""
+def check_skip(patient: Patient, skip: Skip) -> None:
+    """Raise ValueError where a number asks for slices that were not prepared."""
     prepared = patient.prepared
-    if prepared and skip < prepared.skip:
+    if prepared and isinstance(skip, int) and skip < prepared.skip:
         raise ValueError(
-            f"skip must be at least {prepared.skip}, with which the slices in {prepared.root} were "
-            f"prepared, got {skip}; prepare them again with skip_slices={skip}."
+            f"skip_slices must be at least {prepared.skip}, with which the slices in "
+            f"{prepared.root} were prepared, got {skip}; prepare them again with "
+            f"skip_slices={skip}."
         )
 
 

@@ -11,7 +11,7 @@ from ..scans.background import brain_of, zero_background
 from ..scans.naming import MODALITIES
 from ..scans.volumes import read_facts, read_mask, read_volume
 from .labels import LABELS_FILE, UNKNOWN, label_slices
-from .patient import ALL, LabelledSlice, Patient
+from .patient import ALL, AUTO, LabelledSlice, Patient, Skip, used_slices
 from .shards import read_prepared
 
 logger = logging.getLogger(__name__)
@@ -21,7 +21,7 @@ def read_slices(
     patient: Patient,
     modality: str,
     with_mask: bool = False,
-    skip: int = 15,
+    skip: Skip = AUTO,
     labels: Collection[int] | None = None,
     only: Collection[int] | None = None,
 ) -> Iterator[LabelledSlice]:
@@ -30,13 +30,14 @@ def read_slices(
     Args:
         modality: "t1", "t1ce", "t2", "flair" or "all".
         with_mask: also read the true masks, for scoring.
-        skip: how many of the first and of the last axial slices are left out.
+        skip: how many of the first and of the last axial slices are left out, as for
+            `used_slices`.
         labels: yield only slices with these labels, such as {0, 1} to train; None yields all.
         only: indices of slices, to read no others; None reads all.
 
     Raises:
-        ValueError: no such modality, sequences of "all" on different grids, fewer than
-            2 * skip + 1 slices, or a labelled slice beyond the scan; VolumeError, one of these, for
+        ValueError: no such modality, sequences of "all" on different grids, no slice that is used,
+            or a labelled slice beyond the scan; VolumeError, one of these, for
             a file that cannot be read.
     """
     _require(patient, modality)
@@ -52,7 +53,7 @@ def _read_scan(
     patient: Patient,
     modality: str,
     with_mask: bool,
-    skip: int,
+    skip: Skip,
     labels: Collection[int] | None,
     only: Collection[int] | None,
 ) -> Iterator[LabelledSlice]:
@@ -68,7 +69,7 @@ def _read_scan(
         lesion = read_mask(patient.mask, volume) > 0
     truth = lesion if with_mask else None
     slice_labels = _all_labels(patient, len(images), lesion, volume.spacing[1:])
-    used = _used(patient, len(images), skip)
+    used = used_slices(patient.patient_id, len(images), skip)
     with_brain = [index for index in used if brain_of(images[index]).any()]
     if not with_brain:
         nothing = "no slice that is read shows brain; the scan gives nothing to learn from"
@@ -92,7 +93,7 @@ def _read_scan(
 def _read_all(
     patient: Patient,
     with_mask: bool,
-    skip: int,
+    skip: Skip,
     labels: Collection[int] | None,
     only: Collection[int] | None,
 ) -> Iterator[LabelledSlice]:
@@ -125,15 +126,6 @@ def _require(patient: Patient, modality: str) -> None:
             f"every patient needs a {' or '.join(sorted(needed))} scan, but {patient.patient_id} "
             f"has {', '.join(patient.images) or 'no scan'}."
         )
-
-
-def _used(patient: Patient, count: int, skip: int) -> range:
-    if skip < 0 or 2 * skip >= count:
-        raise ValueError(
-            f"skip must leave slices between the first and the last ones, but skip={skip} leaves "
-            f"none of the {count} slices of {patient.patient_id}."
-        )
-    return range(skip, count - skip)
 
 
 def _all_labels(

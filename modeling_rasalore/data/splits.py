@@ -114,6 +114,11 @@ def refuse_other_split(folder: str | Path, split: Mapping[str, Sequence[Patient]
 
 def _read_all(path: str | Path) -> list[Ids]:
     """Return the split of a file, then the earlier ones that it names; raises as `read_split`."""
+    if not Path(path).is_file():
+        raise ValueError(
+            f"{path}: there is no such file; every run of train/stage1.py, train/stage2.py and "
+            "train/make_pseudo_masks.py leaves one in its folder, so name such a folder."
+        )
     try:
         content = json.loads(Path(path).read_text())
         splits = [content, *content.get("earlier", [])]

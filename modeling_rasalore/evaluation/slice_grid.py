@@ -10,7 +10,15 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from ..provenance import DISCLAIMER
-from ..scans.overlays import INK, PAPER, TRUTH_COLOUR, brain_window, overlay_slice
+from ..scans.overlays import (
+    INK,
+    PAPER,
+    TRUTH_COLOUR,
+    brain_window,
+    fit_size,
+    overlay_slice,
+    write_note,
+)
 
 COLUMNS = 8  # the slice and seven systems; more systems go below, beside the slice again
 CELL, GAP = 194, 5  # px; 8 cells are 1597 wide
@@ -77,15 +85,15 @@ def _cell(shown: GridSlice, scores: Map | None) -> Image.Image:
     grey = shown.image / (np.quantile(shown.image, 0.995) or 1) if scores is None else scores
     image = grey[window]
     height, width = (n * mm for n, mm in zip(image.shape, shown.spacing, strict=True))
-    scale = CELL / max(height, width)
-    size = (max(round(width * scale), 1), max(round(height * scale), 1))
+    size, note = fit_size(height, width, (CELL, CELL))
     outline = (shown.truth[window], TRUTH_COLOUR, 1)
     drawn = overlay_slice(image, np.zeros(image.shape, np.float32), [outline], size)
     cell = Image.new("RGB", (CELL, CELL))
     cell.paste(drawn, ((CELL - size[0]) // 2, (CELL - size[1]) // 2))
     if scores is None:
         ImageDraw.Draw(cell).text((3, CELL - 15), shown.caption, INK, ImageFont.load_default(11))
-    return cell
+        return cell
+    return write_note(cell, note)
 
 
 def _write_centred(picture: Image.Image, left: int, top: int, name: str) -> None:

@@ -12,7 +12,7 @@ from huggingface_hub.errors import RemoteEntryNotFoundError
 
 from ..evaluation.metrics import THRESHOLDS, false_alarm_threshold, score_histograms
 from ..files import write_json
-from ..remote_files import is_repo_id
+from ..remote_files import is_repo_id, without_waiting_for_hub
 from ..scans.background import BrainSlices
 from ..scans.volumes import Volume
 from .options import DEFAULT_OPTIONS, PredictionOptions
@@ -182,7 +182,8 @@ def find_calibration(source: str | Path, model: Any, revision: str = "main") -> 
     path = Path(source) / CALIBRATION_FILE
     if not Path(source).is_dir() and is_repo_id(str(source)):
         try:
-            path = Path(hf_hub_download(str(source), CALIBRATION_FILE, revision=revision))
+            with without_waiting_for_hub(str(source)):
+                path = Path(hf_hub_download(str(source), CALIBRATION_FILE, revision=revision))
         except RemoteEntryNotFoundError:
             return {}
     stored = _read(path)

@@ -8,14 +8,16 @@ device, versions); the scans after it count for a later run that says the same.
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..files import replace_file
 from ..provenance import JOURNALS, peak_mib
 
+PACKED = "earlier.jsonl"  # the results of runs before the last one
 WHOLE = (0, 1)  # the only shard: which, counted from 0, of how many
 Entry = dict[str, Any]  # what manifest.json says of one scan
 Facts = dict[str, Any]  # what makes the results of a run
@@ -70,20 +72,51 @@ class Journals:
         """Return the records that were made with the model and the settings of `facts`."""
         return {key: r for key, r in self.records.items() if same_results(r.facts, facts)}
 
+    def earlier(self, out: Path, facts: Facts, keys: Collection[str]) -> dict[str, Entry]:
+        """Return the entries of scans besides `keys`, without those whose files are gone.
+
+        What was made with another model or other settings than `facts` says so, as `made_with` and
+        in its warnings.
+        """
+        entries = {}
+        for key, record in self.records.items():
+            files = record.entry.get("outputs", {}).values()
+            if key in keys or (files and not any((out / name).exists() for name in files)):
+                continue
+            entries[key] = record.entry
+            if choices := other_choices(record.facts, facts):
+                model = (choices.get("model") or {}).get("name")
+                words = (
+                    f"{name} {model if name == 'model' else choices[name]}" for name in choices
+                )
+                warning = f"made by an earlier run with another setting: {', '.join(words)}."
+                warnings = [*record.entry.get("warnings", []), warning]
+                entries[key] = record.entry | {"made_with": choices, "warnings": warnings}
+        return entries
+
     def differences(self, facts: Facts) -> list[str]:
         """Return what some records were made otherwise with: names of settings, or "model"."""
-        ours, names = _choices(facts), set()
-        for theirs in (_choices(record.facts) for record in self.records.values()):
-            names |= {name for name in ours | theirs if ours.get(name) != theirs.get(name)}
-        return sorted(names)
+        others = (other_choices(record.facts, facts) for record in self.records.values())
+        return sorted({name for choices in others for name in choices})
 
     def progress(self) -> dict[str, int]:
         """Return how many scans the last run has, and how many are done, failed and left."""
-        scans = self.facts.get("scans", 0)
-        states = [r.entry["status"] for r in self.results_of(self.facts).values()]
+        scans, records = self.facts.get("scans", 0), self.results_of(self.facts).values()
+        states = [r.entry["status"] for r in records if same_list(r.facts, self.facts)]
         done, failed = states.count("done"), states.count("failed")
-        left = max(scans - done - failed, 0)  # an earlier run may have had more scans
+        left = max(scans - done - failed, 0)
         return {"scans": scans, "done": done, "failed": failed, "left": left}
+
+
+def same_list(facts: Facts, other: Facts) -> bool:
+    """Whether two processes segment the same scans, or share them."""
+    return facts.get("scan_list") == other.get("scan_list")
+
+
+def other_choices(facts: Facts, other: Facts) -> dict[str, Any]:
+    """Return the settings, or the model, of `facts` that are not those of `other`."""
+    theirs, ours = _choices(facts), _choices(other)
+    return {name: theirs.get(name) for name in theirs | ours if theirs.get(name) != ours.get(name)}
 
 
 def same_results(facts: Facts, other: Facts) -> bool:
@@ -169,7 +202,25 @@ def close_line(path: Path) -> None:
             journal.write(b"\n")
 
 
-def clear_journals(out: Path) -> None:
-    """Delete the journals of earlier runs."""
-    for path in (out / JOURNALS).glob("*.jsonl"):
-        path.unlink()
+def pack_journals(out: Path) -> None:
+    """Put the last line of every scan into one journal in place of all others.
+
+    They count as results of earlier runs then, not as progress of the one that begins.
+    """
+    paths = sorted((out / JOURNALS).glob("*.jsonl"))
+    records = sorted(read_journals(out).records.items(), key=lambda item: item[1].time)
+    lines, facts = [], None
+    for key, record in records:
+        theirs = {name: fact for name, fact in record.facts.items() if name != "scan_list"}
+        if theirs != facts:
+            facts = theirs
+            lines.append({"time": record.time, "facts": facts})
+        line = {"scan": key, "entry": record.entry, "peak_mib": record.peak_mib}
+        lines.append({"time": record.time, **line})
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    if text:
+        packed = out / JOURNALS / PACKED
+        replace_file(packed, lambda draft: draft.write_text(text, encoding="utf-8"))
+    for path in paths:
+        if path.name != PACKED:
+            path.unlink()

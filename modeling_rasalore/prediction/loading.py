@@ -1,14 +1,16 @@
 """Load a model and its image processor, from a folder or the Hub, complete and on a device."""
 
 import os
+from collections.abc import Collection
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from transformers import AutoImageProcessor, AutoModel
 
+from ..files import first_line
 from ..models import RasaloreModel
-from ..remote_files import require_model_source
+from ..remote_files import require_model_source, without_waiting_for_hub
 
 PRECISIONS = ("float32", "bfloat16")
 
@@ -28,14 +30,27 @@ def load_model(name: str, revision: str = "main", device: str = "auto") -> tuple
     if device == "auto":
         accelerator = torch.accelerator.current_accelerator(check_available=True)
         device = accelerator.type if accelerator else "cpu"
-    loaded = AutoModel.from_pretrained(name, revision=revision, output_loading_info=True)
-    model, report = loaded[0], loaded[1]
-    if not isinstance(loaded[0], RasaloreModel):
+    with without_waiting_for_hub(name):
+        try:
+            loaded = AutoModel.from_pretrained(name, revision=revision, output_loading_info=True)
+            model, report = loaded[0], loaded[1]
+            refuse_unfit(name, model, report["missing_keys"])
+            processor = AutoImageProcessor.from_pretrained(name, revision=revision)
+        except OSError as error:
+            raise ValueError(
+                f"--model {name} is incomplete: it needs config.json, model.safetensors and "
+                f"preprocessor_config.json; {first_line(error)}"
+            ) from error
+    return model.to(device).eval(), processor
+
+
+def refuse_unfit(name: str, model: Any, missing: Collection[str]) -> None:
+    """Raise ValueError for another kind of model, and for weights that lack tensors."""
+    if not isinstance(model, RasaloreModel):
         raise ValueError(f"--model needs a RASALoRE model (stage 2), got {type(model).__name__}.")
-    if report["missing_keys"]:  # the library would go on with random numbers in their place
-        missing = ", ".join(sorted(report["missing_keys"])[:3])
-        raise ValueError(f"the weights of {name} are incomplete: {missing} are missing.")
-    return model.to(device).eval(), AutoImageProcessor.from_pretrained(name, revision=revision)
+    if missing:  # the library would go on with random numbers in their place
+        names = ", ".join(sorted(missing)[:3])
+        raise ValueError(f"the weights of {name} are incomplete: {names} are missing.")
 
 
 def pick_device(device: str) -> str:

@@ -61,23 +61,24 @@ def write_prediction(
         write_volume(paths["scores"], prediction.scores, volume, np.float32)
     if prediction.spread is not None and "spread" in paths:
         write_volume(paths["spread"], prediction.spread, volume, np.float32)
-    if "overlay" in paths:
-        notes = source["warnings"] if source else find_warnings(volume, trained_on)
-        replace_file(paths["overlay"], _draw_overlay(prediction, volume, notes).save)
-    if "summary" in paths:
-        source = source or describe_input(volume, trained_on=trained_on)
+    if source is None and paths.keys() & {"overlay", "summary"}:
+        source = describe_input(volume, trained_on=prediction.model.get("modality"))
+    if source and "overlay" in paths:
+        picture = _draw_overlay(prediction, volume, source["warnings"])
+        replace_file(paths["overlay"], picture.save)
+    if source and "summary" in paths:
         write_json(paths["summary"], compose_summary(prediction, source))
     return paths
 
 
-def _draw_overlay(prediction: VolumePrediction, volume: Volume, notes: Sequence[str]) -> Image:
+def _draw_overlay(prediction: VolumePrediction, volume: Volume, warnings: Sequence[str]) -> Image:
     return overlay_montage(
         BrainSlices(volume.slices),
         prediction.scores,
         prediction.mask,
         spacing=prediction.spacing[1:],
         title=f"{volume.path.name}: {describe(prediction)}",
-        notes=notes,
+        warnings=warnings,
     )
 
 

@@ -50,12 +50,21 @@ STYLE = (
 
 
 def write_views(out: Path, manifest: Mapping[str, Any], parquet: bool) -> None:
-    """Write manifest.json, results.csv and report.html of a run, and with `parquet` its table."""
+    """Write manifest.json, results.csv and report.html of a run, and with `parquet` its table.
+
+    Scans that only earlier runs had come last in each.
+    """
+    scans = all_scans(manifest)
     write_json(out / MANIFEST, manifest)
-    write_table(out / TABLE, manifest["scans"])
+    write_table(out / TABLE, scans)
     write_html(out / PAGE, manifest)
     if parquet:
-        write_parquet(out / PARQUET, manifest["scans"])
+        write_parquet(out / PARQUET, scans)
+
+
+def all_scans(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the entries of a run's scans, then those of earlier runs into the same folder."""
+    return {**manifest["scans"], **manifest.get("earlier", {})}
 
 
 def clear_views(out: Path) -> None:
@@ -99,10 +108,11 @@ def write_table(path: Path, scans: Mapping[str, Mapping[str, Any]]) -> Path:
 
 def write_html(path: Path, manifest: Mapping[str, Any]) -> Path:
     """Return `path`, one page about a run; its pictures are the overlay files beside it."""
-    rows = "".join(_row(name, entry) for name, entry in manifest["scans"].items())
+    scans = all_scans(manifest)
+    rows = "".join(_row(name, entry) for name, entry in scans.items())
     head = "".join(f"<th>{escape(_title(column))}</th>" for column in ("scan", *PAGE_COLUMNS))
-    notes = "".join(_notes(name, entry) for name, entry in manifest["scans"].items())
-    pictures = "".join(_picture(name, entry) for name, entry in manifest["scans"].items())
+    notes = "".join(_notes(name, entry) for name, entry in scans.items())
+    pictures = "".join(_picture(name, entry) for name, entry in scans.items())
     limits = "".join(f"<li>{escape(sentence)}</li>" for sentence in LIMITS)
     model, settings = manifest["model"], manifest["settings"]
     facts = (
@@ -111,6 +121,8 @@ def write_html(path: Path, manifest: Mapping[str, Any]) -> Path:
         f"{settings['threshold_source']}. {manifest.get('seconds', 0)} s, "
         f"{manifest.get('peak_memory_mib', 0)} MiB at most."
     )
+    if earlier := len(manifest.get("earlier", {})):
+        facts += f" The last {earlier} of the scans are of earlier runs into this folder."
     page = (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>rasalore</title>'
         f"<style>{STYLE}</style><h1>Anomaly maps</h1>"
@@ -129,7 +141,8 @@ def _row(name: str, entry: Mapping[str, Any]) -> str:
 
 def _notes(name: str, entry: Mapping[str, Any]) -> str:
     """Why a scan failed, or what may make its result worth less, one line each."""
-    reasons = [entry["reason"]] if "reason" in entry else entry.get("warnings", [])
+    reasons = [entry["reason"]] if "reason" in entry else []
+    reasons += entry.get("warnings", [])
     return "".join(
         f'<li class="{escape(entry["status"])}">{escape(f"{name}: {reason}")}</li>'
         for reason in reasons

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,9 +25,10 @@ from .journal import (
     Entry,
     Facts,
     Record,
-    clear_journals,
     open_journal,
+    pack_journals,
     read_journals,
+    same_list,
     same_origin,
 )
 from .loading import choose_precision
@@ -65,11 +67,15 @@ class Task:
         key: its name in the results: where its files begin, below the run's folder.
         scan: file, or folder of a DICOM series.
         finished: what a journal says of it; None: nothing that still counts.
+        listed: whether that was said by a run of the same scans.
+        files: what an earlier run wrote for it, below the run's folder.
     """
 
     key: str
     scan: Path
     finished: Entry | None = None
+    listed: bool = False
+    files: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,7 +131,9 @@ def predict_scans(
 
     `out` gets the files of `write_prediction` per scan and a journal. When no scan is left, it gets
     `manifest.json`, `results.csv` and `report.html` too; for scans of a BIDS data set it is a BIDS
-    derivative.
+    derivative. Scans of earlier runs into `out` stay in all of them, as `earlier` in the manifest;
+    those with another model or other settings say so. Files of an earlier run that a scan does not
+    get again are removed.
 
     Args:
         model, processor: as for `predict_volume`.
@@ -133,7 +141,7 @@ def predict_scans(
         files: which to write per scan: mask, scores, spread, overlay, summary.
         shard: which part of the scans, counted from 0, and of how many; shards always resume.
         resume: skip scans that a journal in `out` has with equal input, model, settings, versions
-            and kind of device; else journals and views begin anew.
+            and kind of device; else all are segmented again.
         parquet: write `results.parquet` too.
         say: gets one line per scan.
         segment_tasks: who computes; None: this process.
@@ -144,7 +152,7 @@ def predict_scans(
     """
     if parquet:
         require_pyarrow()
-    run = plan_run(model, len(scans), out, options, files)
+    run = plan_run(model, scans, out, options, files)
     tasks = plan_tasks(run, scans, shard, resume)
     segment_tasks = segment_tasks or partial(segment_here, model, processor)
     outcomes = segment_tasks(run, tasks[shard[0] :: shard[1]])
@@ -158,7 +166,7 @@ def predict_scans(
 
 
 def plan_run(
-    model: Any, scans: int, out: Path, options: PredictionOptions, files: Sequence[str]
+    model: Any, scans: Sequence[Path], out: Path, options: PredictionOptions, files: Sequence[str]
 ) -> Run:
     """Return what all processes of a run know."""
     if unknown := [name for name in files if name not in FILES]:
@@ -166,14 +174,21 @@ def plan_run(
     options = replace(options, precision=choose_precision(model, options.precision))
     settings = asdict(options) | {"files": list(files)}
     settings["volume"] = settings.pop("channel")  # as the command line calls it
+    keys = scan_keys(scans, out)
     facts = {
         "model": describe_model(model),
         "settings": settings,
         "device": str(next(model.parameters()).device),
         **provenance(),
-        "scans": scans,
+        "scans": len(scans),
+        "scan_list": sha256("\n".join(sorted(keys)).encode(errors="replace")).hexdigest(),
     }
     return Run(out, options, tuple(files), facts)
+
+
+def scan_keys(scans: Sequence[Path], out: Path) -> list[str]:
+    """Return the name of each scan in the results; ValueError where two share one."""
+    return [stem.relative_to(out).as_posix() for stem in output_stems(scans, out)]
 
 
 def plan_tasks(run: Run, scans: Sequence[Path], shard: tuple[int, int], resume: bool) -> list[Task]:
@@ -183,10 +198,11 @@ def plan_tasks(run: Run, scans: Sequence[Path], shard: tuple[int, int], resume: 
         ValueError: two scans would share their outputs, or a shard of a folder with results of
             other settings.
     """
-    keys = [stem.relative_to(run.out).as_posix() for stem in output_stems(scans, run.out)]
+    keys = scan_keys(scans, run.out)
     run.out.mkdir(parents=True, exist_ok=True)
-    if shard == WHOLE and not resume:
-        clear_journals(run.out)
+    anew = shard == WHOLE and not resume
+    if anew:
+        pack_journals(run.out)
         clear_views(run.out)
     journals = read_journals(run.out)
     if shard != WHOLE and (names := journals.differences(run.facts)):
@@ -194,12 +210,21 @@ def plan_tasks(run: Run, scans: Sequence[Path], shard: tuple[int, int], resume: 
             f"{run.out} holds results made with other settings ({', '.join(names)}), which would "
             "be mixed with these; give --out another folder or delete it."
         )
-    finished = {
-        key: record.entry
-        for key, record in journals.records.items()
-        if record.entry["status"] == "done" and same_origin(record.facts, run.facts)
-    }
-    return [Task(key, scan, finished.get(key)) for key, scan in zip(keys, scans, strict=True)]
+    records = (journals.records.get(key) for key in keys)
+    return [
+        plan_task(run, key, scan, record, anew)
+        for key, scan, record in zip(keys, scans, records, strict=True)
+    ]
+
+
+def plan_task(run: Run, key: str, scan: Path, record: Record | None, anew: bool) -> Task:
+    """Return the task of one scan, of which the journals have this record."""
+    if record is None:
+        return Task(key, scan)
+    files = tuple(record.entry.get("outputs", {}).values())
+    done = record.entry["status"] == "done" and same_origin(record.facts, run.facts)
+    finished = record.entry if done and not anew else None
+    return Task(key, scan, finished, same_list(record.facts, run.facts), files)
 
 
 def segment_here(model: Any, processor: Any, run: Run, tasks: Sequence[Task]) -> Iterator[Outcome]:
@@ -228,10 +253,11 @@ def load_scan(run: Run, task: Task) -> LoadedScan | Outcome:
     try:
         digest = sha256_of(task.scan) if task.scan.exists() else ""  # the reader says so
         if is_finished(run, task, digest):
-            return Outcome(task.key, None, (f"{task.scan}: finished before, skipped",))
+            entry = None if task.listed else task.finished
+            return Outcome(task.key, entry, (f"{task.scan}: finished before, skipped",))
         volume = read_scan(task.scan, run.options.channel, run.options.modality)
     except SCAN_ERRORS as error:
-        return tell_failure(task, error)
+        return tell_failure(run, task, error)
     return LoadedScan(task, volume, digest, time.monotonic() - start)
 
 
@@ -255,7 +281,7 @@ def segment_scan(run: Run, model: Any, processor: Any, loaded: LoadedScan | Outc
         folder, name = (run.out / task.key).parent, Path(task.key).name
         paths = write_prediction(prediction, volume, folder, name, endings, source, run.files)
     except SCAN_ERRORS as error:
-        return tell_failure(task, error)
+        return tell_failure(run, task, error)
     seconds = round(loaded.seconds + time.monotonic() - start, 2)
     entry = {
         "input": task.scan.name,
@@ -268,27 +294,48 @@ def segment_scan(run: Run, model: Any, processor: Any, loaded: LoadedScan | Outc
         "input_sha256": loaded.digest,
         "outputs": {role: path.relative_to(run.out).as_posix() for role, path in paths.items()},
     }
+    others = [name for name in earlier_files(run, task) if name not in entry["outputs"].values()]
+    for name in others:
+        (run.out / name).unlink()
     lines = [f"warning: {task.scan}: {warning}" for warning in source["warnings"]]
     lines.append(f"{task.scan}: {describe(prediction)}, {seconds:.1f} s")
+    if others:
+        lines.append(f"{task.scan}: files of an earlier run removed: {', '.join(others)}")
     return Outcome(task.key, entry, tuple(lines))
 
 
-def tell_failure(task: Task, error: Exception) -> Outcome:
+def earlier_files(run: Run, task: Task) -> list[str]:
+    """Return the files that an earlier run wrote for a scan and that are still there."""
+    inside = run.out.resolve()
+    paths = {name: run.out / name for name in task.files}
+    return [
+        name
+        for name, path in paths.items()
+        if path.is_file() and path.resolve().is_relative_to(inside)
+    ]
+
+
+def tell_failure(run: Run, task: Task, error: Exception) -> Outcome:
     """Return the outcome of a scan that cannot be segmented; its entry names no folder."""
     reason = first_line(error)
     named = reason.replace(str(task.scan), task.scan.name)  # folders may name a person
     line = reason if str(task.scan) in reason else f"{task.scan}: {reason}"
-    entry = {"input": task.scan.name, "status": "failed", "reason": named}
-    return Outcome(task.key, entry, (f"error: {line}",))
+    entry: Entry = {"input": task.scan.name, "status": "failed", "reason": named}
+    if files := earlier_files(run, task):
+        entry["warnings"] = [f"files of an earlier run are still there: {', '.join(files)}."]
+    warnings = (f"warning: {task.scan}: {sentence}" for sentence in entry.get("warnings", []))
+    return Outcome(task.key, entry, (f"error: {line}", *warnings))
 
 
 def conclude(
     run: Run, tasks: Sequence[Task], shard: tuple[int, int], parquet: bool
 ) -> dict[str, Any]:
     """Return the manifest of all shards; when no scan is left, the views are written."""
-    records = read_journals(run.out).results_of(run.facts)
+    journals = read_journals(run.out)
+    records = journals.results_of(run.facts)
     records = {task.key: records[task.key] for task in tasks if task.key in records}
-    manifest = {"disclaimer": DISCLAIMER, **run.facts, **summarize(records)}
+    earlier = journals.earlier(run.out, run.facts, {task.key for task in tasks})
+    manifest = {"disclaimer": DISCLAIMER, **run.facts, **summarize(records), "earlier": earlier}
     if len(records) < len(tasks):
         return manifest
     remove_drafts(run.out, but=() if shard == WHOLE else (*VIEWS, DESCRIPTION))

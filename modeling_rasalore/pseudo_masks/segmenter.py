@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ..remote_files import without_waiting_for_hub
 from ..scans.background import index_box
 
 Mask = NDArray[np.uint8]
@@ -76,12 +77,12 @@ class PromptedSegmenter:
         """Load a `SamModel` repo id or folder, e.g. flaviagiammarino/medsam-vit-base."""
         from transformers import SamImageProcessorPil, SamModel
 
-        return cls(
-            SamModel.from_pretrained(name_or_path, revision=revision or "main"),
-            SamImageProcessorPil.from_pretrained(name_or_path, revision=revision or "main"),
-            prompt,
-            seed,
-        )
+        with without_waiting_for_hub(name_or_path):
+            model = SamModel.from_pretrained(name_or_path, revision=revision or "main")
+            processor = SamImageProcessorPil.from_pretrained(
+                name_or_path, revision=revision or "main"
+            )
+        return cls(model, processor, prompt, seed)
 
     def segment(self, image: NDArray[np.float32], pseudo_mask: Mask) -> Mask:
         """Return the mask (H, W) of a slice (H, W), from a prompt made of its pseudo-mask.

@@ -13,6 +13,7 @@ from huggingface_hub import RepoCard
 from transformers import AutoImageProcessor, AutoModel
 
 from ..data.layouts import find_patients
+from ..data.patient import AUTO
 from ..data.shard_writing import SliceChoice, write_split_files
 from ..data.splits import read_split, split_hash, write_split
 from ..evaluation.rows import BY_PATIENT
@@ -27,6 +28,7 @@ SOURCES = ("stage1", "stage2", "scans", "space")
 MODEL_TYPES = {"stage1": "ddpt", "stage2": "rasalore"}
 # Keys of a run's recipe that name folders of this machine; training.yaml leaves them to its user.
 LOCAL_KEYS = ("out", "pseudo_masks", "initial_weights", "root")
+AUTO_SKIP = "15 of 155 (none of scans with fewer than 50)"  # skip_slices=auto in words
 
 
 @dataclass
@@ -125,7 +127,7 @@ def assemble_model(
         license=recipe.license,
         parameters=model.num_parameters(),
         backbone=getattr(model.config, "base_model_name_or_path", None),
-        skip_slices=data["skip_slices"],
+        skip_slices=AUTO_SKIP if data["skip_slices"] == AUTO else data["skip_slices"],
         run=run,
         row=row,
         rows=rows,

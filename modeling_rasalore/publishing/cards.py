@@ -28,7 +28,7 @@ class ModelFacts:
         license: of the weights, an identifier of the Hub.
         parameters: how many the model has.
         backbone: repo id of the frozen CLIP, None where there is none.
-        skip_slices: lowest and highest slices left out.
+        skip_slices: lowest and highest slices left out, as in the recipe.
         run: content of run.json.
         row: system of results.json that is this model.
         rows: of results.json, on the same split; empty where none were published.
@@ -44,7 +44,7 @@ class ModelFacts:
     license: str
     parameters: int
     backbone: str | None
-    skip_slices: int
+    skip_slices: int | str
     run: Mapping[str, Any]
     row: str
     rows: Sequence[Row]

@@ -25,7 +25,9 @@ def nifti_files(folder: Path, pattern: str) -> list[Path]:
 NOT_SCANS = ("mask", "brain_mask")
 
 
-def find_scans(inputs: Sequence[Path], modality: str | None = None) -> list[Path]:
+def find_scans(
+    inputs: Sequence[Path], modality: str | None = None, trained_on: str | None = None
+) -> list[Path]:
     """Return the scans that files and folders stand for, folders searched through, sorted.
 
     Args:
@@ -33,6 +35,8 @@ def find_scans(inputs: Sequence[Path], modality: str | None = None) -> list[Path
             anatomical scans are taken; of other folders NIfTI files without masks, and DICOM
             series in folders and zips.
         modality: which files of folders to take, such as "t2"; None takes all of them.
+        trained_on: what a model knows: taken of folders that hold several modalities where
+            `modality` is None.
 
     Raises:
         ValueError: an unknown modality, a folder without such a scan, or with several modalities
@@ -42,11 +46,11 @@ def find_scans(inputs: Sequence[Path], modality: str | None = None) -> list[Path
         raise ValueError(f"--modality must be one of {', '.join(MODALITIES)}, got {modality}.")
     scans: list[Path] = []
     for path in inputs:
-        scans += _scans_in(path, modality) if path.is_dir() else [path]
+        scans += _scans_in(path, modality, trained_on) if path.is_dir() else [path]
     return scans
 
 
-def _scans_in(folder: Path, modality: str | None) -> list[Path]:
+def _scans_in(folder: Path, modality: str | None, trained_on: str | None) -> list[Path]:
     paths = nifti_files(folder, "**/*")
     if is_bids_dataset(folder):
         paths = [path for path in paths if is_raw_anatomy(path, folder)]
@@ -62,6 +66,8 @@ def _scans_in(folder: Path, modality: str | None) -> list[Path]:
         raise ValueError(
             f"{folder} holds no {wanted} as .nii, .nii.gz or DICOM; found {len(roles)} files."
         )
+    if modality is None and len(known) > 1 and trained_on in known:
+        return _scans_in(folder, trained_on, None)
     if modality is None and len(known) > 1:
         raise ValueError(
             f"{folder} holds {', '.join(known)}; a model fits one of them, so choose it with "

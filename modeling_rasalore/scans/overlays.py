@@ -1,6 +1,7 @@
 """Draw slices for people: score maps in colour and masks as outlines on grey brains."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from math import prod
 from textwrap import wrap
 from typing import Any
@@ -14,10 +15,14 @@ from ..provenance import DISCLAIMER
 from .background import BrainSlices, brain_of, index_box
 
 Colour = tuple[int, int, int]
+Outline = tuple[NDArray[Any], Colour, int]  # mask (H, W), colour, line width in pixels
 
 CELL = 256  # width of one slice in the montage, pixels
+LONGEST = 1024  # width or height of any slice that is drawn, pixels
+MOST_STRETCHED = 4.0  # longer side over the shorter one; slices beyond are not drawn to scale
 GAP = 6
-LETTER, NOTE_LINE = 8, 18  # room for a letter and a line of a note, pixels
+LEGEND_HEIGHT, LINE_HEIGHT = 66, 18
+WARNING_LINES = 8  # shown below the legend
 WHITE_VOXELS = 2**22  # of larger scans, some of their rows only tell what white is
 # Readable on grey, and with red-green colour blindness.
 INK, PAPER = (235, 235, 235), (16, 16, 16)
@@ -25,6 +30,54 @@ NOTE_COLOUR = (255, 190, 90)
 SCORE_RAMP = ((120, 20, 140), (255, 120, 40))  # colours of the scores 0 and 1
 SCORE_OPACITY = 0.45  # of score 1; lower scores are much fainter, 0 is not drawn
 MASK_COLOUR, TRUTH_COLOUR = (255, 230, 60), (70, 220, 255)
+WARNING_COLOUR = (255, 150, 90)
+
+
+@dataclass(frozen=True)
+class SliceView:
+    """How the slices of one scan are drawn.
+
+    Attributes:
+        rows, columns: the box that holds the brain of all slices.
+        size: (width, height) of a slice's picture, pixels.
+        white: the intensity that is drawn white.
+        note: what a picture says of itself where it is not drawn to scale, else "".
+    """
+
+    rows: slice
+    columns: slice
+    size: tuple[int, int]
+    white: float
+    note: str
+
+    @classmethod
+    def of(
+        cls, images: NDArray[np.floating] | BrainSlices, spacing: tuple[float, float], width: int
+    ) -> "SliceView":
+        """Return the view of a scan (S, H, W) with background 0, up to `width` pixels wide.
+
+        Args:
+            spacing: mm between rows and between columns.
+        """
+        rows, columns = brain_window(images)
+        height_mm = (rows.stop - rows.start) * spacing[0]
+        width_mm = (columns.stop - columns.start) * spacing[1]
+        size, note = fit_size(height_mm, width_mm, (width, LONGEST))
+        return cls(rows, columns, size, white_level(images), note)
+
+    def draw(
+        self,
+        image: NDArray[np.floating],
+        scores: NDArray[np.floating],
+        outlines: Sequence[Outline],
+        opacity: float = SCORE_OPACITY,
+        ramp: tuple[Colour, Colour] = SCORE_RAMP,
+    ) -> Image.Image:
+        """Return the picture of one slice; whole arrays (H, W), else as for `overlay_slice`."""
+        box = (self.rows, self.columns)
+        cut = [(mask[box], colour, width) for mask, colour, width in outlines]
+        picture = overlay_slice(image[box] / self.white, scores[box], cut, self.size, opacity, ramp)
+        return write_note(picture, self.note)
 
 
 def overlay_montage(
@@ -35,7 +88,7 @@ def overlay_montage(
     spacing: tuple[float, float] = (1.0, 1.0),
     count: int = 12,
     title: str = "",
-    notes: Sequence[str] = (),
+    warnings: Sequence[str] = (),
 ) -> Image.Image:
     """Return a montage of the slices that say most about a prediction, with a legend.
 
@@ -47,7 +100,7 @@ def overlay_montage(
         spacing: mm between rows and between columns.
         count: how many slices to show.
         title: first line of the legend, such as the name of the scan.
-        notes: last lines of the legend, such as warnings.
+        warnings: sentences about what makes the prediction worth less, below the legend.
 
     Raises:
         ValueError: the arrays differ in shape or are not (S, H, W).
@@ -59,26 +112,20 @@ def overlay_montage(
         shapes = {name: array.shape for name, array in arrays.items()}
         raise ValueError(f"all arrays must have one shape (slices, rows, columns), got {shapes}.")
     marked = mask if truth is None else (mask > 0) | (truth > 0)
-    rows, columns = brain_window(images)
-    height = round(CELL * (rows.stop - rows.start) * spacing[0])
-    size = (CELL, max(round(height / ((columns.stop - columns.start) * spacing[1])), 1))
-    white = _white_level(images)
+    view = SliceView.of(images, spacing, CELL)
     cells = []
     for index in choose_slices(images, marked, count):
-        window = (index, rows, columns)
-        image = images[index][rows, columns] / white
-        outlines = [(mask[window], MASK_COLOUR, 2)]
+        outlines: list[Outline] = [(mask[index], MASK_COLOUR, 2)]
         if truth is not None:
-            outlines.insert(0, (truth[window], TRUTH_COLOUR, 3))
-        cell = overlay_slice(image, scores[window], outlines, size)
-        cells.append(_numbered(cell, index))
-    return _assemble(cells, title, truth is not None, notes)
+            outlines.insert(0, (truth[index], TRUTH_COLOUR, 3))
+        cells.append(_numbered(view.draw(images[index], scores[index], outlines), index))
+    return _assemble(cells, title, truth is not None, warnings)
 
 
 def overlay_slice(
     unit_image: NDArray[np.floating],
     scores: NDArray[np.floating],
-    outlines: Sequence[tuple[NDArray[Any], Colour, int]],
+    outlines: Sequence[Outline],
     size: tuple[int, int],
     opacity: float = SCORE_OPACITY,
     ramp: tuple[Colour, Colour] = SCORE_RAMP,
@@ -88,7 +135,7 @@ def overlay_slice(
     Args:
         unit_image: (H, W), 0 black and 1 white; what lies outside is clipped.
         scores: (H, W) in [0, 1]; 0 is not drawn.
-        outlines: mask (H, W), colour and line width in pixels, each drawn over those before it.
+        outlines: masks, each drawn over those before it.
         size: (width, height) of the picture in pixels.
         opacity: of score 1, in [0, 1]; lower scores are fainter.
         ramp: colours of the scores 0 and 1.
@@ -97,6 +144,34 @@ def overlay_slice(
     for mask, colour, width in outlines:
         cell[_outline(mask, size, width)] = colour
     return Image.fromarray(cell.round().astype(np.uint8))
+
+
+def fit_size(
+    height_mm: float, width_mm: float, box: tuple[int, int]
+) -> tuple[tuple[int, int], str]:
+    """Return (width, height) in pixels of the largest picture in a box, and its note.
+
+    The picture has the proportions of the slice, up to `MOST_STRETCHED`: whatever sizes a header
+    states, it has no more pixels than the box, and can be seen. The note says where it has not.
+
+    Args:
+        box: (width, height), pixels.
+    """
+    true = height_mm / width_mm
+    ratio = min(max(true, 1 / MOST_STRETCHED), MOST_STRETCHED)
+    width = min(float(box[0]), box[1] / ratio)
+    size = (max(round(width), 1), max(round(width * ratio), 1))
+    if true == ratio:
+        return size, ""
+    shape = f"{true:.3g} times as tall" if true > 1 else f"{1 / true:.3g} times as wide"
+    return size, f"not to scale: {shape}"
+
+
+def write_note(picture: Image.Image, note: str) -> Image.Image:
+    """Return a picture after writing a note into its lowest line; "" writes nothing."""
+    if note:
+        ImageDraw.Draw(picture).text((6, picture.height - 16), note, INK, _font(11))
+    return picture
 
 
 def choose_slices(
@@ -131,7 +206,7 @@ def brain_window(images: NDArray[np.floating] | BrainSlices) -> tuple[slice, sli
     )
 
 
-def _white_level(images: NDArray[np.floating] | BrainSlices) -> float:
+def white_level(images: NDArray[np.floating] | BrainSlices) -> float:
     """Return the intensity that is drawn white: few voxels of the brain are brighter."""
     step = max(prod(images.shape) // WHITE_VOXELS, 1)
     rows = (image[::step] for image in images)
@@ -182,25 +257,34 @@ def _numbered(cell: Image.Image, index: int) -> Image.Image:
 
 
 def _assemble(
-    cells: list[Image.Image], title: str, with_truth: bool, notes: Sequence[str]
+    cells: list[Image.Image], title: str, with_truth: bool, warnings: Sequence[str]
 ) -> Image.Image:
-    """Return cells in lines of four or six over the legend."""
+    """Return cells in lines of four or six over the legend, warnings below it."""
     columns = min(len(cells), 4 if len(cells) <= 12 else 6)
     width, height = cells[0].size
     lines = -(-len(cells) // columns)
-    across = max(columns, 3) * (width + GAP) + GAP
-    text = [part for note in notes for part in wrap(f"Warning: {note}", across // LETTER)]
-    top = lines * (height + GAP) + GAP
-    total = (across, top + 70 + NOTE_LINE * len(text))
+    total_width = max(columns, 3) * (width + GAP) + GAP
+    sentences = _wrap_warnings(warnings, total_width)
+    top = lines * (height + GAP) + GAP + 4
+    total = (total_width, top + LEGEND_HEIGHT + len(sentences) * LINE_HEIGHT)
     montage = Image.new("RGB", total, PAPER)
     for number, cell in enumerate(cells):
         row, column = divmod(number, columns)
         montage.paste(cell, (GAP + column * (width + GAP), GAP + row * (height + GAP)))
-    _draw_legend(montage, top + 4, title, with_truth)
-    for number, part in enumerate(text):
-        place = (GAP, top + 66 + NOTE_LINE * number)
-        ImageDraw.Draw(montage).text(place, part, NOTE_COLOUR, _font(13))
+    _draw_legend(montage, top, title, with_truth)
+    draw = ImageDraw.Draw(montage)
+    for number, line in enumerate(sentences):
+        place = (GAP, top + LEGEND_HEIGHT + number * LINE_HEIGHT - 4)
+        draw.text(place, line, WARNING_COLOUR, _font(13))
     return montage
+
+
+def _wrap_warnings(warnings: Sequence[str], width: int) -> list[str]:
+    """Return warnings as lines that fit into `width` pixels, a bounded number of them."""
+    lines = [line for text in warnings for line in wrap(f"warning: {text}", width // 7)]
+    if len(lines) > WARNING_LINES:
+        lines = [*lines[: WARNING_LINES - 1], "... and more, in the summary beside this picture"]
+    return lines
 
 
 def _draw_legend(montage: Image.Image, top: int, title: str, with_truth: bool) -> None:

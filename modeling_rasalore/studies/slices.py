@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..data.labels import HEALTHY, UNHEALTHY
-from ..data.patient import LabelledSlice, Patient
+from ..data.patient import LabelledSlice, Patient, Skip
 from ..data.slices import read_slices
 from ..data.splits import refuse_other_split
 from ..evaluation.leaks import check_disjoint, image_fingerprint
@@ -134,7 +134,7 @@ def _sequence(
     return np.stack([images.get(index, empty) for index in indices])
 
 
-def _fingerprints(patient: Patient, modalities: Set[str], skip: int) -> list[str]:
+def _fingerprints(patient: Patient, modalities: Set[str], skip: Skip) -> list[str]:
     """Return one fingerprint of each of these sequences that a patient has."""
     scans = [
         [example.image for example in read_slices(patient, modality, skip=skip)]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.layouts import find_patients
-from ..data.patient import Patient
+from ..data.patient import AUTO, Patient
 from ..files import replace_file
 from ..prediction.loading import load_model
 from ..prediction.options import PredictionOptions
@@ -28,6 +28,7 @@ from .recipe import StudyRecipe
 
 # Lesions are brighter than tissue in T2 and FLAIR, darker in T1, either in T1 with contrast agent.
 DARKER_SHARES = {"t1": 1.0, "t1ce": 0.5}
+PHANTOM_SKIP = 15 / 96  # of the slices of a synthetic patient, at either end
 # How heatmaps of the small stage 1 are cut; the poster's threshold is 0.5, without the rest.
 CUT = ("threshold=0.3", "filter_reach=0.06", "minimum_probability=0.5")
 FROM_RANDOM = "optimizer.learning_rate=5.0e-3"  # of the small stage 2 without a start
@@ -85,7 +86,10 @@ class Line:
     @property
     def data(self) -> DataRecipe:
         """Which slices are read."""
-        return DataRecipe(self.root, self.study.data.modality, self.study.data.skip_slices)
+        data = self.study.data
+        synthetic = self.root != data.root and data.skip_slices == AUTO
+        skip = round(PHANTOM_SKIP * self.study.phantoms.shape[2]) if synthetic else data.skip_slices
+        return DataRecipe(self.root, data.modality, skip)
 
     def stage1(self, title: str, out: Path, *words: str) -> Step:
         """Return the training of stage 1 into `out`."""

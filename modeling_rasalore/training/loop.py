@@ -46,7 +46,7 @@ def train(
 ) -> None:
     """Train `model` to the end of the run and leave it with its best weights."""
     loop, per_epoch = run.recipe.loop, loader.steps_per_epoch
-    last_step = count_steps(loop, per_epoch)
+    last_step = run.last_step = count_steps(loop, per_epoch)
     plain, average = model, average_of(run, model)
     model, optimizer = prepare(run, model, optimizer)
     if run.resume():

@@ -21,13 +21,15 @@ from transformers import BaseImageProcessor, PreTrainedModel
 
 from ..data.patient import LabelledSlice, Patient
 from ..data.splits import split_hash, write_split
-from ..files import replace_file, write_json
+from ..files import replace_file, require_writable, write_json
 from ..provenance import peak_mib, provenance
 from ..recipes import BaseRecipe, LoopRecipe, recipe_text, save_recipe
 from .slice_loader import Batch, Sample, SliceLoader
 from .work_list import WorkList
 
 KEPT_CHECKPOINTS = 2
+RESULTS = ("best.safetensors", "model.safetensors", "run.json")
+PLANS = ("work_list.parquet", "split.json")
 
 
 @dataclass
@@ -56,6 +58,7 @@ class RunFolder:
         accelerator: the processes of the run, and their devices.
         progress: where the run stands.
         facts: hashes of split and slices, kept with every checkpoint.
+        last_step: of the whole run, 0 until that is known.
 
     Raises:
         ValueError: the recipe says no length, or another recipe's run lives there.
@@ -65,7 +68,7 @@ class RunFolder:
         if not recipe.loop.epochs and not recipe.loop.max_steps:
             raise ValueError("a run needs loop.epochs or loop.max_steps above 0, got 0 and 0.")
         self.path, self.recipe = Path(recipe.out), recipe
-        self.progress, self.facts = Progress(), dict[str, Any]()
+        self.progress, self.facts, self.last_step = Progress(), dict[str, Any](), 0
         self.started = time.monotonic()
         self.accelerator = start_accelerator(recipe.loop, self.path)
         self.claim()
@@ -79,18 +82,36 @@ class RunFolder:
             tracker.finish()
 
     def claim(self) -> None:
-        """Write the recipe into the folder; ValueError where another recipe's run lives there."""
-        path = self.path / "recipe.yaml"
-        if path.exists() and path.read_text(encoding="utf-8") != recipe_text(self.recipe):
+        """Write the recipe into the folder; ValueError where another recipe's run lives there.
+
+        A run lives where it left something that it goes on from or that anyone may use. What any
+        other run has listed is deleted: its recipe, its data or their labels may have changed.
+        """
+        path, lives = self.path / "recipe.yaml", self.has_results()
+        same = path.exists() and path.read_text(encoding="utf-8") == recipe_text(self.recipe)
+        if lives and path.exists() and not same:
             raise ValueError(
                 f"{self.path} holds a run of another recipe; give out=<another folder> or delete "
                 "it (recipe.yaml there says what it ran)."
             )
         self.accelerator.wait_for_everyone()  # every process has looked before one writes
         if self.accelerator.is_main_process:
-            self.path.mkdir(parents=True, exist_ok=True)
+            require_writable(self.path, "out=")
+            if path.exists() and not lives:
+                self.delete_plans()
             replace_file(path, partial(save_recipe, self.recipe))
         self.accelerator.wait_for_everyone()
+
+    def has_results(self) -> bool:
+        """Return whether the folder holds a complete checkpoint, weights, or a finished run."""
+        return bool(self.checkpoints()) or any((self.path / name).exists() for name in RESULTS)
+
+    def delete_plans(self) -> None:
+        """Delete what a run lists and logs before it has any result."""
+        for name in PLANS:
+            (self.path / name).unlink(missing_ok=True)
+        for folder in (self.path / "tensorboard", *self.path.glob("checkpoints/step-*.tmp")):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def list_slices(
         self, split: Mapping[str, Sequence[Patient]], *sources: str
@@ -147,7 +168,8 @@ class RunFolder:
         self.accelerator.save_state(str(draft))
         self.accelerator.wait_for_everyone()  # each process writes a file of its own
         if self.accelerator.is_main_process:
-            write_json(draft / "progress.json", {**asdict(self.progress), **self.describe()})
+            progress = {**asdict(self.progress), "last_step": self.last_step}
+            write_json(draft / "progress.json", {**progress, **self.describe()})
             shutil.copy(self.path / "recipe.yaml", draft)
             shutil.rmtree(final, ignore_errors=True)
             os.replace(draft, final)

@@ -19,6 +19,7 @@ from ..models.image_processing_rasalore import RasaloreImageProcessor
 from ..models.modeling_ddpt import DdptModel
 from ..pseudo_masks.deletion import choose_heatmap, deletion_scores
 from ..recipes import BaseRecipe, SplitRecipe, model_folder
+from ..remote_files import without_waiting_for_hub
 from .augmentation import AugmentationRecipe, augment_batch
 from .examples import choose_labelled, collate_labelled, paint_labelled, prepare_labelled
 from .loop import Objective, loss_parts, train
@@ -126,11 +127,20 @@ def build_model(recipe: Stage1Recipe) -> DdptModel:
     """Return the model of an earlier run, or a new one around the pretrained backbone.
 
     Raises:
-        ValueError: `initial_weights` holds another kind of model.
+        ValueError: `initial_weights` holds another kind of model, or the backbone is nowhere.
     """
     config, folder = DdptConfig.from_pretrained(model_folder(recipe.model)), recipe.initial_weights
     if not folder:
-        return DdptModel.from_backbone(config)
+        backbone = config.base_model_name_or_path
+        try:
+            with without_waiting_for_hub(backbone):
+                return DdptModel.from_backbone(config)
+        except OSError as error:
+            raise ValueError(
+                f"stage 1 starts from the backbone {backbone}, which is not in the cache and "
+                "cannot be downloaded; write the path of a copy as base_model_name_or_path into "
+                "the config.json of a copy of the model folder, and pass model=<that folder>."
+            ) from error
     loaded: Any = DdptModel.from_pretrained(folder, config=config, output_loading_info=True)
     model, report = loaded
     if missing := sorted(report["missing_keys"]):

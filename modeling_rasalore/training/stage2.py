@@ -161,6 +161,11 @@ def open_masks(
     if recipe.synthetic_lesions.share == 1:
         return None, None
     folder, modality = Path(recipe.pseudo_masks), recipe.data.modality
+    if not (folder / "run.json").is_file():
+        raise ValueError(
+            f"{folder} holds no finished run of train/make_pseudo_masks.py: no run.json; start "
+            "that again with the same words, and it goes on where it was."
+        )
     made = json.loads((folder / "run.json").read_text())
     for patient in patients:
         check_one_grid(patient, (modality, made.get("modality", modality)))

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from ..data.labels import HEALTHY, LABELS_FILE, UNHEALTHY, UNKNOWN
 from ..data.layouts import INDEX_FILE
-from ..data.patient import ALL, Patient
+from ..data.patient import ALL, Patient, Skip, used_slices
 from ..data.shards import BRAIN, check_skip
 from ..data.slices import read_slices
 from ..files import replace_file
@@ -49,7 +49,7 @@ class WorkList:
     brain_area: NDArray[np.float64]
 
     @classmethod
-    def of(cls, patients: Sequence[Patient], modality: str, skip: int) -> "WorkList":
+    def of(cls, patients: Sequence[Patient], modality: str, skip: Skip) -> "WorkList":
         """Return the slices of some patients: scans are decoded once, prepared slices are not."""
         # How many pixels all sequences cover together is not among what is known of prepared ones.
         if modality != ALL and all(patient.prepared for patient in patients):
@@ -76,7 +76,7 @@ class WorkList:
 
     @classmethod
     def stored(
-        cls, path: Path, patients: Sequence[Patient], modality: str, skip: int
+        cls, path: Path, patients: Sequence[Patient], modality: str, skip: Skip
     ) -> "WorkList":
         """Return the list stored at `path`, made and stored first where there is none."""
         if not path.exists():
@@ -166,7 +166,7 @@ class WorkList:
         return digest.hexdigest()
 
 
-def _prepared_facts(patients: Sequence[Patient], modality: str, skip: int) -> list[Facts]:
+def _prepared_facts(patients: Sequence[Patient], modality: str, skip: Skip) -> list[Facts]:
     number = {patient.patient_id: index for index, patient in enumerate(patients)}
     facts: list[Facts] = [[] for _ in patients]
     roots = {patient.prepared.root for patient in patients if patient.prepared}
@@ -178,7 +178,9 @@ def _prepared_facts(patients: Sequence[Patient], modality: str, skip: int) -> li
         for patient_id, slice_index, count, label, spacing, pixels in zip(
             *(column.to_pylist() for column in index.columns), strict=True
         ):
-            if patient_id in number and skip <= slice_index < count - skip and pixels:
+            if patient_id not in number or not pixels:
+                continue
+            if slice_index in used_slices(patient_id, count, skip):
                 facts[number[patient_id]].append((slice_index, label, _area(pixels, spacing)))
     return facts
 

@@ -147,7 +147,7 @@ def test_slices_that_were_not_prepared_cannot_be_asked_for(
     patients: list[Patient], tmp_path: Path
 ) -> None:
     prepared = find_patients(prepare(tmp_path / "out", patients, T2))
-    with pytest.raises(ValueError, match="skip must be at least 1"):
+    with pytest.raises(ValueError, match="skip_slices must be at least 1"):
         list(read_slices(prepared[0], "t2", skip=0))
     with pytest.raises(ValueError, match="every patient needs a flair scan"):
         list(read_slices(prepared[0], "flair"))

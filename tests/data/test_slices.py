@@ -98,7 +98,7 @@ def test_msd_reads_each_modality_from_its_channel(tmp_path):
 def test_the_first_and_last_slices_are_skipped(tmp_path):
     (patient,) = find_patients(brats21(tmp_path))
     assert [row.slice_index for row in rows_of(patient, skip=3)] == [3, 4]
-    with pytest.raises(ValueError, match="skip=4 leaves none of the 8 slices"):
+    with pytest.raises(ValueError, match="skip_slices=4 leaves none of the 8 slices"):
         rows_of(patient, skip=4)
 
 

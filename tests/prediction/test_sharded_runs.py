@@ -85,15 +85,27 @@ def test_shards_may_be_cut_anew_and_nothing_is_done_twice(tmp_path: Path) -> Non
     assert sorted(map(len, done)) == [1, 2]
 
 
-def test_without_resume_journals_and_views_begin_anew(tmp_path: Path) -> None:
+def test_without_resume_all_is_done_again_and_the_other_scans_stay(tmp_path: Path) -> None:
     scans = write_archive(tmp_path)
     run(scans)
     said: list[str] = []
     run(scans[:2], resume=False, parquet=False, say=said.append)
     assert not (tmp_path / "out" / "results.parquet").exists()
     assert len(said) == 2 and not any("skipped" in line for line in said)
-    (journal,) = (tmp_path / "out" / "journals").iterdir()
+    journal, packed = sorted((tmp_path / "out" / "journals").iterdir())
     assert [line.get("scan", "") != "" for line in lines(journal)] == [False, True, True]
+    assert [line.get("scan", "") != "" for line in lines(packed)] == [False, True, True, True]
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert (len(manifest["scans"]), len(manifest["earlier"])) == (2, 1)
+    assert read_journals(tmp_path / "out").progress() == {
+        **{"scans": 2, "done": 2, "failed": 0, "left": 0}
+    }
+    # The third scan is finished, but on no list of a run since: it is skipped and listed again.
+    run(scans, say=said.append)
+    assert sum("skipped" in line for line in said) == 3
+    assert read_journals(tmp_path / "out").progress()["done"] == 3
+    run(scans, resume=False)  # journals do not grow with the runs
+    assert len(lines(packed)) == 4
 
 
 def test_a_failure_is_listed_with_its_reason_and_tried_again(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-import odd_scans as odd
+import odd_geometry as odd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -115,7 +115,7 @@ def test_an_odd_scan_has_the_clean_mask_and_right_millilitres_in_python(
     assert prediction.millilitres == pytest.approx(own_mm3 / 1000)
 
 
-def test_odd_scans_have_right_millilitres_and_their_warnings_on_the_command_line(
+def test_odd_geometry_have_right_millilitres_and_their_warnings_on_the_command_line(
     tmp_path: Path, model: Path, expected: np.ndarray, capsys: pytest.CaptureFixture[str]
 ) -> None:
     scans = []

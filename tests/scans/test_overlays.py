@@ -1,14 +1,22 @@
 """Overlays are checked pixel by pixel on small volumes."""
 
+import time
+import tracemalloc
+
 import numpy as np
 import pytest
+from odd_sizes import one_coronal_slice, one_sagittal_slice, stretched_scan
 
+from modeling_rasalore.scans.background import BrainSlices
 from modeling_rasalore.scans.overlays import (
     MASK_COLOUR,
     TRUTH_COLOUR,
+    WARNING_COLOUR,
     choose_slices,
+    fit_size,
     overlay_montage,
 )
+from modeling_rasalore.scans.reading import read_scan
 
 
 def scan(count=20, side=40):
@@ -101,3 +109,60 @@ def test_of_many_marked_slices_the_largest_is_among_those_shown():
     assert len(chosen) == 8
     assert all(10 <= index < 50 for index in chosen)
     assert max(np.diff(chosen)) <= 6
+
+
+STRETCHED = {
+    "strip": one_sagittal_slice,
+    "coronal": one_coronal_slice,
+    "ratio_100": lambda path: stretched_scan(path, (0.2, 20, 2)),
+    "ratio_2000": lambda path: stretched_scan(path, (0.002, 4, 2)),
+    "ratio_0.0005": lambda path: stretched_scan(path, (4, 0.002, 2)),
+}
+
+
+@pytest.mark.parametrize("name", STRETCHED)
+def test_a_picture_is_bounded_whatever_sizes_the_header_states(name, tmp_path):
+    volume = read_scan(STRETCHED[name](tmp_path / "scan.nii.gz"))
+    mask = (volume.slices > 150).astype(np.uint8)
+    tracemalloc.start()
+    started = time.process_time()
+    picture = overlay_montage(
+        BrainSlices(volume.slices), volume.slices / 200, mask, spacing=volume.spacing[1:]
+    )
+    seconds, (_, peak) = time.process_time() - started, tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert seconds < 5
+    assert peak < 32 * 2**20
+    assert picture.width == 4 * (256 + 6) + 6
+    lines = -(-len(choose_slices(volume.slices, mask, 12)) // 4)
+    cell = (picture.height - 76) / lines - 6
+    assert cell == (64 if name in ("coronal", "ratio_0.0005") else 1024)
+    assert MASK_COLOUR in colours(np.asarray(picture)[:-76])
+
+
+def test_a_slice_keeps_its_proportions_up_to_four_to_one_and_says_where_it_does_not():
+    assert fit_size(200, 100, (256, 1024)) == ((256, 512), "")
+    assert fit_size(400, 100, (256, 1024)) == ((256, 1024), "")
+    assert fit_size(300, 100, (512, 1024)) == ((341, 1024), "")
+    assert fit_size(1e5, 1, (512, 1024)) == ((256, 1024), "not to scale: 1e+05 times as tall")
+    assert fit_size(1, 85, (512, 1024)) == ((512, 128), "not to scale: 85 times as wide")
+
+
+def test_a_picture_that_is_not_to_scale_says_so():
+    images = scan(4)
+    nothing = squares(images, [])
+    true, cut = (montage(images, nothing, count=1, spacing=(mm, 1.0)) for mm in (4.0, 4.01))
+    assert true.shape == cut.shape
+    assert (true != cut).any(axis=(1, 2)).nonzero()[0].min() > 1000  # its lowest line alone
+
+
+def test_warnings_stand_below_the_legend_a_bounded_number_of_lines():
+    images = scan()
+    plain, warned, many = (
+        montage(images, squares(images, [5]), warnings=sentences)
+        for sentences in ((), ("only 2% of the voxels have a value.",), ["word " * 400] * 400)
+    )
+    assert WARNING_COLOUR not in colours(plain)
+    assert WARNING_COLOUR in colours(warned[len(plain) - 10 :])
+    assert len(warned) - len(plain) == 18
+    assert len(many) - len(plain) == 8 * 18

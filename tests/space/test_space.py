@@ -4,11 +4,20 @@ import base64
 import hashlib
 import json
 import re
+import time
+import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from dicom_files import write_series, zip_series
+from odd_sizes import (
+    one_coronal_slice,
+    one_sagittal_slice,
+    scan_of_two_volumes,
+    stretched_scan,
+)
 from space import SPACE, make_handlers, write_scan
 
 from modeling_rasalore import __version__
@@ -65,7 +74,7 @@ def test_the_3_d_view_gets_the_scan_and_its_mask_on_one_grid(
         path.write_bytes(base64.b64decode(file["content"]))
     greys = read_volume(paths[0])
     assert np.array_equal(greys.affine, analysis.scan.volume.affine)
-    expected = np.clip(analysis.images / analysis.white * 255, 0, 255)
+    expected = np.clip(analysis.images / analysis.view.white * 255, 0, 255)
     assert np.abs(greys.slices - expected).max() <= 0.5
     assert np.array_equal(read_mask(paths[1], greys), analysis.at(0.5).mask)
 
@@ -110,7 +119,8 @@ def test_findings_by_hand() -> None:
     mask[3, 4, 4] = 1  # touches the second finding by a corner
     scores = np.where(mask, 0.8, 0).astype(np.float32)
     scores[0, 0, 0] = 1
-    found = measure_findings(VolumePrediction(scores, mask, 0.5, (10.0, 10.0, 10.0), {}))
+    found, others = measure_findings(VolumePrediction(scores, mask, 0.5, (10.0, 10.0, 10.0), {}))
+    assert others == {"count": 0, "millilitres": 0}
     assert found == [
         {"millilitres": 5, "lowest_slice": 1, "highest_slice": 3, "mean_score": pytest.approx(0.8)},
         {"millilitres": 1, "lowest_slice": 0, "highest_slice": 0, "mean_score": 1},
@@ -120,10 +130,24 @@ def test_findings_by_hand() -> None:
 def test_the_table_names_the_largest_findings_and_counts_the_rest() -> None:
     row = {"millilitres": 2.0, "lowest_slice": 3, "highest_slice": 4, "mean_score": 0.75}
     report = {"millilitres": 24.0, "slices_with_anomaly": 2, "findings": [row] * 12}
-    lines = write_table(report).splitlines()
+    lines = write_table(report | {"smaller_findings": {"count": 0}}).splitlines()
     assert lines[3] == "| 1 | 2.0 | 3 to 4 | 0.75 |"
     assert len(lines) == 2 + 1 + 10 + 1
     assert lines[-1].startswith("| +2 ")
+    lines = write_table(report | {"smaller_findings": {"count": 90}}).splitlines()
+    assert lines[-1].startswith("| +92 ")
+
+
+def test_a_report_lists_a_bounded_number_of_findings_and_adds_up_the_others() -> None:
+    mask = np.zeros((2, 200, 200), np.uint8)
+    mask[:, ::2, ::2] = 1  # 10,000 parts of two voxels, none touching another
+    mask[0, :3, :3] = 1  # and one of 12: four of them, joined
+    prediction = VolumePrediction(mask * 0.5, mask, 0.5, (10.0, 10.0, 10.0), {})
+    rows, others = measure_findings(prediction)
+    assert len(rows) == 1000
+    assert (rows[0]["millilitres"], rows[1]["millilitres"]) == (13, 2)
+    assert (others["count"], others["millilitres"]) == (8997, 2 * 8997)
+    assert sum(row["millilitres"] for row in rows) + others["millilitres"] == mask.sum()
 
 
 def test_opacity_and_colours_change_the_overlay_and_not_the_plain_slice(
@@ -152,6 +176,36 @@ def test_pictures_have_the_shape_of_the_brain_in_mm(handlers: Handlers, tmp_path
     analysis = handlers.analyst.analyse(read_scan(path), 0.5, quiet)
     plain, _ = draw_slice(analysis, 1, analysis.prediction.mask, 0.5)
     assert plain.height == pytest.approx(2 * plain.width, abs=1)
+
+
+@pytest.mark.parametrize(
+    ("make", "size"),
+    [
+        (one_sagittal_slice, (256, 1024)),
+        (one_coronal_slice, (512, 128)),
+        (lambda path: stretched_scan(path, (0.2, 20, 2)), (256, 1024)),
+        (lambda path: stretched_scan(path, (0.002, 4, 2)), (256, 1024)),
+    ],
+)
+def test_a_picture_is_bounded_whatever_sizes_the_header_states(
+    make: Callable[[Path], Path], size: tuple[int, int], handlers: Handlers, tmp_path: Path
+) -> None:
+    analysis = handlers.analyst.analyse(read_scan(make(tmp_path / "scan.nii.gz")), 0.5, quiet)
+    tracemalloc.start()
+    started = time.process_time()
+    pictures = draw_slice(analysis, 5, analysis.prediction.mask, 0.5)
+    seconds, (_, peak) = time.process_time() - started, tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert [picture.size for picture in pictures] == [size, size]
+    assert seconds < 2
+    assert peak < 32 * 2**20
+
+
+def test_a_4_d_scan_is_told_what_to_do_on_the_page(tmp_path: Path) -> None:
+    path = scan_of_two_volumes(tmp_path / "four.nii.gz")
+    with pytest.raises(ValueError, match="with 2 volumes; save the volume") as error:
+        read_scan(path)
+    assert "--" not in str(error.value)
 
 
 def test_an_empty_scan_can_be_looked_at(handlers: Handlers, tmp_path: Path) -> None:

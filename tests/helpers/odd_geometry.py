@@ -1,4 +1,4 @@
-"""Odd scans and folders, one function per case, each made from one small phantom."""
+"""Odd geometry, one function per case, each made from one small phantom."""
 
 import gzip
 from collections.abc import Callable
