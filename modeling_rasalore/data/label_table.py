@@ -12,8 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from .patient import HEALTHY, UNHEALTHY
-
+UNHEALTHY, HEALTHY = 1, 0
 COLUMNS = ("volume", "slice_index", "label")
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars", " ": "spaces"}
 LABEL_WORDS = {"healthy": HEALTHY, "0": HEALTHY, "unhealthy": UNHEALTHY, "1": UNHEALTHY}

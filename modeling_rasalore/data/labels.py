@@ -13,19 +13,14 @@ import numpy as np
 from ..files import some
 from ..scans.naming import file_stem
 from ..scans.volumes import VolumeError, read_facts
-from .label_table import LabelTable, read_label_table
-from .patient import (
-    HEALTHY,
-    UNHEALTHY,
-    UNKNOWN,
-    Patient,
-    patient_id_of_name,
-    patient_id_of_path,
-)
+from .label_table import HEALTHY, UNHEALTHY, LabelTable, read_label_table
+from .patient import Patient
+from .persons import patient_id_of_name, patient_id_of_path
 
 logger = logging.getLogger(__name__)
 
 LABELS_FILE = "slice_labels.csv"
+UNKNOWN = -1  # neither healthy nor unhealthy
 LABEL_NAMES = {UNHEALTHY: "unhealthy", HEALTHY: "healthy"}
 # The paper counts "more than 200 px" on 1 mm pixels; as an area it means the same on every scan.
 UNHEALTHY_AREA = 200.0  # mm2

@@ -17,7 +17,8 @@ from ..scans.naming import (
     role_by_words,
 )
 from .labels import LABELS_FILE, add_slice_labels
-from .patient import Patient, PreparedSlices, patient_id_of_path
+from .patient import Patient, PreparedSlices
+from .persons import patient_id_of_path
 
 logger = logging.getLogger(__name__)
 

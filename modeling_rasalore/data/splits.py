@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from ..files import some
-from .patient import Patient, person_of
+from .patient import Patient
+from .persons import person_of
 
 SPLITS = ("train", "validation", "test")
 Ids = dict[str, list[str]]  # of patients, by split

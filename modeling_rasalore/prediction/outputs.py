@@ -49,7 +49,7 @@ def write_prediction(
         source: what `describe_input` says; None: asked here, which reads the scan's file again.
         files: which of them to write.
     """
-    out_dir, trained_on = Path(out_dir), prediction.model.get("modality")
+    out_dir = Path(out_dir)
     paths = {role: out_dir / f"{name}{end}" for role, end in endings.items() if role in files}
     if prediction.spread is None:
         paths.pop("spread", None)

@@ -10,7 +10,8 @@ from prepare_slices import PrepareRecipe
 from prepare_slices import main as prepare_slices
 
 from modeling_rasalore.data.layouts import find_patients
-from modeling_rasalore.data.patient import Patient, patient_id_of_name, person_of
+from modeling_rasalore.data.patient import Patient
+from modeling_rasalore.data.persons import patient_id_of_name, person_of
 from modeling_rasalore.data.splits import (
     read_split,
     refuse_other_split,
