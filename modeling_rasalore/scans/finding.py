@@ -266,13 +266,13 @@ def _said(path: Path, folder: Path) -> str | None:
 
 
 def _why_another_sequence(path: Path, said: str | None, modality: str | None) -> str | None:
-    """Return why a scan is not of the sequence; its header is asked where its name agrees."""
+    """Return why a scan is not of the sequence by its name or header; None where it may be."""
     if modality is None:
         return None
-    if said not in (None, modality):
+    if ending_of(path) and said not in (None, modality):
         return f"its name says {said}, not {modality}"
     try:
-        with open_scan(path, modality):
+        with open_scan(path, modality, named=said):
             return None
     except WrongSequenceError as error:
         return error.reason

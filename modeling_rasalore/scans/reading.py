@@ -78,13 +78,21 @@ def read_scan_facts(path: Path, modality: str | None = None) -> ScanFacts:
 
 
 @contextmanager
-def open_scan(path: Path, modality: str | None = None, assume: bool = False) -> Iterator[ScanFile]:
-    """Give the scan at `path`, opened once; its sequence is `modality` where that is given."""
+def open_scan(
+    path: Path, modality: str | None = None, assume: bool = False, named: str | None = None
+) -> Iterator[ScanFile]:
+    """Give the scan at `path`, opened once; its sequence is `modality` where that is given.
+
+    Args:
+        modality, assume: as for `read_scan`.
+        named: the sequence that names tell; None: what the scan's own name tells.
+    """
     _require_target(path)
-    said = say_sequence("its name", sequence_of(scan_stem(path)))
+    said = say_sequence("its name", named or sequence_of(scan_stem(path)))
     if is_dicom(path):
         with open_series(path, modality, sequence_of) as series:
-            said += say_sequence("its description", series.sequence) + say_times(series.times)
+            described = say_sequence("its description", series.sequence)
+            said = (described or said) + say_times(series.times)  # a folder may hold several
             if series.kind != "MR":
                 said.append(Statement(f"it is {series.kind}, not MR", frozenset({series.kind})))
             scan = scan_from_voxels(series, series.affine, path, series.warnings)
@@ -136,16 +144,11 @@ def _read_sidecar(path: Path) -> list[Statement]:
 
 
 def _require_target(path: Path) -> None:
-    """Refuse what a broken link or a folder without a series would give."""
+    """Refuse a link whose file was never fetched."""
     if path.is_symlink() and not path.exists():
         raise VolumeError(
             f"{path}: this link leads to a file that is not there; fetch it first (git-annex and "
             "DataLad: get)."
-        )
-    if path.is_dir() and not is_dicom(path):
-        raise VolumeError(
-            f"{path}: this folder holds no scan that can be taken; what lies in it was left out "
-            "with its reasons."
         )
 
 
