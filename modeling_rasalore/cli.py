@@ -3,6 +3,7 @@
 Exit codes: 0 all done, 1 something failed, 2 words that make no sense, 130 interrupted.
 """
 
+import io
 import json
 import os
 import sys
@@ -42,12 +43,15 @@ Per = Annotated[str, typer.Option(help="voxels, slices or ml, for --false-alarms
 Quiet = Annotated[bool, typer.Option("--quiet", help="print errors only")]
 Json = Annotated[bool, typer.Option("--json", help="print one JSON document and nothing else")]
 
-READING = ("channel", "modality")
+READING = ("channel", "modality", "assume_modality")
 SCORING = (*READING, "batch_size", "flips", "smooth_mm")
 
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run one sub-command; returns the exit code. `words` None: those of the command line."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names of files may hold any bytes
+            stream.reconfigure(errors="backslashreplace")
     try:
         app(args=list(words) if words is not None else None, prog_name="rasalore")
     except SystemExit as stop:
@@ -123,7 +127,8 @@ def predict(
             raise ValueError("--threshold and --false-alarms exclude each other; give one of them.")
         part = pick_shard(shard)
         trained_on = read_model_config(model, revision).get("modality")
-        scans = find_scans(scans, options.modality, trained_on=trained_on)
+        found = find_scans(scans, *options.reading[1:], trained_on=trained_on)
+        _say_left_out(found, quiet, as_json)
         require_writable(out)
         from .prediction.calibration import at_false_alarms
         from .prediction.loading import choose_precision, load_model, pick_device
@@ -141,7 +146,7 @@ def predict(
         manifest = predict_scans(
             network,
             processor,
-            scans,
+            found,
             out,
             options,
             files=[name.strip() for name in files.split(",") if name.strip()],
@@ -155,9 +160,9 @@ def predict(
     if as_json:
         print(json.dumps(manifest, indent=2))
     elif not quiet:
-        _conclude(manifest, failed, len(scans), out)
+        _conclude(manifest, failed, len(found.scans), out)
     # A launch ends all its processes when one fails, so the last one tells.
-    others_work = "WORLD_SIZE" in os.environ and len(manifest["scans"]) < len(scans)
+    others_work = "WORLD_SIZE" in os.environ and len(manifest["scans"]) < len(found.scans)
     raise typer.Exit(int(bool(failed) and not others_work))
 
 
@@ -182,12 +187,17 @@ def inspect(
 
         results = [inspect_folder(path) | describe_run(path) for path in scans if is_result(path)]
         scans = [path for path in scans if not is_result(path)]
-        scans = find_scans(scans, options.modality)
-        facts = [inspect_scan(path, options.channel, options.modality) for path in scans]
+        found = find_scans(scans, *options.reading[1:]) if scans else None
+        _say_left_out(found, quiet, as_json)
+        facts = [inspect_scan(path, *options.reading) for path in found.scans] if found else []
+        left_out = [
+            {"input": str(entry.path), "left_out": entry.reason}
+            for entry in (found.left_out if found else [])
+        ]
     for result in [] if as_json or quiet else results:
         print(describe_folder(result))
     if as_json:
-        print(json.dumps([*results, *facts], indent=2))
+        print(json.dumps([*results, *facts, *left_out], indent=2))
     for fact in [] if as_json else facts:
         if fact["reason"]:
             print(f"error: {fact['reason']}", file=sys.stderr)
@@ -225,7 +235,8 @@ def calibrate(
         from .scans.finding import find_scans
 
         trained_on = read_model_config(str(model)).get("modality")
-        scans = find_scans(scans, options.modality, trained_on=trained_on)
+        found = find_scans(scans, *options.reading[1:], trained_on=trained_on)
+        _say_left_out(found, quiet)
         require_writable(model, "--model")
         from .prediction.calibration import calibrate, save_calibration
         from .prediction.loading import choose_precision, load_model
@@ -233,7 +244,7 @@ def calibrate(
 
         network, processor = load_model(str(model), device=device)
         options = replace(options, precision=choose_precision(network, precision))
-        healthy = (read_scan(path, options.channel, options.modality) for path in scans)
+        healthy = (read_scan(path, *options.reading) for path in found.scans)
         result = calibrate(network, processor, healthy, false_alarms, per, options)
         path = save_calibration(model, result)
     for entry in [] if quiet else result["thresholds"]:
@@ -332,6 +343,17 @@ def _ray_cluster(open_model: Callable[[], Any], workers: int, gpus: float) -> An
 
 def _say(line: str) -> None:
     print(line, file=sys.stderr if line.startswith(("error: ", "warning: ")) else sys.stdout)
+
+
+def _say_left_out(found: Any, quiet: bool, as_json: bool = False) -> None:
+    """Say what of the given folders is not used; quietly, or beside JSON, how much it is."""
+    from .scans.finding import describe_counts, describe_left_out
+
+    if found is None or not found.left_out:
+        return
+    for line in [] if quiet or as_json else describe_left_out(found.left_out):
+        print(f"left out: {line}")
+    print(describe_counts(found.counts), file=sys.stderr if quiet or as_json else sys.stdout)
 
 
 def _say_errors(line: str) -> None:

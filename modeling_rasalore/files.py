@@ -18,6 +18,11 @@ def some(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + more
 
 
+def printable(text: str) -> str:
+    """Return a text that any UTF-8 file or terminal takes: odd bytes of file names as \\udce9."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def replace_file(path: Path, write: Callable[[Path], Any]) -> Path:
     """Return `path` after `write` filled a file beside it that then took its place.
 
@@ -57,7 +62,7 @@ def sha256_of(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     digest = hashlib.sha256()
     for inside in sorted(p for p in path.iterdir() if p.is_file()):
-        digest.update(f"{inside.name}\0{sha256_of(inside)}\n".encode())
+        digest.update(os.fsencode(f"{inside.name}\0{sha256_of(inside)}\n"))
     return digest.hexdigest()
 
 

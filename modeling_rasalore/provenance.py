@@ -76,6 +76,7 @@ def versions() -> dict[str, str]:
 
 # What the scripts leave in a folder, in the order in which it is told.
 RECORDS = ("run.json", "progress.json", "slices.json", "manifest.json", "results.json")
+VIEWS = ("manifest.json", "results.csv", "report.html", "results.parquet")  # of a prediction
 JOURNALS = "journals"  # of a prediction that is under way
 LONG_LISTS = ("parts", "scans", "rows", "test_patients")  # told as a count
 

@@ -21,7 +21,7 @@ from modeling_rasalore.prediction.volume import (
 )
 from modeling_rasalore.scans import reading
 from modeling_rasalore.scans.background import BrainSlices
-from modeling_rasalore.scans.finding import scan_stem
+from modeling_rasalore.scans.naming import scan_stem
 from modeling_rasalore.scans.overlays import SliceView
 from modeling_rasalore.scans.volume_writing import write_volume
 from modeling_rasalore.scans.volumes import ScanFacts, Volume

@@ -3,19 +3,25 @@
 import json
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..files import some
 from ..remote_files import is_remote, read_bytes
-from ..scans.finding import nifti_files
+from ..scans.finding import find_own_results, read_channels, walk
 from ..scans.naming import (
     MODALITIES,
     MSD_CHANNELS,
     MSD_FOLDER,
+    ending_of,
     file_stem,
+    is_doubtful,
     role_by_words,
+    sequence_of,
+    tells_no_finding,
 )
+from ..scans.reading import read_role, role_by_content
+from ..scans.volumes import VolumeError, read_facts, read_volume
 from .labels import LABELS_FILE, add_slice_labels
 from .patient import Patient, PreparedSlices
 from .persons import patient_id_of_path
@@ -65,11 +71,11 @@ LAYOUTS = (
 def find_patients(root: str | Path) -> list[Patient]:
     """Return the patients below `root`, sorted by patient_id.
 
-    Known layouts: BraTS20, BraTS21, BraTS23, MSD Task01; else any folder of patient folders, with
-    or without one per visit in them (as BIDS sessions), or of plain files, whose names tell the
-    sequence. `slice_labels.csv` (columns volume = patient_id, slice_index, label = healthy or
-    unhealthy, or 0 or 1) in `root` gives the slice labels. Slices of train/prepare_slices.py are
-    read from a folder, a web address or a data set's repo id.
+    Known layouts: BraTS20, BraTS21, BraTS23, MSD Task01, nnU-Net; else any folder of patient
+    folders, with or without one per visit in them (as BIDS sessions), or of plain files, whose
+    names tell the sequence. `slice_labels.csv` (columns volume = patient_id, slice_index, label =
+    healthy or unhealthy, or 0 or 1) in `root` gives the slice labels. Slices of
+    train/prepare_slices.py are read from a folder, a web address or a data set's repo id.
 
     Raises:
         ValueError: nothing recognised, two files for one role, a patient with neither a mask nor
@@ -82,7 +88,7 @@ def find_patients(root: str | Path) -> list[Patient]:
     if patients:
         _warn_of_others(root)
     else:
-        patients = _match_names(root)
+        patients = _match_channels(root) or _match_names(root)
     if not patients:
         raise ValueError(_nothing_found(root))
     patients.sort(key=lambda patient: patient.patient_id)
@@ -143,6 +149,8 @@ def _match(root: Path, layout: Layout) -> list[Patient]:
         if match.name.startswith("."):  # "._name" files are left behind by macOS archives
             continue
         if layout.channels:
+            if not _holds_channels(match, layout):
+                continue
             mask = root / layout.masks / match.name
             patients.append(
                 Patient(
@@ -154,32 +162,89 @@ def _match(root: Path, layout: Layout) -> list[Patient]:
                 )
             )
         elif match.is_dir():
-            roles = [(_role_by_ending(path, layout), path) for path in nifti_files(match, "*")]
+            paths = [path for path in _scan_files(match) if path.parent == match]
+            roles = [(_role_by_ending(path, layout), path) for path in paths]
             patients.append(_patient(match.name, roles, layout.name))
     return patients
+
+
+def _holds_channels(path: Path, layout: Layout) -> bool:
+    """Whether a 4-D scan holds what its layout says; one that cannot be read may."""
+    try:
+        return read_facts(path).channels == len(layout.channels)
+    except VolumeError:
+        return True
+
+
+def _match_channels(root: Path) -> list[Patient]:
+    """Return the patients of nnU-Net's raw data, one file per sequence, by its dataset.json."""
+    folder = root / MSD_FOLDER
+    channels = read_channels(_scan_files(folder)) if folder.is_dir() else {}
+    untold = [path.name for path, sequence in channels.items() if sequence is None]
+    if untold:
+        raise ValueError(
+            f"{folder} holds several files per patient, such as {some(untold)}, and no "
+            "dataset.json beside it tells their sequences; add that file, with channel_names."
+        )
+    masks = {file_stem(path): path for path in _scan_files(root / "labelsTr")}
+    roles: dict[str, list[tuple[str | None, Path]]] = {}
+    for path, sequence in channels.items():
+        roles.setdefault(file_stem(path)[: -len("_0000")], []).append((sequence, path))
+    return [
+        _patient(case, [*files, *(("mask", masks[case]) for _ in range(case in masks))], "nnU-Net")
+        for case, files in roles.items()
+    ]
 
 
 def _match_names(root: Path) -> list[Patient]:
     """Return the patients of a folder of patient folders, or of plain files, by words in names."""
     files: dict[str, list[tuple[str | None, Path]]] = {}
-    levels = ("*", "*/*", "*/*/*", "*/*/*/*")  # "**" would not enter linked folders
-    for path in (path for level in levels for path in nifti_files(root, level)):
+    for path in _scan_files(root):
         parts = path.relative_to(root).parts
         patient_id = patient_id_of_path(parts) or root.resolve().name
-        files.setdefault(patient_id, []).append((role_by_words(path), path))
+        role = role_by_words(path)
+        if is_doubtful(path) and read_role(path) == "scan":
+            role = sequence_of(file_stem(path))
+        files.setdefault(patient_id, []).append((role, path))
     patients = [_patient(patient_id, roles, "folder") for patient_id, roles in files.items()]
     usable = [patient for patient in patients if patient.images]
     if usable and len(usable) < len(patients):
         names = [patient.patient_id for patient in patients if not patient.images]
         logger.warning("%s: no file name tells a sequence of %s; left out", root, some(names))
-    return usable
+    return [_settle_mask(patient) for patient in usable]
+
+
+def _scan_files(folder: Path) -> list[Path]:
+    """Return the files with a scan's ending below a folder, without results of earlier runs."""
+    files = walk(folder).files if folder.is_dir() else []
+    own = find_own_results(files)
+    return [path for path in files if ending_of(path) and path.exists() and path not in own]
+
+
+def _settle_mask(patient: Patient) -> Patient:
+    """Return the patient whose "mask" covers the brain with that as its brain mask.
+
+    Only masks whose names do not tell what they show are opened.
+    """
+    if patient.mask is None or not tells_no_finding(patient.mask):
+        return patient
+    try:
+        scan = read_volume(next(iter(patient.images.values())))
+        role = role_by_content(read_volume(patient.mask), scan)
+    except VolumeError:  # said when the patient is read
+        return patient
+    if role != "brain_mask":
+        return patient
+    logger.warning("%s is a mask of the brain by its voxels, not of a lesion", patient.mask)
+    return replace(patient, mask=None, brain_mask=patient.brain_mask or patient.mask)
 
 
 def _warn_of_others(root: Path) -> None:
     """Say which folders with scans stand beside the patients of known layouts, and are not used."""
     matches = {path for layout in LAYOUTS for path in root.glob(layout.pattern)}
     used = {path.relative_to(root).parts[0] for path in matches} | {lay.masks for lay in LAYOUTS}
-    folders = {path.relative_to(root).parts[0] for path in nifti_files(root, "*/*")}
+    scans = [path.relative_to(root).parts for path in _scan_files(root)]
+    folders = {parts[0] for parts in scans if len(parts) == 2}
     if others := sorted(folders - used):
         logger.warning(
             "%s: %s left out, whose names are not those of the layout of the others; give folders "

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..scans.background import brain_of, zero_background
 from ..scans.naming import MODALITIES
+from ..scans.reading import covers_brain
 from ..scans.volumes import read_facts, read_mask, read_volume
 from .labels import LABELS_FILE, UNKNOWN, label_slices
 from .patient import ALL, AUTO, LabelledSlice, Patient, Skip, used_slices
@@ -67,6 +68,12 @@ def _read_scan(
     lesion = None
     if patient.mask is not None and (with_mask or patient.slice_labels is None):
         lesion = read_mask(patient.mask, volume) > 0
+        if covers_brain(lesion, images > 0):
+            raise ValueError(
+                f"{patient.mask}: a lesion mask must not cover the whole brain, got "
+                f"{np.count_nonzero(lesion)} voxels where the scan shows "
+                f"{np.count_nonzero(images)}; name a mask of the brain brain_mask."
+            )
     truth = lesion if with_mask else None
     slice_labels = _all_labels(patient, len(images), lesion, volume.spacing[1:])
     used = used_slices(patient.patient_id, len(images), skip)

@@ -20,7 +20,9 @@ class PredictionOptions:
         threshold: in [0, 1]; a voxel is anomalous when its score is above it.
         threshold_source: where the threshold comes from, in words.
         channel: which volume of 4-D scans, counted from 0.
-        modality: the scans' sequence; tells the volume of the 4-D scans of MSD Task01.
+        modality: the scans' sequence; tells the volume of the 4-D scans of MSD Task01. A scan that
+            says otherwise of itself is refused.
+        assume_modality: the scans' sequence, whatever they say of themselves.
         batch_size: slices per forward pass; 8 of the full-sized model take 600 MiB.
         flips: average the scores of each slice and its three mirror images: four times the work,
             and a score that does not depend on which side is which.
@@ -31,7 +33,8 @@ class PredictionOptions:
             model's device.
 
     Raises:
-        ValueError: a threshold outside [0, 1], a batch size below 1, or a negative size.
+        ValueError: a threshold outside [0, 1], a batch size below 1, a negative size, or two
+            sequences.
     """
 
     threshold: float = 0.5
@@ -44,6 +47,10 @@ class PredictionOptions:
         Option(
             help="t1, t1ce, t2 or flair: what the scans are, and which are taken of folders and MSD"
         ),
+    ] = None
+    assume_modality: Annotated[
+        str | None,
+        Option(help="as --modality, for scans whose names or headers say otherwise; is recorded"),
     ] = None
     batch_size: Annotated[int, Option(min=1, help="slices at once")] = 4
     flips: Annotated[bool, Option("--flips", help="average over mirror images")] = False
@@ -63,11 +70,22 @@ class PredictionOptions:
             )
         if self.batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {self.batch_size}.")
+        if self.assume_modality and self.modality not in (None, self.assume_modality):
+            raise ValueError(
+                f"--modality and --assume-modality must agree, got {self.modality} and "
+                f"{self.assume_modality}; give one of them."
+            )
         if not (0 <= self.smooth_mm < inf and 0 <= self.smallest_ml < inf):
             raise ValueError(
                 f"smoothing and the smallest part must be 0 or more, got {self.smooth_mm} mm and "
                 f"{self.smallest_ml} mL."
             )
+
+    @property
+    def reading(self) -> tuple[int | None, str | None, bool]:
+        """Which volume and sequence to read, and whether the sequence is assumed."""
+        assumed = self.assume_modality is not None
+        return self.channel, self.assume_modality or self.modality, assumed
 
 
 DEFAULT_OPTIONS = PredictionOptions()

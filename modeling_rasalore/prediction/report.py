@@ -1,6 +1,7 @@
 """Write the views of a run: manifest.json, results.csv, report.html and results.parquet."""
 
 import csv
+import os
 from collections.abc import Mapping
 from html import escape
 from importlib.util import find_spec
@@ -8,11 +9,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from ..files import replace_file, write_json
-from ..provenance import DISCLAIMER
+from ..files import printable, replace_file, write_json
+from ..provenance import DISCLAIMER, VIEWS
+from ..scans.finding import describe_counts
 
-VIEWS = ("manifest.json", "results.csv", "report.html", "results.parquet")
 MANIFEST, TABLE, PAGE, PARQUET = VIEWS
+ODD_NAMES = "backslashreplace"  # for bytes of file names that are no UTF-8
 COLUMNS = (
     *("status", "modality", "millilitres", "largest_component_ml", "quality_score"),
     *("bounding_box_mm", "slices", "slices_with_anomaly", "threshold", "seconds"),
@@ -86,7 +88,7 @@ def write_parquet(path: Path, scans: Mapping[str, Mapping[str, Any]]) -> Path:
 
     schema = pa.schema([(name, pa.type_for_alias(k)) for name, k in PARQUET_COLUMNS.items()])
     rows = [
-        {**entry, "scan": name, "warnings": "\n".join(entry.get("warnings", []))}
+        {**entry, "scan": printable(name), "warnings": "\n".join(entry.get("warnings", []))}
         for name, entry in scans.items()
     ]
     table = pa.Table.from_pylist(rows, schema)
@@ -97,7 +99,7 @@ def write_table(path: Path, scans: Mapping[str, Mapping[str, Any]]) -> Path:
     """Return `path`, a CSV with one line per scan of a run's manifest."""
 
     def write(draft: Path) -> None:
-        with draft.open("w", newline="", encoding="utf-8") as file:
+        with draft.open("w", newline="", encoding="utf-8", errors=ODD_NAMES) as file:
             table = csv.writer(file)
             table.writerow(("scan", *COLUMNS))
             for name, entry in scans.items():
@@ -128,9 +130,11 @@ def write_html(path: Path, manifest: Mapping[str, Any]) -> Path:
         f"<style>{STYLE}</style><h1>Anomaly maps</h1>"
         f'<ul class="limits">{limits}</ul><p>{escape(facts)}</p>'
         f'<div class="wide"><table><tr>{head}</tr>{rows}</table></div>'
-        f"<ul>{notes}</ul>{pictures}</html>\n"
+        f"<ul>{notes}</ul>{_left_out(manifest)}{pictures}</html>\n"
     )
-    return replace_file(path, lambda draft: draft.write_text(page, encoding="utf-8"))
+    return replace_file(
+        path, lambda draft: draft.write_text(page, encoding="utf-8", errors=ODD_NAMES)
+    )
 
 
 def _row(name: str, entry: Mapping[str, Any]) -> str:
@@ -149,6 +153,14 @@ def _notes(name: str, entry: Mapping[str, Any]) -> str:
     )
 
 
+def _left_out(manifest: Mapping[str, Any]) -> str:
+    """How many files were used, and what was left out, one line each."""
+    counts = describe_counts(manifest["file_counts"])
+    items = (f"{entry['path']}: {entry['reason']}" for entry in manifest["left_out"])
+    lines = "".join(f"<li>{escape(item)}</li>" for item in items)
+    return f"<h2>Files</h2><p>{escape(counts)}.</p><ul>{lines}</ul>"
+
+
 def _title(column: str) -> str:
     return column.replace("_", " ").replace(" ml", " (mL)").replace(" mm", " (mm)")
 
@@ -165,7 +177,8 @@ def _picture(name: str, entry: Mapping[str, Any]) -> str:
     overlay = entry.get("outputs", {}).get("overlay")
     if overlay is None:
         return ""
-    return f'<h2>{escape(name)}</h2><img src="{quote(overlay)}" alt="slices of {escape(name)}">'
+    address = quote(os.fsencode(overlay))
+    return f'<h2>{escape(name)}</h2><img src="{address}" alt="slices of {escape(name)}">'
 
 
 def _text(value: Any) -> str:

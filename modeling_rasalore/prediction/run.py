@@ -4,6 +4,7 @@ Any number of processes may share the work: each takes a shard of the scans and 
 journal. Everything that describes the whole run is a view that the last one writes of all journals.
 """
 
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -14,10 +15,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..files import first_line, remove_drafts, sha256_of
-from ..provenance import DISCLAIMER, provenance
+from ..files import first_line, printable, remove_drafts, sha256_of
+from ..provenance import DISCLAIMER, VIEWS, provenance
 from ..scans.bids import BIDS_ENDINGS, DESCRIPTION, bids_stem, write_description
-from ..scans.finding import output_stems
+from ..scans.finding import FoundScans, LeftOut, output_stems
 from ..scans.reading import read_scan
 from ..scans.volumes import Volume
 from .journal import (
@@ -34,7 +35,7 @@ from .journal import (
 from .loading import choose_precision
 from .options import DEFAULT_OPTIONS, PredictionOptions
 from .outputs import ENDINGS, FILES, describe, describe_input, measures, write_prediction
-from .report import VIEWS, clear_views, require_pyarrow, write_views
+from .report import clear_views, require_pyarrow, write_views
 from .volume import describe_model, predict_volume
 
 SCAN_ERRORS = (ValueError, OSError, MemoryError, RuntimeError)
@@ -116,7 +117,7 @@ SegmentTasks = Callable[[Run, Sequence[Task]], Iterator[Outcome]]
 def predict_scans(
     model: Any,
     processor: Any,
-    scans: Sequence[Path],
+    scans: Sequence[Path] | FoundScans,
     out: Path,
     options: PredictionOptions = DEFAULT_OPTIONS,
     *,
@@ -137,7 +138,8 @@ def predict_scans(
 
     Args:
         model, processor: as for `predict_volume`.
-        scans: files and DICOM folders of all shards; `out` mirrors their folders.
+        scans: files and DICOM folders of all shards, or what `find_scans` returned, so that the
+            views list what was left out; `out` mirrors their folders.
         files: which to write per scan: mask, scores, spread, overlay, summary.
         shard: which part of the scans, counted from 0, and of how many; shards always resume.
         resume: skip scans that a journal in `out` has with equal input, model, settings, versions
@@ -152,8 +154,9 @@ def predict_scans(
     """
     if parquet:
         require_pyarrow()
-    run = plan_run(model, scans, out, options, files)
-    tasks = plan_tasks(run, scans, shard, resume)
+    found = scans if isinstance(scans, FoundScans) else FoundScans([*scans], used=len(scans))
+    run = plan_run(model, found.scans, out, options, files)
+    tasks = plan_tasks(run, found.scans, shard, resume)
     segment_tasks = segment_tasks or partial(segment_here, model, processor)
     outcomes = segment_tasks(run, tasks[shard[0] :: shard[1]])
     with open_journal(out, shard, run.facts) as append:
@@ -161,8 +164,8 @@ def predict_scans(
             if outcome.entry is not None:
                 append(outcome.key, outcome.entry)
             for line in outcome.lines:
-                say(line)
-    return conclude(run, tasks, shard, parquet)
+                say(printable(line))
+    return conclude(run, tasks, found, shard, parquet)
 
 
 def plan_run(
@@ -255,7 +258,7 @@ def load_scan(run: Run, task: Task) -> LoadedScan | Outcome:
         if is_finished(run, task, digest):
             entry = None if task.listed else task.finished
             return Outcome(task.key, entry, (f"{task.scan}: finished before, skipped",))
-        volume = read_scan(task.scan, run.options.channel, run.options.modality)
+        volume = read_scan(task.scan, *run.options.reading)
     except SCAN_ERRORS as error:
         return tell_failure(run, task, error)
     return LoadedScan(task, volume, digest, time.monotonic() - start)
@@ -328,7 +331,7 @@ def tell_failure(run: Run, task: Task, error: Exception) -> Outcome:
 
 
 def conclude(
-    run: Run, tasks: Sequence[Task], shard: tuple[int, int], parquet: bool
+    run: Run, tasks: Sequence[Task], found: FoundScans, shard: tuple[int, int], parquet: bool
 ) -> dict[str, Any]:
     """Return the manifest of all shards; when no scan is left, the views are written."""
     journals = read_journals(run.out)
@@ -336,6 +339,7 @@ def conclude(
     records = {task.key: records[task.key] for task in tasks if task.key in records}
     earlier = journals.earlier(run.out, run.facts, {task.key for task in tasks})
     manifest = {"disclaimer": DISCLAIMER, **run.facts, **summarize(records), "earlier": earlier}
+    manifest |= {"file_counts": found.counts, "left_out": list_left_out(found)}
     if len(records) < len(tasks):
         return manifest
     remove_drafts(run.out, but=() if shard == WHOLE else (*VIEWS, DESCRIPTION))
@@ -343,6 +347,18 @@ def conclude(
         write_description(run.out, run.facts["versions"]["rasalore"])
     write_views(run.out, manifest, parquet)
     return manifest
+
+
+def list_left_out(found: FoundScans) -> list[dict[str, Any]]:
+    """Return what was left out, as JSON can hold it; folders above all files stay unnamed."""
+    paths = [path.absolute() for path in (*found.scans, *(entry.path for entry in found.left_out))]
+    common = Path(os.path.commonpath([path.parent for path in paths]))
+
+    def describe_entry(entry: LeftOut) -> dict[str, Any]:
+        path = entry.path.absolute().relative_to(common).as_posix()
+        return {"path": path, "reason": entry.reason, "files": entry.files}
+
+    return [describe_entry(entry) for entry in found.left_out]
 
 
 def summarize(records: Mapping[str, Record]) -> dict[str, Any]:

@@ -10,7 +10,9 @@ from ..files import write_json
 
 VERSION = "1.10.0"
 DESCRIPTION = "dataset_description.json"
-ENTITIES = re.compile(r"(sub-[A-Za-z0-9]+(?:_[a-z]+-[A-Za-z0-9+]+)*)_[A-Za-z0-9]+\.nii(?:\.gz)?")
+ENTITIES = re.compile(
+    r"(sub-[A-Za-z0-9]+(?:_[a-z]+-[A-Za-z0-9+]+)*)_[A-Za-z0-9]+\.nii(?:\.gz)?", re.I
+)
 # What our files end in, where it differs from the names of other results.
 BIDS_ENDINGS = {"scores": "_probseg.nii.gz", "summary": "_mask.json"}
 
@@ -20,11 +22,24 @@ def is_bids_dataset(folder: Path) -> bool:
     return (folder / DESCRIPTION).is_file()
 
 
-def is_raw_anatomy(path: Path, dataset: Path) -> bool:
-    """Whether a file of a data set is a raw anatomical scan: sub-*/[ses-*/]anat/sub-*_*.nii.gz."""
+def why_not_anatomy(path: Path, dataset: Path) -> str | None:
+    """Return why a file is no raw anatomical scan, sub-*/[ses-*/]anat/sub-*_*.nii.gz, or None."""
     folders = path.relative_to(dataset).parts[:-1]
     stem = bids_stem(path)
-    return stem is not None and folders == stem.parts[:-1]
+    raw = stem is not None and folders == stem.parts[:-1]
+    return None if raw else "no raw anatomical scan of this BIDS data set"
+
+
+def why_no_magnitude(path: Path) -> str | None:
+    """Return which part of the signal a file holds, where it is not the magnitude; else None."""
+    part = re.search(r"_part-(phase|real|imag)(?=[_.])|_(ph)\.nii", path.name)
+    return f"the {part[1] or 'phase'} of the signal, not its magnitude" if part else None
+
+
+def bids_suffix(path: Path) -> str:
+    """Return what the name of a raw scan says last, such as T2w; with "ce" after contrast agent."""
+    suffix = re.sub(r"\..*$", "", path.name).rsplit("_", 1)[-1]
+    return f"{suffix} ce" if "_ce-" in path.name else suffix
 
 
 def bids_stem(path: Path) -> Path | None:

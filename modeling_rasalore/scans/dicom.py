@@ -6,6 +6,7 @@ the sequence that its name tells.
 
 import importlib.util
 import io
+import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -18,6 +19,7 @@ import numpy as np
 
 from ..files import first_line
 from .header_guard import VOXEL_BUDGET, VolumeError
+from .naming import Times
 from .series_files import SeriesError, SeriesFiles, open_files
 
 GAP_TOLERANCE = 0.02  # of the distance between slices
@@ -30,6 +32,7 @@ HEADER_TAGS = [
     *("SeriesInstanceUID", "SeriesDescription", "ProtocolName", "Modality", *PLACE_TAGS),
     *("SliceThickness", "SpacingBetweenSlices", "Rows", "Columns", "SamplesPerPixel"),
     *("NumberOfFrames", "PhotometricInterpretation", "RescaleSlope", "RescaleIntercept"),
+    *("SequenceName", "EchoTime", "RepetitionTime", "InversionTime", "ContrastBolusAgent"),
 ]
 
 Namer = Callable[[str], str | None]  # words -> the sequence they name, such as "t2"
@@ -73,6 +76,8 @@ class Series:
         source: the folder or zip.
         affine: (4, 4), voxel indices -> mm in RAS+ world coordinates.
         sequence: what its description names, such as "t2"; None if nothing.
+        times: echo, repetition and inversion time.
+        kind: how it was made, "MR" or another of DICOM's modalities.
         warnings: one sentence each, for people.
     """
 
@@ -81,6 +86,8 @@ class Series:
     slices: Sequence[DicomSlice]
     affine: np.ndarray
     sequence: str | None
+    times: Times
+    kind: str
     warnings: tuple[str, ...]
 
     @property
@@ -114,10 +121,7 @@ def open_series(source: Path, modality: str | None, name_sequence: Namer) -> Ite
         VolumeError: pydicom is missing, an archive that is unsafe or damaged, no series or several,
             slices that are compressed, missing, or do not lie behind one another.
     """
-    if importlib.util.find_spec("pydicom") is None:
-        raise VolumeError(
-            f"{source}: DICOM needs the extra [dicom]; run pip install 'rasalore[dicom]'."
-        )
+    require_pydicom(source)
     with ExitStack() as stack:
         with _one_sentence(source):
             files = stack.enter_context(open_files(source))
@@ -130,10 +134,20 @@ def open_series(source: Path, modality: str | None, name_sequence: Namer) -> Ite
                 files=files,
                 slices=slices,
                 affine=_affine(slices[0], step),
-                sequence=name_sequence(_words(header)),
-                warnings=_warnings(slices, step, str(header.get("Modality", "MR"))),
+                sequence=_sequence(header, name_sequence),
+                times=_times(header),
+                kind=_kind(header),
+                warnings=_warnings(slices, step, _kind(header)),
             )
         yield series
+
+
+def require_pydicom(source: Path) -> None:
+    """Refuse to read a series where pydicom is not installed."""
+    if importlib.util.find_spec("pydicom") is None:
+        raise VolumeError(
+            f"{source}: DICOM needs the extra [dicom]; run pip install 'rasalore[dicom]'."
+        )
 
 
 def _read_headers(files: SeriesFiles) -> dict[str, dict[str, Any]]:
@@ -206,7 +220,7 @@ def _choose(
     if len(series) == 1:
         return next(iter(series.values()))
     first = {uid: next(iter(headers.values())) for uid, headers in series.items()}
-    named = {uid: name_sequence(_words(header)) for uid, header in first.items()}
+    named = {uid: _sequence(header, name_sequence) for uid, header in first.items()}
     fitting = [uid for uid, sequence in named.items() if sequence and sequence == modality]
     if len(fitting) == 1:
         return series[fitting[0]]
@@ -217,9 +231,35 @@ def _choose(
     )
 
 
-def _words(header: Any) -> str:
-    """Return where a series says what it shows."""
-    return f"{header.get('SeriesDescription', '')} {header.get('ProtocolName', '')}"
+def _sequence(header: Any, name_sequence: Namer) -> str | None:
+    """Return the sequence that a series names, by the most telling text that names one."""
+    contrast = " contrast" if header.get("ContrastBolusAgent") else ""
+    texts = [header.get(tag) for tag in ("SeriesDescription", "ProtocolName", "SequenceName")]
+    return next(filter(None, (name_sequence(f"{text}{contrast}") for text in texts if text)), None)
+
+
+def _times(header: Any) -> Times:
+    """Return the times in ms that a header tells."""
+    tags = ("EchoTime", "RepetitionTime", "InversionTime")
+    values = (str(header.get(tag) or "") for tag in tags)  # a damaged one is text, or several
+    return Times(*(float(v) if re.fullmatch(r"[0-9]{1,7}(\.[0-9]*)?", v) else None for v in values))
+
+
+def _kind(header: Any) -> str:
+    return str(header.get("Modality", "MR"))
+
+
+def find_image(source: Path) -> str | None:
+    """Return how the first image in a folder or zip was made, such as "MR"; None without images.
+
+    Raises:
+        VolumeError: pydicom is missing, or nothing can be told before the files are read whole.
+    """
+    require_pydicom(source)
+    with _one_sentence(source), open_files(source) as files:
+        headers = (_header(files.read(name)) for name in files.names)
+        first = next((header for header in headers if header is not None), None)
+        return None if first is None else _kind(first)
 
 
 def _describe(name: str, header: Any) -> DicomSlice:

@@ -1,95 +1,370 @@
-"""Find the scans that a command line means, and where the results of each go."""
+"""Find the scans that a command line means, say what was left out, and where results go."""
 
+import json
 import os
 import re
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from .bids import bids_stem, is_bids_dataset, is_raw_anatomy
-from .naming import MODALITIES, channels_of, role_by_words
-from .series_files import is_dicom
+from ..files import some
+from ..provenance import JOURNALS, VIEWS
+from .bids import bids_stem, bids_suffix, is_bids_dataset, why_no_magnitude, why_not_anatomy
+from .dicom import find_image
+from .header_guard import VolumeError
+from .naming import (
+    MODALITIES,
+    OTHER_FORMATS,
+    SCAN_ENDINGS,
+    ending_of,
+    file_stem,
+    is_doubtful,
+    role_by_words,
+    scan_stem,
+    sequence_of,
+)
+from .reading import WrongSequenceError, open_scan, read_role
+from .series_files import dicom_files
+from .volume_writing import is_marked
+
+CHANNEL = re.compile(r"(.+)_(\d{4})")  # nnU-Net's raw data: one file per sequence
+NO_IMAGE = "no scan by its ending and its first bytes"
+OWN_ENDINGS = ("_scores", "_spread")  # of files that a run left beside its other results
+UNTOLD_CHANNEL = (
+    "one of several channels, and no dataset.json beside it tells which sequence it is; add that "
+    "file, or name the files of one channel on the command line"
+)
 
 
-def nifti_files(folder: Path, pattern: str) -> list[Path]:
-    """Return the .nii and .nii.gz files that match, sorted, without hidden ones."""
-    return [
-        path
-        for path in sorted(folder.glob(pattern))
-        if path.name.endswith((".nii", ".nii.gz"))
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        and path.is_file()
-    ]
+@dataclass(frozen=True)
+class LeftOut:
+    """What is not used of what was given.
+
+    Attributes:
+        path: a file or folder.
+        reason: one sentence that does not name it.
+        files: how many files it stands for.
+    """
+
+    path: Path
+    reason: str
+    files: int = 1
 
 
-NOT_SCANS = ("mask", "brain_mask")
+@dataclass(frozen=True)
+class FoundScans:
+    """Scans to segment, and what becomes of every other file.
+
+    Attributes:
+        scans: files, folders and archives, sorted within each input.
+        left_out: everything else that could be meant.
+        used: files that the scans consist of.
+        hidden: files and folders whose names begin with a dot.
+        own_results: files that an earlier run wrote.
+    """
+
+    scans: list[Path]
+    left_out: list[LeftOut] = field(default_factory=list)
+    used: int = 0
+    hidden: int = 0
+    own_results: int = 0
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many files there are, and what becomes of them; the others add up to `files`."""
+        parts = {
+            "used": self.used,
+            "left_out": sum(entry.files for entry in self.left_out),
+            "hidden": self.hidden,
+            "own_results": self.own_results,
+        }
+        return {"files": sum(parts.values()), **parts}
 
 
 def find_scans(
-    inputs: Sequence[Path], modality: str | None = None, trained_on: str | None = None
-) -> list[Path]:
+    inputs: Sequence[Path],
+    modality: str | None = None,
+    assume: bool = False,
+    trained_on: str | None = None,
+) -> FoundScans:
     """Return the scans that files and folders stand for, folders searched through, sorted.
 
     Args:
         inputs: files, taken whatever they are called, and folders. Of a BIDS data set, raw
-            anatomical scans are taken; of other folders NIfTI files without masks, and DICOM
-            series in folders and zips.
-        modality: which files of folders to take, such as "t2"; None takes all of them.
-        trained_on: what a model knows: taken of folders that hold several modalities where
+            anatomical scans are taken; of other folders scans without masks, and DICOM series in
+            folders and zips.
+        modality: which scans of folders to take, such as "t2": those that say so, and those that
+            say nothing of themselves; None takes all.
+        assume: take all for `modality`, whatever they say of themselves.
+        trained_on: what a model knows: taken of folders that hold several sequences where
             `modality` is None.
 
     Raises:
-        ValueError: an unknown modality, a folder without such a scan, or with several modalities
-            and none chosen.
+        ValueError: an unknown modality, no such scan in any input, or a folder with several
+            sequences and none chosen.
     """
     if modality not in (None, *MODALITIES):
         raise ValueError(f"--modality must be one of {', '.join(MODALITIES)}, got {modality}.")
-    scans: list[Path] = []
-    for path in inputs:
-        scans += _scans_in(path, modality, trained_on) if path.is_dir() else [path]
-    return scans
+    parts = [
+        _scans_in(path, modality, assume, trained_on)
+        if path.is_dir()
+        else FoundScans([path], used=1)
+        for path in inputs
+    ]
+    empty = [number for number, part in enumerate(parts) if not part.scans]
+    if empty and len(empty) == len(parts):
+        raise ValueError(_nothing_found(inputs[0], parts[0], modality))
+    for number in empty:  # reading it fails with a sentence, and the others go on
+        parts[number].scans.append(inputs[number])
+    return FoundScans(
+        [scan for part in parts for scan in part.scans],
+        [entry for part in parts for entry in part.left_out],
+        sum(part.used for part in parts),
+        sum(part.hidden for part in parts),
+        sum(part.own_results for part in parts),
+    )
 
 
-def _scans_in(folder: Path, modality: str | None, trained_on: str | None) -> list[Path]:
-    paths = nifti_files(folder, "**/*")
-    if is_bids_dataset(folder):
-        paths = [path for path in paths if is_raw_anatomy(path, folder)]
-    else:
-        paths += _series_in(folder)
-    roles = {path: role_by_words(path) for path in paths}
-    scans = {path: role for path, role in roles.items() if role not in NOT_SCANS}
-    if modality is not None:
-        scans = {path: role for path, role in scans.items() if _may_show(modality, path, role)}
-    known = sorted({role for role in scans.values() if role is not None})
-    if not scans:
-        wanted = f"{modality} scan" if modality else "scan"
-        raise ValueError(
-            f"{folder} holds no {wanted} as .nii, .nii.gz or DICOM; found {len(roles)} files."
-        )
+def _nothing_found(folder: Path, found: FoundScans, modality: str | None) -> str:
+    wanted = f"{modality} scan" if modality else "scan"
+    names: dict[str, list[str]] = {}
+    for entry in found.left_out:
+        names.setdefault(entry.reason, []).append(str(entry.path.relative_to(folder)))
+    reasons = [f"{some(paths)}: {reason}" for reason, paths in names.items()]
+    why = f" ({'; '.join(reasons)})" if reasons else ""
+    return (
+        f"{folder} holds no {wanted} as {', '.join(SCAN_ENDINGS)} or DICOM; found "
+        f"{found.counts['files']} files{why}."
+    )
+
+
+def _scans_in(
+    folder: Path, modality: str | None, assume: bool, trained_on: str | None
+) -> FoundScans:
+    tree = walk(folder)
+    own = find_own_results(tree.files)
+    files = [path for path in tree.files if path not in own]
+    candidates, left_out = _candidates(files)
+    left_out += tree.left_out
+    channels = read_channels(path for path in candidates if ending_of(path))
+    scans: dict[Path, str | None] = {}
+    for path, size in candidates.items():
+        said = channels.get(path) or _said(path, folder)
+        reason = _why_no_scan(path, folder)
+        if reason is None and not assume:
+            reason = UNTOLD_CHANNEL if path in channels and said is None else None
+            reason = reason or _why_another_sequence(path, said, modality)
+        if reason is None:
+            scans[path] = said
+        else:
+            left_out.append(LeftOut(path, reason, size))
+    known = sorted({said for said in scans.values() if said is not None})
     if modality is None and len(known) > 1 and trained_on in known:
-        return _scans_in(folder, trained_on, None)
+        return _scans_in(folder, trained_on, assume, None)
     if modality is None and len(known) > 1:
         raise ValueError(
             f"{folder} holds {', '.join(known)}; a model fits one of them, so choose it with "
             "--modality."
         )
-    return list(scans)
+    used = sum(candidates[path] for path in scans)
+    left_out.sort(key=lambda entry: entry.path)
+    return FoundScans(list(scans), left_out, used, tree.hidden, len(own))
 
 
-def _may_show(modality: str, path: Path, role: str | None) -> bool:
-    """Whether a scan may show a sequence; a DICOM series may name it in its files only."""
-    return modality == role or modality in channels_of(path) or (role is None and is_dicom(path))
+@dataclass
+class Tree:
+    """The files below a folder.
+
+    Attributes:
+        files: sorted, links to files among them, broken ones too.
+        left_out: folders that cannot be opened, and links to folders that were looked through.
+        hidden: files and folders whose names begin with a dot.
+    """
+
+    files: list[Path] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)
+    hidden: int = 0
 
 
-def _series_in(folder: Path) -> list[Path]:
-    """Return the folders and zips with DICOM files, sorted, without hidden ones."""
-    below = [path for path in folder.rglob("*") if path.is_dir() or path.suffix.lower() == ".zip"]
-    return [
-        path
-        for path in sorted([folder, *below])
-        if not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        and is_dicom(path)
-    ]
+def walk(root: Path) -> Tree:
+    """Return the files below a folder; folders that are links are followed, each folder once."""
+    tree, seen = Tree(), set[str]()
+    folders, links = [root], list[Path]()
+    while folders or links:
+        folder = folders.pop() if folders else links.pop(0)  # a folder's own name comes first
+        real = os.path.realpath(folder)
+        try:
+            inside = [] if real in seen else sorted(folder.iterdir())
+        except OSError as error:
+            tree.left_out.append(LeftOut(folder, f"cannot be opened: {error.strerror}", 0))
+            continue
+        if real in seen:
+            reason = "a link to a folder that is looked through by another name"
+            tree.left_out.append(LeftOut(folder, reason, 0))
+        seen.add(real)
+        for path in inside:
+            if path.name.startswith("."):
+                tree.hidden += 1
+            elif path.is_dir():
+                (links if path.is_symlink() else folders).append(path)
+            else:
+                tree.files.append(path)
+    tree.files.sort()
+    return tree
+
+
+def _candidates(files: Sequence[Path]) -> tuple[dict[Path, int], list[LeftOut]]:
+    """Return what may be scans -> how many files each consists of, and what else there is."""
+    slices = {path for folder in {file.parent for file in files} for path in dicom_files(folder)}
+    parts = Counter(path.parent for path in files if path in slices and not ending_of(path))
+    sizes = {path: 1 for path in files if ending_of(path)}
+    sizes |= dict(sorted(parts.items()))
+    sizes |= {path: 1 for path in files if path.suffix.lower() == ".zip"}
+    left_out = []
+    for path in [path for path in sizes if not ending_of(path)]:
+        if (reason := _why_no_series(path)) is not None:
+            left_out.append(LeftOut(path, reason, sizes.pop(path)))
+    others = (path for path in files if path not in sizes and path not in slices)
+    archives = {entry.path for entry in left_out}
+    left_out += [LeftOut(path, _why_unknown(path)) for path in others if path not in archives]
+    return sizes, left_out
+
+
+def _why_no_series(path: Path) -> str | None:
+    """Return why a folder or zip holds no series; None where it does, or reading says more."""
+    try:
+        kind = find_image(path)
+    except VolumeError:
+        return None
+    if kind is None:
+        return "holds no DICOM image; NIfTI files are read outside of archives"
+    return "holds a segmentation, no scan" if kind == "SEG" else None
+
+
+def _why_unknown(path: Path) -> str:
+    if not path.exists():
+        return "a link to a file that is not there"
+    if path.name.upper() == "DICOMDIR":
+        return "a list of DICOM files, without an image"
+    if ending := ending_of(path, OTHER_FORMATS):
+        return f"a {ending} file, which is not read; convert it to NIfTI"
+    return NO_IMAGE
+
+
+def _why_no_scan(path: Path, folder: Path) -> str | None:
+    """Return why a file that may be a scan is none; None where it is one."""
+    if is_bids_dataset(folder) and (reason := why_not_anatomy(path, folder)):
+        return reason
+    if not ending_of(path):
+        return None
+    if is_marked(path):
+        return "a result of this software"
+    role, source = role_by_words(path), "name"
+    if is_doubtful(path):
+        role, source = read_role(path) or role, "name and its voxels"
+    if role in ("mask", "brain_mask"):
+        return f"a {role.replace('_', ' ')} by its {source}"
+    return why_no_magnitude(path)
+
+
+def _said(path: Path, folder: Path) -> str | None:
+    """Return the sequence that a scan's name tells, else that of a folder it lies in."""
+    if is_bids_dataset(folder) and (suffix := bids_suffix(path)):
+        return sequence_of(suffix) or suffix.split()[0].lower()
+    names = [scan_stem(path), *reversed(path.relative_to(folder).parts[:-1])]
+    return next(filter(None, map(sequence_of, names)), None)
+
+
+def _why_another_sequence(path: Path, said: str | None, modality: str | None) -> str | None:
+    """Return why a scan is not of the sequence by its name or header; None where it may be."""
+    if modality is None:
+        return None
+    if ending_of(path) and said not in (None, modality):
+        return f"its name says {said}, not {modality}"
+    try:
+        with open_scan(path, modality, named=said):
+            return None
+    except WrongSequenceError as error:
+        return error.reason
+    except VolumeError:
+        return None  # fails when it is read, with its reason
+
+
+def read_channels(paths: Iterable[Path]) -> dict[Path, str | None]:
+    """Return the sequences of nnU-Net's files, such as case_0003.nii.gz, by their dataset.json.
+
+    None where several files belong together and nothing tells their sequences.
+    """
+    groups: dict[tuple[Path, str], dict[Path, str]] = defaultdict(dict)
+    for path in paths:
+        if (match := CHANNEL.fullmatch(file_stem(path))) and sequence_of(match[1]) is None:
+            groups[path.parent, match[1]][path] = match[2]
+    channels: dict[Path, str | None] = {}
+    for (folder, _), numbers in groups.items():
+        names = read_channel_names(folder)
+        if names is None and not folder.name.startswith("images"):
+            continue  # patients with numbers
+        told = {path: sequence_of((names or {}).get(int(n), "")) for path, n in numbers.items()}
+        if len(told) > 1 or all(told.values()):
+            channels |= told
+    return channels
+
+
+def read_channel_names(folder: Path) -> dict[int, str] | None:
+    """Return number -> name of the channels in nnU-Net's dataset.json; None without that file."""
+    for path in (folder / "dataset.json", folder.parent / "dataset.json"):
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            names = content.get("channel_names") or content.get("modality")
+            return {int(number): str(name) for number, name in names.items()}
+        except (OSError, ValueError, AttributeError):
+            continue
+    return None
+
+
+def find_own_results(files: Sequence[Path]) -> set[Path]:
+    """Return the files that earlier runs wrote, by what their manifests and journals list."""
+    own: set[Path] = set()
+    runs = {path.parent for path in files if path.name == VIEWS[0] and _listed_in(path)}
+    journals = [p for p in files if p.suffix == ".jsonl" and p.parent.name == JOURNALS]
+    runs |= {path.parent.parent for path in journals}
+    for run in runs:
+        listed = _listed_in(run / VIEWS[0]).union(*map(_listed_in, journals))
+        own |= {run / name for name in (*VIEWS, *listed)}
+        own |= {p for p in files if p.parent == run and file_stem(p).endswith(OWN_ENDINGS)}
+    return own.union(journals).intersection(files)
+
+
+def _listed_in(path: Path) -> set[str]:
+    """Return the results that a manifest or a journal lists, below the run's folder."""
+    names: set[str] = set()
+    try:
+        text = path.read_text(encoding="utf-8")
+        lines = text.splitlines() if path.suffix == ".jsonl" else [text]
+        for line in lines:
+            content = json.loads(line)
+            entries = (
+                content.get("scans", {}).values() if "scans" in content else [content["entry"]]
+            )
+            names.update(*(entry.get("outputs", {}).values() for entry in entries))
+    except (OSError, ValueError, KeyError, AttributeError):
+        pass
+    return names
+
+
+def describe_counts(counts: Mapping[str, int]) -> str:
+    """Return one line for people, such as `2 of 5 files used, 2 left out, 1 hidden`."""
+    words = {"left_out": "left out", "hidden": "hidden", "own_results": "results of earlier runs"}
+    parts = [f"{counts[name]} {word}" for name, word in words.items() if counts[name]]
+    return ", ".join([f"{counts['used']} of {counts['files']} files used", *parts])
+
+
+def describe_left_out(entries: Sequence[LeftOut]) -> list[str]:
+    """Return a line per file that is not used; files that are plainly no scans share one."""
+    lines = [f"{x.path}: {x.reason}" for x in entries if x.reason != NO_IMAGE]
+    others = [str(x.path) for x in entries if x.reason == NO_IMAGE]
+    return [*lines, *([f"{some(others)}: {NO_IMAGE}"] if others else [])]
 
 
 def output_stems(scans: Sequence[Path], out: Path) -> list[Path]:
@@ -110,8 +385,3 @@ def output_stems(scans: Sequence[Path], out: Path) -> list[Path]:
         if count > 1:
             raise ValueError(f"two scans would both be written to {stem}*; name each scan once.")
     return stems
-
-
-def scan_stem(scan: Path) -> str:
-    """Return the name of a file or folder without the ending of a scan."""
-    return re.sub(r"\.(nii(\.gz)?|zip)$", "", scan.absolute().name, flags=re.IGNORECASE)

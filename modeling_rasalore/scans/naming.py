@@ -1,15 +1,27 @@
-"""Tell from a name what a file shows: its sequence, a lesion mask, a brain mask."""
+"""Tell from names, descriptions and times what a file shows: its sequence or a kind of mask."""
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
+
+SCAN_ENDINGS = (".nii.gz", ".nii")  # of files that are read as scans, in any case
+# Endings of images that are not read, so that a folder can say so.
+OTHER_FORMATS = (
+    *(".mgz", ".mgh", ".nrrd", ".nhdr", ".mha", ".mhd", ".img", ".hdr", ".mnc", ".img.gz"),
+    *(".nii.bz2", ".nii.xz", ".nii.zst", ".head", ".brik", ".par", ".rec"),
+)
 
 MODALITIES = ("t1", "t1ce", "t2", "flair")
 MSD_FOLDER = "imagesTr"  # of MSD Task01, whose 4-D scans hold one sequence per volume
 MSD_CHANNELS = {"flair": 0, "t1": 1, "t1ce": 2, "t2": 3}
 # Words in the file names of any other folder; the first row that fits decides, so that T2_FLAIR is
 # a FLAIR and flair_seg a mask.
-MASK_WORDS = {"mask", "seg", "segm", "segmentation", "dseg", "label", "labels", "lesion", "lesions"}
-MASK_WORDS |= {"tumor", "tumour", "gold", "truth", "otmulticlass"}
+DRAWN_WORDS = {"mask", "masks", "msk", "seg", "segm", "segmentation", "dseg", "label", "labels"}
+DRAWN_WORDS |= {"otmulticlass", "roi", "annotation", "labelmap", "lesionmask", "probseg"}
+# What a patient has: in the name of a mask, or of a scan.
+FINDING_WORDS = {"lesion", "lesions", "tumor", "tumour", "gold", "truth", "groundtruth"}
+MASK_WORDS = DRAWN_WORDS | FINDING_WORDS
+BRAIN_WORDS = {"brain", "bet", "hdbet", "skullstrip", "skullstripped"}
 CONTRAST_WORDS = {"ce", "gd", "gadolinium", "post", "contrast"}
 ROLE_WORDS = {
     "brain_mask": {"brainmask"},
@@ -19,6 +31,26 @@ ROLE_WORDS = {
     "t2": {"t2", "t2w"},
     "t1": {"t1", "t1n", "t1w"},
 }
+SEQUENCE_WORDS = set().union(*(ROLE_WORDS[name] for name in MODALITIES))
+# Sequences that are none of the four: these words decide before T1 and T2, as in "t2 star" ...
+OTHER_SEQUENCES = {
+    "t2star": {"t2star", "t2starw", "t2s", "star"},
+    "dwi": {"dwi", "dti", "adc", "ep2d", "diff", "diffusion"},
+    "swi": {"swi", "swan"},
+    "bold": {"bold", "fmri"},
+    "asl": {"asl", "pcasl"},
+    "perfusion": {"perf", "perfusion", "dsc", "dce"},
+    "t1map": {"t1map"},
+    "t2map": {"t2map"},
+}
+# ... and these only where neither is named.
+WEAKER_WORDS = {
+    "t1": {"mprage", "mp2rage", "bravo", "spgr", "fspgr", "tfl3d1"},
+    "pd": {"pd", "pdw"},
+    "angiography": {"tof", "mra", "angio"},
+    "localizer": {"localizer", "localiser", "scout"},
+    "stir": {"stir"},
+}
 NAMING_WORDS = set().union(CONTRAST_WORDS, {"brain"}, *ROLE_WORDS.values())
 
 
@@ -27,21 +59,135 @@ def channels_of(path: Path) -> dict[str, int]:
     return MSD_CHANNELS if path.parent.name == MSD_FOLDER else {}
 
 
+def ending_of(path: Path, endings: tuple[str, ...] = SCAN_ENDINGS) -> str:
+    """Return which of these endings a file's name has, in any case; "" if none."""
+    name = path.name.lower()
+    return max((end for end in endings if name.endswith(end)), key=len, default="")
+
+
 def file_stem(path: Path) -> str:
-    """Return a file's name without .nii or .nii.gz."""
-    return path.name.removesuffix(".gz").removesuffix(".nii")
+    """Return a file's name without the ending of a scan."""
+    return path.name[: len(path.name) - len(ending_of(path))]
+
+
+def scan_stem(scan: Path) -> str:
+    """Return the name of a file, archive or folder without the ending of a scan."""
+    name = Path(scan.absolute().name)
+    return name.stem if name.suffix.lower() == ".zip" else file_stem(name)
 
 
 def role_by_words(path: Path) -> str | None:
-    """Return what words in a file's name say it is: a modality, "mask", "brain_mask" or None."""
-    words = set(re.findall(r"[a-z0-9]+", file_stem(path).lower()))
-    if {"brain", "mask"} <= words:
-        return "brain_mask"
-    role = next((role for role, names in ROLE_WORDS.items() if words & names), None)
-    return "t1ce" if role == "t1" and words & CONTRAST_WORDS else role
+    """Return what words in a file's name say it is: a modality, "mask", "brain_mask" or None.
+
+    A name that has both, such as tumor_007_t2, is a scan's where the sequence comes last; see
+    `is_doubtful`.
+    """
+    words = _words(file_stem(path))
+    if {"mask", "masks"} & set(words) and BRAIN_WORDS & set(words) - FINDING_WORDS:
+        return "mask" if FINDING_WORDS & set(words) else "brain_mask"
+    names_scan = words and not DRAWN_WORDS & set(words) and _last_is_sequence(words)
+    roles = MODALITIES if names_scan else ROLE_WORDS
+    role = next(
+        (role for role in ROLE_WORDS if role in roles and ROLE_WORDS[role] & set(words)), None
+    )
+    if role in MODALITIES and any(names & set(words) for names in OTHER_SEQUENCES.values()):
+        return None
+    return "t1ce" if role == "t1" and set(words) & CONTRAST_WORDS else role
+
+
+def is_doubtful(path: Path) -> bool:
+    """Whether a name that has the word of a mask may be a scan's; its voxels tell."""
+    words = [word for word in _words(file_stem(path)) if word in MASK_WORDS | SEQUENCE_WORDS]
+    return bool(MASK_WORDS & set(words)) and words[-1] not in DRAWN_WORDS
+
+
+def tells_no_finding(path: Path) -> bool:
+    """Whether the name of a mask, such as p1_mask, does not tell what of: it may be the brain."""
+    telling = FINDING_WORDS | DRAWN_WORDS - {"mask", "masks", "msk", "label", "labels"}
+    return not telling & set(_words(file_stem(path)))
+
+
+def _last_is_sequence(words: list[str]) -> bool:
+    telling = [word for word in words if word in MASK_WORDS | SEQUENCE_WORDS]
+    return bool(telling) and telling[-1] in SEQUENCE_WORDS
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"[a-z0-9]+", text.lower())
 
 
 def sequence_of(words: str) -> str | None:
-    """Return the MRI sequence that a description names, such as "t2"; None if none."""
-    role = role_by_words(Path(words.replace("/", " ")))
-    return None if role in ("mask", "brain_mask") else role
+    """Return the sequence that a name or description tells, such as "t2" or "dwi"; None if none."""
+    names = set(_words(words))
+    for sequence, telling in OTHER_SEQUENCES.items():
+        if names & telling:
+            return sequence
+    if "flair" in names and names & ROLE_WORDS["t1"] and not names & ROLE_WORDS["t2"]:
+        return "t1ce" if names & CONTRAST_WORDS else "t1"  # T1-FLAIR: dark water, T1 contrast
+    role = next(
+        (role for role in ROLE_WORDS if role in MODALITIES and ROLE_WORDS[role] & names), None
+    )
+    role = role or next((key for key, telling in WEAKER_WORDS.items() if names & telling), None)
+    return "t1ce" if role == "t1" and names & CONTRAST_WORDS else role
+
+
+@dataclass(frozen=True)
+class Statement:
+    """What a file says of its sequence.
+
+    Attributes:
+        words: for people, such as "its name says flair".
+        fits: the sequences that agree with it.
+    """
+
+    words: str
+    fits: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Times:
+    """Echo, repetition and inversion time of a scan in ms; None where a file does not tell."""
+
+    echo: float | None = None
+    repetition: float | None = None
+    inversion: float | None = None
+
+
+def say_sequence(source: str, sequence: str | None) -> list[Statement]:
+    """Return the statement that `source`, such as "its name", tells a sequence; none for None."""
+    return [Statement(f"{source} says {sequence}", frozenset({sequence}))] if sequence else []
+
+
+# Generous bounds around the brain tumour protocol of Ellingson et al. 2015
+# (doi:10.1093/neuonc/nov095): T1 with the shortest echo time; T2 with TR above 2500 and TE 80 to
+# 120 ms; FLAIR with TR above 6000, TE 100 to 140 and TI 2000 to 2500 ms.
+LONGEST_T1_ECHO, SHORTEST_T2_ECHO = 30.0, 60.0
+SHORTEST_T2_REPETITION = 1000.0
+SHORTEST_FLAIR_INVERSION = 1300.0
+T1_KINDS, T2_KINDS = frozenset({"t1", "t1ce"}), frozenset({"t2", "flair"})
+
+
+def say_times(times: Times) -> list[Statement]:
+    """Return what echo, repetition and inversion time tell of the sequence."""
+    echo, inversion, said = times.echo or 0, times.inversion or 0, []
+    if 1 <= echo <= LONGEST_T1_ECHO:
+        said.append(Statement(f"its echo time of {echo:g} ms is that of a t1", T1_KINDS))
+    elif echo >= SHORTEST_T2_ECHO:
+        said.append(Statement(f"its echo time of {echo:g} ms is that of a t2 or flair", T2_KINDS))
+    if 0 < (repetition := times.repetition or 0) < SHORTEST_T2_REPETITION:
+        said.append(
+            Statement(f"its repetition time of {repetition:g} ms is that of a t1", T1_KINDS)
+        )
+    if inversion and not 1 <= echo <= LONGEST_T1_ECHO:  # some T1 are inverted for as long
+        long = inversion >= SHORTEST_FLAIR_INVERSION
+        kinds = frozenset({"flair"}) if long else T1_KINDS | {"t2"}
+        words = f"its inversion time of {inversion:g} ms is {'' if long else 'not '}that of a flair"
+        said.append(Statement(words, kinds))
+    return said
+
+
+def times_in(text: str) -> Times:
+    """Return the times in ms in a text such as TR=2300ms/TE=2.98ms, as converters write it."""
+    found = dict(re.findall(r"\b(T[ERI])\s?=\s?([0-9]{1,6}(?:\.[0-9]{1,6})?)", text))
+    echo, repetition, inversion = (float(found.get(name, 0)) for name in ("TE", "TR", "TI"))
+    return Times(echo, repetition if repetition >= 100 else None, inversion)  # a 9 may be seconds

@@ -1,5 +1,6 @@
 """Read a scan through one door, whether it is a NIfTI file or a DICOM series."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -7,13 +8,48 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from .background import BrainSlices
 from .dicom import open_series
-from .naming import channels_of, sequence_of
+from .naming import (
+    Statement,
+    Times,
+    channels_of,
+    file_stem,
+    say_sequence,
+    say_times,
+    scan_stem,
+    sequence_of,
+    times_in,
+)
 from .series_files import is_dicom
 from .volumes import ScanFacts, ScanFile, Volume, VolumeError, open_nifti, scan_from_voxels
 
+SIDECAR_BYTES = 2**20  # of a converter's notes beside a scan
+NOTED_TIMES = ("EchoTime", "RepetitionTime", "InversionTime")  # there, in seconds
+MOST_LABELS = 10  # of a label map, with its background
+COVERED_BRAIN = 0.8  # share of what a scan shows that no lesion covers
 
-def read_scan(path: Path, channel: int | None = None, modality: str | None = None) -> Volume:
+
+class WrongSequenceError(VolumeError):
+    """A scan that says of itself that it is of another sequence than was asked for.
+
+    Attributes:
+        reason: what it says, in words that do not name the file.
+    """
+
+    def __init__(self, path: Path, reason: str, modality: str) -> None:
+        super().__init__(
+            f"{path}: {reason}; give a {modality} scan, or --assume-modality {modality} if you "
+            "know that it is one."
+        )
+        self.reason = reason
+
+
+def read_scan(
+    path: Path, channel: int | None = None, modality: str | None = None, assume: bool = False
+) -> Volume:
     """Return the scan at `path` in the slice frame.
 
     Args:
@@ -21,12 +57,18 @@ def read_scan(path: Path, channel: int | None = None, modality: str | None = Non
         channel: which volume of a 4-D file, counted from 0.
         modality: the scan's sequence, where its name and header do not tell it; chooses the volume
             of MSD Task01, or the DICOM series whose description fits.
+        assume: take the scan for `modality` whatever it says of itself; a warning tells.
 
     Raises:
-        VolumeError: as `read_volume` and `open_series`.
+        WrongSequenceError: the scan says of itself that it is of another sequence.
+        VolumeError: as `read_volume` and `open_series`, or voxels of 0 and 1, as a mask has.
     """
-    with open_scan(path, modality) as scan:
-        return scan.read(pick_channel(scan, channel, modality))
+    with open_scan(path, modality, assume) as scan:
+        volume = scan.read(pick_channel(scan, channel, modality))
+    low, high = volume.slices.min(), volume.slices.max()
+    if (low, high) == (0, 1) and few_whole_numbers(volume.slices):
+        raise VolumeError(f"{path}: all voxels are 0 or 1, as in a mask; give the scan instead.")
+    return volume
 
 
 def read_scan_facts(path: Path, modality: str | None = None) -> ScanFacts:
@@ -36,17 +78,112 @@ def read_scan_facts(path: Path, modality: str | None = None) -> ScanFacts:
 
 
 @contextmanager
-def open_scan(path: Path, modality: str | None = None) -> Iterator[ScanFile]:
-    """Give the scan at `path`, opened once; its sequence is `modality` where that is given."""
-    named = modality or sequence_of(path.name)
+def open_scan(
+    path: Path, modality: str | None = None, assume: bool = False, named: str | None = None
+) -> Iterator[ScanFile]:
+    """Give the scan at `path`, opened once; its sequence is `modality` where that is given.
+
+    Args:
+        modality, assume: as for `read_scan`.
+        named: the sequence that names tell; None: what the scan's own name tells.
+    """
+    _require_target(path)
+    said = say_sequence("its name", named or sequence_of(scan_stem(path)))
     if is_dicom(path):
         with open_series(path, modality, sequence_of) as series:
+            described = say_sequence("its description", series.sequence)
+            said = (described or said) + say_times(series.times)  # a folder may hold several
+            if series.kind != "MR":
+                said.append(Statement(f"it is {series.kind}, not MR", frozenset({series.kind})))
             scan = scan_from_voxels(series, series.affine, path, series.warnings)
-            yield replace(scan, sequence=named or series.sequence)
+            yield _settle(scan, said, modality, assume)
     else:
         with open_nifti(path) as scan:
             description = scan.header["descrip"].item().decode("latin-1")
-            yield replace(scan, sequence=named or sequence_of(description))
+            said += _say_text("its header", description) + _read_sidecar(path)
+            yield _settle(scan, said, modality, assume)
+
+
+def _settle(scan: ScanFile, said: list[Statement], modality: str | None, assume: bool) -> ScanFile:
+    """Return the scan with the sequence that it is taken for; refuse one that says otherwise."""
+    if modality == "t1ce" and said and said[0].fits == {"t1ce"}:  # headers often leave it out
+        said = [statement for statement in said if statement.fits != {"t1"}]
+    doubt = next((s.words for s in said if modality and modality not in s.fits), None)
+    if doubt and not assume:
+        raise WrongSequenceError(scan.path, f"{doubt}, not {modality}", str(modality))
+    told = next(
+        (name for statement in said for name in statement.fits if _is_sure(statement)), None
+    )
+    if doubt:
+        sentence = f"taken as {modality} because of --assume-modality, although {doubt}."
+        scan = replace(scan, warnings=(*scan.warnings, sentence))
+    return replace(scan, sequence=modality or told)
+
+
+def _is_sure(statement: Statement) -> bool:
+    return len(statement.fits) == 1 and "time of" not in statement.words
+
+
+def _say_text(source: str, text: str) -> list[Statement]:
+    return say_sequence(source, sequence_of(text)) + say_times(times_in(text))
+
+
+def _read_sidecar(path: Path) -> list[Statement]:
+    """Return what the notes say that a converter left beside a scan (BIDS: times in seconds)."""
+    notes = path.with_name(f"{file_stem(path)}.json")
+    try:
+        if not 0 < notes.stat().st_size < SIDECAR_BYTES:
+            return []
+        content = json.loads(notes.read_text(encoding="utf-8"))
+        words = [str(content.get(name, "")) for name in ("SeriesDescription", "ProtocolName")]
+        times = Times(*(1000 * float(content.get(name) or 0) for name in NOTED_TIMES))
+    except (OSError, ValueError, TypeError, AttributeError):  # no notes of a converter
+        return []
+    sequence = next(filter(None, map(sequence_of, words)), None)
+    return say_sequence("the .json file beside it", sequence) + say_times(times)
+
+
+def _require_target(path: Path) -> None:
+    """Refuse a link whose file was never fetched."""
+    if path.is_symlink() and not path.exists():
+        raise VolumeError(
+            f"{path}: this link leads to a file that is not there; fetch it first (git-annex and "
+            "DataLad: get)."
+        )
+
+
+def few_whole_numbers(slices: np.ndarray) -> bool:
+    """Whether slices (S, H, W) hold few whole numbers from 0 to 255, as label maps do."""
+    values: set[float] = set()
+    for plane in slices:
+        values |= set(np.unique(plane).tolist())
+        if len(values) > MOST_LABELS:
+            return False
+    return all(0 <= value <= 255 and value == int(value) for value in values)
+
+
+def covers_brain(mask: np.ndarray, brain: np.ndarray) -> bool:
+    """Whether a mask covers about all that a scan shows, both (S, H, W) bool."""
+    return bool(brain.any()) and np.count_nonzero(mask & brain) > COVERED_BRAIN * brain.sum()
+
+
+def read_role(path: Path) -> str | None:
+    """Return what the voxels of a file show, "scan" or "mask"; None where they cannot be read."""
+    try:
+        with open_nifti(path) as scan:
+            return role_by_content(scan.read(0 if scan.facts.channels > 1 else None))
+    except VolumeError:
+        return None
+
+
+def role_by_content(volume: Volume, scan: Volume | None = None) -> str:
+    """Return what voxels show: "scan", "mask", or "brain_mask" for one that covers the `scan`."""
+    if not few_whole_numbers(volume.slices):
+        return "scan"
+    if scan is None or scan.slices.shape != volume.slices.shape:
+        return "mask"
+    brain = BrainSlices(scan.slices).foreground()
+    return "brain_mask" if covers_brain(volume.slices > 0, brain) else "mask"
 
 
 def pick_channel(scan: ScanFile, channel: int | None, modality: str | None) -> int | None:
@@ -67,10 +204,12 @@ def pick_channel(scan: ScanFile, channel: int | None, modality: str | None) -> i
 PEAK_BYTES_PER_VOXEL = 19
 
 
-def inspect_scan(path: Path, channel: int | None, modality: str | None) -> dict[str, Any]:
+def inspect_scan(
+    path: Path, channel: int | None, modality: str | None, assume: bool = False
+) -> dict[str, Any]:
     """Return what is known of a scan, as JSON can hold it; `reason` says why it would fail."""
     try:
-        with open_scan(path, modality) as scan:
+        with open_scan(path, modality, assume) as scan:
             facts, channel = scan.facts, pick_channel(scan, channel, modality)
             reason = scan.channel_problem(channel)
     except VolumeError as error:

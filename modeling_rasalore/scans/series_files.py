@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from ..files import some
 from .header_guard import SUSPECT_BYTES, SUSPECT_RATIO, VOXEL_BUDGET
 
 LARGEST_FILE = 2**26  # bytes of one slice's file; 2048 x 2048 voxels of 16 bits are 8 MiB
@@ -31,8 +32,22 @@ class SeriesFiles:
 def is_dicom(path: Path) -> bool:
     """Whether a path is a zip, or a folder with a DICOM file right in it."""
     if path.is_dir():
-        return any(_starts_like_dicom(file) for file in _plain_files(path))
+        return any(True for _ in dicom_files(path))
     return path.suffix.lower() == ".zip"
+
+
+def dicom_files(folder: Path) -> Iterator[Path]:
+    """Yield the files right in a folder that begin as DICOM, without DICOMDIR, which lists others.
+
+    One that cannot be opened is among them, so that reading says so.
+    """
+    for file in _plain_files(folder):
+        try:
+            begins = _starts_like_dicom(file)
+        except OSError:
+            begins = True
+        if begins and file.name.upper() != "DICOMDIR":
+            yield file
 
 
 @contextmanager
@@ -43,6 +58,7 @@ def open_files(source: Path) -> Iterator[SeriesFiles]:
         SeriesError: an archive that is too large, leads out of itself, or is packed unusually.
     """
     if source.is_dir():
+        _require_targets(source)
         names = [path.name for path in _plain_files(source)]
         yield SeriesFiles(names, lambda name: _read(source / name))
         return
@@ -53,6 +69,13 @@ def open_files(source: Path) -> Iterator[SeriesFiles]:
 
 def _plain_files(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
+
+
+def _require_targets(folder: Path) -> None:
+    """Refuse a folder where a slice may be missing because its file was never fetched."""
+    links = sorted(p.name for p in folder.iterdir() if p.is_symlink() and not p.exists())
+    if links:
+        raise SeriesError(f"{some(links)} lead to files that are not there; fetch them first")
 
 
 def _read(path: Path) -> bytes:

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from ..files import replace_file
-from .volumes import Volume
+from .volumes import Volume, VolumeError, open_nifti
 
 # All that an output takes over from the scan's header: where the voxels lie, in which unit. Copied
 # field by field, so the affine is never recomputed, and no free-text field can carry a name out.
@@ -16,13 +16,23 @@ GEOMETRY_FIELDS = (
     *("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
     *("srow_x", "srow_y", "srow_z"),
 )
+OWN_MARK = b"rasalore result"  # so that a later run does not take it for a scan
+
+
+def is_marked(path: Path) -> bool:
+    """Whether a file was written by `write_volume`."""
+    try:
+        with open_nifti(path) as scan:
+            return bool(scan.header["descrip"].item().startswith(OWN_MARK))
+    except VolumeError:
+        return False
 
 
 def write_volume(path: str | Path, slices: np.ndarray, like: Volume, dtype: DTypeLike) -> Path:
     """Return `path` after writing `slices` on the voxel grid of the scan `like`.
 
     Shape, affine, qform, sform, their codes and units are the scan's, bit for bit; text fields
-    (descrip, aux_file, intent_name, ...) and header extensions are left out.
+    (aux_file, intent_name, ...) and header extensions are left out, and descrip tells whose it is.
 
     Args:
         path: where to write, .nii or .nii.gz; replaced only once the new file is complete.
@@ -46,6 +56,7 @@ def write_volume(path: str | Path, slices: np.ndarray, like: Volume, dtype: DTyp
     image = kind(like.geometry.in_own_order(voxels), affine=None)  # None: no form is set
     for field in GEOMETRY_FIELDS:
         image.header[field] = like.header[field]
+    image.header["descrip"] = OWN_MARK
     return _write(Path(path), image)
 
 

@@ -1,10 +1,13 @@
-"""What a folder of scans holds, told from names alone: no file here is a readable scan."""
+"""What a folder of scans holds, told from names, and from voxels where names leave doubt."""
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+from odd_folders import bet, raw_channels, save, tiny_voxels
 
 from modeling_rasalore.data.layouts import find_patients
+from modeling_rasalore.data.slices import read_slices
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "brats2021"
 
@@ -161,3 +164,38 @@ def test_eight_real_brats21_patients_are_found():
     assert len(patients) == 8
     assert {patient.source for patient in patients} == {"BraTS21"}
     assert all(set(patient.images) == set(BRATS) and patient.mask for patient in patients)
+
+
+def test_a_mask_of_the_brain_is_never_the_truth(tmp_path):
+    with pytest.raises(ValueError, match=r"p01, p02 .* have no mask"):
+        find_patients(bet(tmp_path / "named"))
+    with pytest.raises(ValueError, match=r"p01, p02 .* have no mask"):
+        find_patients(bet(tmp_path / "unnamed", "mask"))  # known by its voxels
+    write_labels(bet(tmp_path / "labelled", "mask"), "p01,3,healthy", "p02,3,unhealthy")
+    patients = find_patients(tmp_path / "labelled")
+    assert [p.brain_mask.name for p in patients] == ["p01_mask.nii.gz", "p02_mask.nii.gz"]
+    assert all(patient.mask is None for patient in patients)
+
+
+def test_a_truth_that_covers_the_brain_is_refused_when_it_is_read(tmp_path):
+    for patient in find_patients(bet(tmp_path, "seg")):
+        with pytest.raises(ValueError, match="a lesion mask must not cover the whole brain, got"):
+            list(read_slices(patient, "t2", skip=0))
+
+
+def test_raw_channels_are_patients_with_masks(tmp_path):
+    names = {"0": "FLAIR", "1": "T1", "2": "T1ce", "3": "T2"}
+    patients = find_patients(raw_channels(tmp_path / "told", names))
+    assert [patient.patient_id for patient in patients] == ["BRATS_001", "BRATS_002"]
+    assert patients[0].source == "nnU-Net"
+    assert patients[0].images["t2"].name == "BRATS_001_0003.nii.gz"
+    assert patients[0].mask.name == "BRATS_001.nii.gz"
+    with pytest.raises(ValueError, match=r"no dataset\.json beside it tells their sequences"):
+        find_patients(raw_channels(tmp_path / "untold"))
+
+
+def test_patients_may_be_named_after_what_they_have(tmp_path):
+    for name in ("tumor_007", "tumor_008"):
+        save(tmp_path / name / f"{name}_t2.nii.gz")
+        save(tmp_path / name / f"{name}_seg.nii.gz", (tiny_voxels() > 300).astype(np.uint8))
+    assert all(list(p.images) == ["t2"] and p.mask for p in find_patients(tmp_path))

@@ -84,7 +84,7 @@ def read_files(out: Path) -> dict[str, str]:
 
 def main(folder: Path, count: int) -> dict[str, Any]:
     save_model(folder / "model")
-    scans = find_scans([write_scans(folder / "scans", count)], "t2")
+    scans = find_scans([write_scans(folder / "scans", count)], "t2").scans
     scans[count // 2].write_bytes(b"damaged")
     single, sharded = folder / "single", folder / "sharded"
     began = time.monotonic()

@@ -26,7 +26,7 @@ FILES = ("mask",)
 
 
 def write_archive(folder: Path, count: int = 3) -> list[Path]:
-    return find_scans([write_scans(folder / "scans", count)], "t2")
+    return find_scans([write_scans(folder / "scans", count)], "t2").scans
 
 
 def run(scans: list[Path], shard: tuple[int, int] = (0, 1), **words: Any) -> dict[str, int]:

@@ -101,8 +101,9 @@ def test_series_and_zips_are_found_between_nifti_files(tmp_path: Path) -> None:
     folder = write_series(tmp_path / "p1" / "t1", voxels(), AXIAL)
     archive = zip_files(tmp_path / "p2.zip", {p.name: p.read_bytes() for p in folder.iterdir()})
     (tmp_path / "notes.txt").write_text("no scan")
-    assert find_scans([tmp_path]) == [tmp_path / "a.nii.gz", folder, archive]
-    assert find_scans([tmp_path], "t1") == [folder, archive]  # what the zip holds is not known yet
+    found = find_scans([tmp_path], "t1")  # two of the three say nothing of themselves
+    assert found.scans == find_scans([tmp_path]).scans == [tmp_path / "a.nii.gz", folder, archive]
+    assert found.counts == {"files": 8, "used": 7, "left_out": 1, "hidden": 0, "own_results": 0}
     assert not is_dicom(tmp_path)
 
 
