@@ -111,9 +111,9 @@ class BrainSlices:
        brain begins there or above; else the brain's least value (of 10,000) becomes 0.
     3. Single voxels of a slice, more than 1.45 times as bright as all around them and as the
        brightest others, become the median of their neighbours; several together, brighter than 4
-       times the slice's 99.5th percentile, are lowered to the brightest below that. So none of them sets the
-       scale of its slice. Bright tissue and vessels are larger or fainter. Slices with fewer than
-       100 voxels of brain stay.
+       times the slice's 99.5th percentile, are lowered to the brightest below that. So none of
+       them sets the scale of its slice. Bright tissue and vessels are larger or fainter. Slices
+       with fewer than 100 voxels of brain stay.
 
     Attributes:
         slices: the scan as it came.
