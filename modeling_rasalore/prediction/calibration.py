@@ -105,7 +105,7 @@ def calibrate(
         options: as for `predict_volume`, which must be called with the same flips and smoothing.
 
     Raises:
-        ValueError: a rate or unit that does not exist, no brain in any scan, a rate so small that
+        ValueError: a rate or unit that does not exist, a scan without a brain, a rate so small that
             not even one voxel or slice of these scans may exceed it, or scores so often 1 that
             only an empty mask would keep to it.
     """

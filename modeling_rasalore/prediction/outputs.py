@@ -9,7 +9,7 @@ from PIL.Image import Image
 
 from ..files import replace_file, sha256_of, write_json
 from ..provenance import DISCLAIMER, versions
-from ..scans.background import BrainSlices
+from ..scans.background import BrainSlices, skull_contrast
 from ..scans.overlays import overlay_montage
 from ..scans.volume_writing import write_volume
 from ..scans.volumes import Volume
@@ -18,6 +18,7 @@ from .volume import VolumePrediction
 # Share of the voxels of a scan. Around an extracted brain it is 0.5 to 0.9, with skull and noise
 # near 0.
 SMALLEST_BACKGROUND = 0.2
+SKULL_CONTRAST = 0.4
 ENDINGS = {
     **{"mask": "_mask.nii.gz", "scores": "_scores.nii.gz", "spread": "_spread.nii.gz"},
     **{"overlay": "_overlay.png", "summary": ".json"},
@@ -106,13 +107,18 @@ def find_warnings(volume: Volume, trained_on: str | None = None) -> list[str]:
     if images.lowered_voxels:
         warnings.append(
             f"{images.lowered_voxels} voxels far brighter than all around them were lowered "
-            "to their neighbours, as each would set the scale of its slice."
+            "to their neighbours: each would set the scale of its slice."
         )
     background = equal / volume.slices.size
     if background < SMALLEST_BACKGROUND:
         warnings.append(
             f"only {background:.0%} of the voxels have the background's value; models expect scans "
             "with everything but the brain removed."
+        )
+    elif skull_contrast(images, volume.spacing) < SKULL_CONTRAST:
+        warnings.append(
+            "a dark shell lies around the brain, as bone does; models expect scans with everything "
+            "but the brain removed."
         )
     if trained_on and volume.sequence and volume.sequence != trained_on:
         warnings.append(

@@ -112,7 +112,8 @@ def _total(centres: Tensor, pixels: Tensor, scale: Tensor, inside: Tensor) -> Te
 def export_onnx(model: Any, processor: Any, path: Path) -> Path:
     """Return `path`, an ONNX file with input `slice` (H, W) and output `scores` (H, W), float32.
 
-    Every H and W will do. Negative backgrounds are not known to it: see `zero_background`.
+    Every H and W will do. What a whole scan says (its background, voxels that are too bright) is
+    not known to it: slices of `zero_background` give the scores of `predict_volume`.
 
     Raises:
         ValueError: another ending, or a model of several sequences.

@@ -22,7 +22,10 @@ FAR = 10.0  # a background further below the brain is a number that programs wri
 FILL_VALUES = (-32768, -32767, -9999, -2048, -2000, -1024, -1000, -999)
 # In 16,600 slices of real scans 8 voxels stand out so far.
 SINGLE_VOXEL = 1.45  # times as bright as its neighbours and as all that is not single
+FEWEST_VOXELS = 100  # brain of a slice; fewer do not tell which of them is too bright
 MOST_SINGLE_VOXELS = 16  # of a slice; more are no accident
+SKULL_SLICES = 9  # of the larger ones, evenly spaced, tell whether there is a skull
+SKULL_REACH_MM = 30.0  # from the outline inwards
 FEW_VOXELS = 4.0  # times as bright as the slice's 99.5th percentile; the most found is 3.2
 
 
@@ -107,9 +110,10 @@ class BrainSlices:
        brain's values, far below them, or is a fill value such as -32768), 0 stays 0 where the
        brain begins there or above; else the brain's least value (of 10,000) becomes 0.
     3. Single voxels of a slice, more than 1.45 times as bright as all around them and as the
-       brightest others, are lowered to their brightest neighbour; several together, brighter than
-       4 times the slice's 99.5th percentile, to the brightest below that. So none of them sets the
-       scale of its slice. Bright tissue and vessels are larger or fainter.
+       brightest others, become the median of their neighbours; several together, brighter than 4
+       times the slice's 99.5th percentile, are lowered to the brightest below that. So none of
+       them sets the scale of its slice. Bright tissue and vessels are larger or fainter. Slices
+       with fewer than 100 voxels of brain stay.
 
     Attributes:
         slices: the scan as it came.
@@ -204,6 +208,8 @@ def zero_background(slices: np.ndarray, brain: np.ndarray | None = None) -> np.n
 
 def lower_outliers(image: np.ndarray) -> np.ndarray:
     """Return a slice (H, W) with background 0 without single voxels that are far too bright."""
+    if np.count_nonzero(image) < FEWEST_VOXELS:
+        return image
     rest, places = _without_single_voxels(image)
     limit = _few_voxels_limit(rest)
     if rest.max() > limit:
@@ -211,7 +217,9 @@ def lower_outliers(image: np.ndarray) -> np.ndarray:
     if places:
         rest = rest.copy()
     for place in places:
-        rest[place] = rest[_around(place)].max()
+        neighbours = rest[_around(place)]
+        brain = neighbours[neighbours > 0]
+        rest[place] = np.median(brain) if brain.size else 0
     return rest
 
 
@@ -241,6 +249,31 @@ def _few_voxels_limit(image: np.ndarray) -> float:
     if not brain.size or image.max() <= FEW_VOXELS * brain.mean():
         return np.inf  # no need to sort: the percentile is above the mean
     return FEW_VOXELS * _rank(brain, 99.5)
+
+
+def skull_contrast(images: BrainSlices, spacing: tuple[float, float, float]) -> float:
+    """Return how bright the darkest shell around a brain is, compared with both its sides.
+
+    Intensities are medians over all that lies equally deep below the outline. In 353 scans of
+    brains alone the result is 0.79 or more; bone between scalp and brain gives about 0.1.
+
+    Args:
+        spacing: mm between slices, rows and columns.
+    """
+    areas = np.array([np.count_nonzero(image) for image in images])
+    large = np.flatnonzero(areas >= areas.max() / 2)
+    step = max(spacing[1:])
+    shells: list[list[np.ndarray]] = [[] for _ in range(max(round(SKULL_REACH_MM / step), 3))]
+    for index in large[:: max(len(large) // SKULL_SLICES, 1)]:
+        image = images[index]
+        inside = np.pad(ndimage.binary_fill_holes(image > 0), 1)  # a slice's edge is an outline
+        depth = ndimage.distance_transform_edt(inside, spacing[1:])[1:-1, 1:-1] / step
+        for number, shell in enumerate(shells, start=1):
+            shell.append(image[(depth >= number) & (depth < number + 1)])
+    values = [np.concatenate(shell) for shell in shells]
+    medians = np.array([np.median(value) for value in values if value.size >= FEWEST_VOXELS])
+    sides = [min(medians[:i].max(), medians[i + 1 :].max()) for i in range(1, len(medians) - 1)]
+    return min((m / side for m, side in zip(medians[1:-1], sides, strict=True) if side), default=1)
 
 
 def _around(place: tuple[int, int]) -> tuple[slice, slice]:

@@ -126,8 +126,10 @@ def test_a_rate_that_only_empty_masks_would_keep_to_is_refused(tmp_path):
 def test_scans_without_brain_calibrate_nothing(tmp_path):
     blank = read_volume(write_nifti(tmp_path / "0.nii", np.zeros((8, 8, 4), np.int16), np.eye(4)))
     for unit in ("voxels", "slices", "ml"):
-        with pytest.raises(ValueError, match="0 slices"):
+        with pytest.raises(ValueError, match="must show one brain"):
             calibrate(BrightIsAbnormal(), PROCESSOR, [blank], [0.5], unit)
+        with pytest.raises(ValueError, match="0 slices"):
+            calibrate(BrightIsAbnormal(), PROCESSOR, [], [0.5], unit)
 
 
 def test_too_few_scans_for_a_rate_and_wrong_words_are_refused(tmp_path):

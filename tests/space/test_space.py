@@ -12,6 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from dicom_files import write_series, zip_series
+from odd_intensities import (
+    scans_with_the_same_mask,
+    scans_without_a_brain,
+    smooth_brain,
+    with_spikes,
+    write_slices,
+)
 from odd_sizes import (
     one_coronal_slice,
     one_sagittal_slice,
@@ -208,11 +215,9 @@ def test_a_4_d_scan_is_told_what_to_do_on_the_page(tmp_path: Path) -> None:
     assert "--" not in str(error.value)
 
 
-def test_an_empty_scan_can_be_looked_at(handlers: Handlers, tmp_path: Path) -> None:
-    path = write_nifti(tmp_path / "scan.nii.gz", np.zeros((8, 8, 3), np.uint8), np.eye(4))
-    analysis = handlers.analyst.analyse(read_scan(path), 0.5, quiet)
-    assert len(handlers.draw(analysis, 99, 0.5, 0.5, SCORES) or []) == 2
-    assert "no anomaly found" in handlers.describe(analysis, 0.5)[0]
+def test_a_scan_with_an_empty_mask_can_be_looked_at(handlers: Handlers, analysis: Analysis) -> None:
+    assert len(handlers.draw(analysis, 99, 1.0, 0.5, SCORES) or []) == 2
+    assert "no anomaly found" in handlers.describe(analysis, 1.0)[0]
 
 
 def test_pictures_come_inline_and_without_a_scan_there_are_none(
@@ -231,6 +236,38 @@ def test_an_error_names_the_file_but_no_folder(tmp_path: Path) -> None:
         read_scan(tmp_path / "notes.nii")
     assert str(tmp_path) not in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_odd_backgrounds_and_scales_leave_the_mask_as_it_is(
+    handlers: Handlers, tmp_path: Path
+) -> None:
+    masks = [
+        handlers.analyst.analyse(
+            read_scan(write_slices(tmp_path / "scan.nii.gz", slices)), 0.5, quiet
+        ).prediction.mask
+        for slices in (smooth_brain(), *scans_with_the_same_mask().values())
+    ]
+    assert masks[0].any()
+    assert all(np.array_equal(mask, masks[0]) for mask in masks)
+
+
+def test_single_voxels_move_no_more_than_a_hundredth_and_are_told(
+    handlers: Handlers, tmp_path: Path
+) -> None:
+    clean = read_scan(write_slices(tmp_path / "clean.nii.gz", smooth_brain()))
+    spikes = read_scan(write_slices(tmp_path / "spikes.nii.gz", with_spikes(smooth_brain(), 4)))
+    expected, moved = (handlers.analyst.analyse(scan, 0.5, quiet) for scan in (clean, spikes))
+    mask, other = expected.prediction.mask, moved.prediction.mask
+    assert 2 * np.count_nonzero(mask & other) > 0.99 * (mask.sum() + other.sum())
+    assert "4 voxels far brighter" in handlers.describe(moved, 0.5)[0]
+
+
+@pytest.mark.parametrize("name", scans_without_a_brain())
+def test_a_scan_without_a_brain_is_refused_in_one_sentence(name: str, tmp_path: Path) -> None:
+    slices, sentence = scans_without_a_brain()[name]
+    with pytest.raises(ValueError, match=r"^scan\.nii\.gz: a scan must show one brain") as error:
+        read_scan(write_slices(tmp_path / "scan.nii.gz", slices))
+    assert sentence in str(error.value) and str(tmp_path) not in str(error.value)
 
 
 def test_a_scan_with_too_many_voxels_is_refused(
