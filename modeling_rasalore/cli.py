@@ -371,8 +371,8 @@ def _conclude(manifest: dict[str, Any], failed: list[str], count: int, out: Path
         print(f"failed: {name}")
     if earlier := manifest["earlier"]:
         others = sum("made_with" in entry for entry in earlier.values())
-        words = f", {others} of them with other settings" * bool(others)
-        print(f"{len(earlier)} results of earlier runs{words} stay in the table and the report")
+        words = f" ({others} with other settings)" * bool(others)
+        print(f"results of earlier runs that stay in table and report: {len(earlier)}{words}")
     print(manifest["disclaimer"])
 
 

@@ -143,7 +143,7 @@ def _read_record(path: Path) -> dict[str, Any]:
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path}: not whole, as JSON it cannot be read; delete it.") from error
+        raise ValueError(f"{path} is not whole JSON; delete it, and look again.") from error
     return content
 
 

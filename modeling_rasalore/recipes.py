@@ -3,6 +3,7 @@
 import difflib
 import inspect
 import json
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -134,7 +135,7 @@ def run_script(main: Callable[[Any], int | None], words: Sequence[str] | None = 
     """Run `main(recipe)` on the words of the command line, and end the process.
 
     `--help` prints the script's docstring and every field of its recipe. A user's mistake is one
-    line and exit code 1, an interrupt is code 130.
+    line and exit code 1, an interrupt is code 130; `accelerate launch` adds a traceback of its own.
 
     Args:
         main: takes one recipe, whose class its annotation names; returns an exit code or None.
@@ -145,12 +146,14 @@ def run_script(main: Callable[[Any], int | None], words: Sequence[str] | None = 
     if {"-h", "--help"} & set(words):
         print(describe_script(sys.modules[main.__module__].__doc__ or "", schema))
         sys.exit(0)
+    launched = "ACCELERATE_MIXED_PRECISION" in os.environ  # which the launcher always sets
+    note = " (The traceback of accelerate below says no more than that.)" * launched
     try:
         sys.exit(main(load_recipe(schema, words)))
     except (ValueError, OSError, ImportError) as error:
-        sys.exit(f"error: {first_line(error)}")
+        sys.exit(f"error: {first_line(error)}{note}")
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here.", file=sys.stderr)
+        print(f"interrupted; the same command goes on from here.{note}", file=sys.stderr)
         sys.exit(130)
 
 

@@ -207,6 +207,105 @@ def test_a_scan_of_another_sequence_than_the_models_is_warned_about(scan, tmp_pa
         summary.unlink()
 
 
+def save_t2_model(folder):
+    config = RasaloreConfig.preset("tiny", modality="t2")
+    RasaloreModel(config).save_pretrained(folder)
+    RasaloreImageProcessor(size=config.image_size).save_pretrained(folder)
+    return folder
+
+
+def test_of_a_folder_with_several_sequences_the_models_own_is_taken(scan, tmp_path, capsys):
+    for patient in ("p1", "p2"):
+        for name in ("t1", "t1ce", "t2", "flair"):
+            path = scan.parent / patient / f"{patient}_{name}.nii.gz"
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(scan.read_bytes())
+    scan.unlink()
+    model = save_t2_model(tmp_path / "t2")
+    assert predict(scan.parent, model=model, out=tmp_path / "out") == 0
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert list(manifest["scans"]) == ["p1/p1_t2", "p2/p2_t2"]
+    assert all(entry["warnings"] == [] for entry in manifest["scans"].values())
+    rate = ["--false-alarms", "0.05"]
+    assert main(["calibrate", str(scan.parent), "--model", str(model), *rate]) == 0
+    (entry,) = json.loads((model / "calibration.json").read_text())["thresholds"]
+    assert entry["scans"] == 2
+    options = ["--modality", "flair"]  # what is asked for wins
+    assert predict(scan.parent, model=model, out=tmp_path / "flair", options=options) == 0
+    manifest = json.loads((tmp_path / "flair" / "manifest.json").read_text())
+    assert list(manifest["scans"]) == ["p1/p1_flair", "p2/p2_flair"]
+
+
+def test_a_second_run_with_fewer_options_says_what_stays_and_what_goes(
+    scan, model, tmp_path, capsys
+):
+    out, noise = tmp_path / "out", ["--noise-samples", "2"]
+    assert predict(scan, model=model, out=out, options=noise) == 0
+    other = scan.with_name("b.nii.gz")
+    other.write_bytes(scan.read_bytes())
+    capsys.readouterr()
+    assert predict(other, model=model, out=out) == 0
+    said = capsys.readouterr().out
+    assert "1 of 1 scans segmented; results are in" in said
+    assert "results of earlier runs that stay in table and report: 1 (1 with other settings)" in said
+    assert (out / "a_spread.nii.gz").exists()
+    assert predict(scan, model=model, out=out) == 0
+    assert "files of an earlier run removed: a_spread.nii.gz" in capsys.readouterr().out
+    assert not (out / "a_spread.nii.gz").exists()
+
+
+def run_without_torch(*words):
+    """Code (100 where torch was imported) and the last line of a command that ends early."""
+    program = (
+        "import sys; from modeling_rasalore.cli import main; "
+        "code = main(sys.argv[1:]); sys.exit(100 if 'torch' in sys.modules else code)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, *map(str, words)], capture_output=True, text=True
+    )
+    assert done.stderr.count("\n") == 1
+    return done.returncode, done.stderr
+
+
+def test_what_cannot_work_is_told_before_torch_is_loaded(scan, model, tmp_path):
+    predicting = ["predict", scan, "--model", model, "--out"]
+    code, said = run_without_torch(*predicting, scan / "out")
+    assert code == 1 and "--out needs a folder that takes files" in said
+    code, said = run_without_torch("predict", scan, "--model", "owner/typo", "--out", tmp_path)
+    assert code == 1 and "owner/typo is no folder here" in said
+    for name in ("t1", "flair"):
+        (scan.parent / f"p_{name}.nii.gz").write_bytes(scan.read_bytes())
+    model = save_t2_model(tmp_path / "t2")
+    words = ["calibrate", scan.parent, "--model", model, "--false-alarms", "0.05"]
+    code, said = run_without_torch(*words)
+    assert code == 1 and "choose it with --modality" in said
+
+
+def test_an_interrupt_says_how_to_go_on(scan, model, tmp_path, capsys, monkeypatch):
+    def interrupt(*arguments, **words):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("modeling_rasalore.prediction.run.predict_scans", interrupt)
+    assert predict(scan, model=model, out=tmp_path / "out") == 130
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said == (
+        "interrupted; finished results are complete, and the same command with --resume goes on."
+    )
+
+
+def test_a_model_folder_without_its_processor_is_one_line_with_what_it_needs(
+    scan, model, tmp_path, capsys
+):
+    folder = tmp_path / "copy"
+    shutil.copytree(model, folder)
+    (folder / "preprocessor_config.json").unlink()
+    assert predict(scan, model=folder, out=tmp_path / "out") == 1
+    assert f"--model {folder} is incomplete: it needs config.json" in capsys.readouterr().err
+    (folder / "model.safetensors").write_bytes(b"half")
+    assert predict(scan, model=folder, out=tmp_path / "out") == 1
+    assert f"--model {folder} is incomplete: it needs config.json" in capsys.readouterr().err
+
+
 def test_a_sequence_that_does_not_exist_is_refused(scan, model, tmp_path, capsys):
     assert predict(scan, model=model, out=tmp_path, options=["--modality", "T2"]) == 1
     assert "must be one of t1, t1ce, t2, flair, got T2" in capsys.readouterr().err

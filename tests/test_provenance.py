@@ -57,3 +57,21 @@ def test_the_command_prints_it(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "split_sha256: aa" in capsys.readouterr().out
     assert main(["inspect", str(tmp_path), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)[0]["seed"] == 7
+
+
+def test_a_run_without_a_checkpoint_is_a_result_and_scans_beside_a_recipe_are_none(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "recipe.yaml").write_text("model: x\nloop:\n  seed: 7\n")
+    assert is_result(tmp_path)
+    assert inspect_folder(tmp_path)["state"].startswith("not finished: it ended before its first")
+    (tmp_path / "recipe.yaml").write_text("flour: 200 g\n")
+    assert not is_result(tmp_path)
+
+
+def test_a_record_that_is_cut_off_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run.json").write_text('{"seed": ')
+    assert main(["inspect", str(tmp_path)]) == 1
+    assert f"{tmp_path}/run.json is not whole JSON; delete it" in capsys.readouterr().err

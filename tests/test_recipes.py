@@ -241,6 +241,11 @@ def test_a_script_ends_with_what_its_main_returns_or_one_line(
     assert exit_code(main, *NEEDED, "nota=x").startswith("error: unknown recipe key 'nota'")
     assert exit_code(main, *NEEDED, "note=interrupt") == 130
     assert "the same command goes on from here" in capsys.readouterr().err
+    with pytest.MonkeyPatch.context() as patch:  # as accelerate's launcher sets it
+        patch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+        assert exit_code(main, *NEEDED, "note=refuse") == (
+            "error: first line (The traceback of accelerate below says no more than that.)"
+        )
     assert exit_code(main, "--help") == 0
     assert "note=null" in capsys.readouterr().out
 

@@ -1,6 +1,8 @@
 """Reading over HTTP: any part of a file, whatever the network does in between."""
 
 import io
+import socket
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -8,7 +10,14 @@ from threading import Thread
 import pytest
 
 from modeling_rasalore import remote_files
-from modeling_rasalore.remote_files import is_remote, open_file, read_bytes
+from modeling_rasalore.remote_files import (
+    hub_answers,
+    is_remote,
+    open_file,
+    read_bytes,
+    read_model_config,
+    without_waiting_for_hub,
+)
 
 CONTENT = bytes(range(256)) * 1000
 
@@ -89,3 +98,51 @@ def test_a_folder_wins_over_a_repo_id(tmp_path: Path, monkeypatch: pytest.Monkey
     (tmp_path / "me" / "slices").mkdir(parents=True)
     assert not is_remote("me/slices")
     assert not is_remote(tmp_path) and not is_remote("runs") and not is_remote("a/b/c")
+
+
+# --- The Hub where it does not answer -------------------------------------------------------------
+
+
+@pytest.fixture
+def dead_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+    """The library thinks there is a network, and nothing answers."""
+    from huggingface_hub import constants
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{taken.getsockname()[1]}"
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", address)
+    template = address + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    return address
+
+
+def test_an_unknown_model_without_a_network_is_told_in_seconds(dead_hub: str) -> None:
+    from huggingface_hub import constants
+
+    started = time.monotonic()
+    with pytest.raises(ValueError, match=r"--model owner/typo is no folder here .* correct the"):
+        read_model_config("owner/typo")
+    assert time.monotonic() - started < 6
+    assert constants.HF_HUB_OFFLINE is False
+
+
+def test_libraries_do_not_wait_for_a_hub_that_is_away(dead_hub: str, tmp_path: Path) -> None:
+    from huggingface_hub import constants
+
+    assert not hub_answers()
+    with without_waiting_for_hub("owner/name"):
+        assert constants.HF_HUB_OFFLINE is True
+    with without_waiting_for_hub(str(tmp_path)):  # of a folder nobody is asked
+        assert constants.HF_HUB_OFFLINE is False
+    assert constants.HF_HUB_OFFLINE is False
+
+
+def test_the_configuration_of_a_folder_is_read_without_the_hub(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"modality": "t2"}')
+    assert read_model_config(str(tmp_path)) == {"modality": "t2"}
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(ValueError, match=r"--model needs a folder with a config\.json, got"):
+        read_model_config(str(tmp_path))

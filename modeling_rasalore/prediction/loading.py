@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoImageProcessor, AutoModel
 
 from ..files import first_line
@@ -36,7 +37,7 @@ def load_model(name: str, revision: str = "main", device: str = "auto") -> tuple
             model, report = loaded[0], loaded[1]
             refuse_unfit(name, model, report["missing_keys"])
             processor = AutoImageProcessor.from_pretrained(name, revision=revision)
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
             raise ValueError(
                 f"--model {name} is incomplete: it needs config.json, model.safetensors and "
                 f"preprocessor_config.json; {first_line(error)}"

@@ -10,7 +10,7 @@ from label_files import write_slice_labels
 from modeling_rasalore.data import slices as slices_module
 from modeling_rasalore.data.labels import label_slices
 from modeling_rasalore.data.layouts import find_patients
-from modeling_rasalore.data.patient import LabelledSlice, Patient
+from modeling_rasalore.data.patient import LabelledSlice, Patient, used_slices
 from modeling_rasalore.data.slices import read_slices
 from modeling_rasalore.scans.volume_writing import write_nifti
 from modeling_rasalore.scans.volumes import VolumeError
@@ -100,6 +100,26 @@ def test_the_first_and_last_slices_are_skipped(tmp_path):
     assert [row.slice_index for row in rows_of(patient, skip=3)] == [3, 4]
     with pytest.raises(ValueError, match="skip_slices=4 leaves none of the 8 slices"):
         rows_of(patient, skip=4)
+
+
+@pytest.mark.parametrize(
+    ("count", "skip", "first"),
+    [(155, "auto", 15), (24, "auto", 0), (49, "auto", 0), (50, "auto", 5), (96, "auto", 9),
+     (310, "auto", 30), (155, 15, 15), (96, 15, 15), (31, 15, 15), (24, 0, 0)],
+)  # fmt: skip
+def test_how_many_slices_are_left_out_follows_the_scan_unless_a_number_is_given(count, skip, first):
+    assert used_slices("p", count, skip) == range(first, count - first)
+
+
+@pytest.mark.parametrize("skip", [-1, "all", 1.5, None])
+def test_words_that_are_no_number_of_slices_are_refused(skip):
+    with pytest.raises(ValueError, match="skip_slices must be auto or a number from 0 on, got"):
+        used_slices("p", 100, skip)
+
+
+def test_a_number_that_leaves_no_slice_is_told_with_the_way_out():
+    with pytest.raises(ValueError, match="skip_slices=15 leaves none of the 24 slices of p; give"):
+        used_slices("p", 24, 15)
 
 
 def test_labels_choose_the_slices_that_are_kept(tmp_path):

@@ -143,6 +143,11 @@ def test_a_file_that_is_no_split_is_refused(tmp_path, text):
         read_split(tmp_path / "split.json", [])
 
 
+def test_a_split_that_is_not_there_is_told_with_who_leaves_one(tmp_path):
+    with pytest.raises(ValueError, match=r"split.json: there is no such file; every run of train"):
+        read_split(tmp_path / "split.json", [])
+
+
 def test_a_model_may_come_from_this_split_or_from_strangers_only(tmp_path):
     patients = people(*"abcdef")
     split = split_patients(patients, seed=1)

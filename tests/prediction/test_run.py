@@ -3,6 +3,7 @@
 `MEMORY_VOLUMES=200 pytest tests/prediction/test_run.py` runs more volumes.
 """
 
+import csv
 import json
 import os
 import signal
@@ -152,6 +153,110 @@ def test_a_killed_run_is_resumed_to_the_outputs_of_an_uninterrupted_one(tmp_path
     assert sorted(path.name for path in killed.iterdir()) == names
     for name in names:
         assert same_but_times(killed / name) == same_but_times(tmp_path / "whole" / name), name
+
+
+# --- A second run into the same folder ------------------------------------------------------------
+
+
+def segment(scan: Path, out: Path, threshold: float = 0.5, **words: Any) -> tuple[Any, list[str]]:
+    """What a run of one scan returns, and what it said."""
+    said: list[str] = []
+    options = PredictionOptions(threshold=threshold)
+    manifest = predict_scans(
+        BrightIsAbnormal(), PROCESSOR, [scan], out, options, say=said.append, **words
+    )
+    return manifest, said
+
+
+def table(out: Path) -> dict[str, dict[str, str]]:
+    with (out / "results.csv").open(newline="") as file:
+        return {row["scan"]: row for row in csv.DictReader(file)}
+
+
+def test_a_second_run_adds_to_the_table_and_the_report(tmp_path: Path) -> None:
+    out, first, second = tmp_path / "out", tmp_path / "a.nii.gz", tmp_path / "b.nii.gz"
+    segment(brain(first), out)
+    kept = (out / "a_mask.nii.gz").read_bytes()
+    manifest, _ = segment(brain(second, 1), out)
+    assert (list(manifest["scans"]), list(manifest["earlier"])) == (["b"], ["a"])
+    assert list(table(out)) == ["b", "a"]
+    assert table(out)["a"]["warnings"] == ""
+    page = (out / "report.html").read_text()
+    assert 'src="a_overlay.png"' in page and 'src="b_overlay.png"' in page
+    assert "The last 1 of the scans are of earlier runs into this folder." in page
+    assert (out / "a_mask.nii.gz").read_bytes() == kept
+    manifest, _ = segment(first, out)  # done again, it has one row
+    assert sorted(table(out)) == ["a", "b"] and list(manifest["scans"]) == ["a"]
+
+
+def test_results_of_other_settings_stay_and_say_which(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    segment(brain(tmp_path / "a.nii.gz"), out, threshold=0.25)
+    manifest, _ = segment(brain(tmp_path / "b.nii.gz", 1), out)
+    assert manifest["earlier"]["a"]["made_with"] == {"threshold": 0.25}
+    sentence = "made by an earlier run with another setting: threshold 0.25."
+    assert table(out)["a"]["warnings"] == sentence
+    assert table(out)["a"]["threshold"] == "0.25"
+    assert f"a: {sentence}" in (out / "report.html").read_text()
+    assert table(out)["b"]["warnings"] == ""
+
+
+def test_results_whose_files_were_deleted_leave_the_table(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    segment(brain(tmp_path / "a.nii.gz"), out)
+    for path in out.glob("a*"):
+        path.unlink()
+    segment(brain(tmp_path / "b.nii.gz", 1), out)
+    assert list(table(out)) == ["b"]
+
+
+def test_files_that_a_scan_does_not_get_again_are_removed_and_named(tmp_path: Path) -> None:
+    scan, out = brain(tmp_path / "a.nii.gz"), tmp_path / "out"
+    segment(scan, out)
+    (out / "a_notes.txt").write_text("somebody's own")
+    _, said = segment(scan, out, files=("mask", "summary"))
+    names = {path.name for path in out.glob("a*")}
+    assert names == {"a_mask.nii.gz", "a.json", "a_notes.txt"}
+    assert f"{scan}: files of an earlier run removed: a_scores.nii.gz, a_overlay.png" in said
+
+
+def test_files_of_a_scan_that_fails_the_second_time_stay_and_are_listed(tmp_path: Path) -> None:
+    scan, out = brain(tmp_path / "a.nii.gz"), tmp_path / "out"
+    segment(scan, out, files=("mask",))
+    scan.write_bytes(b"damaged")
+    manifest, said = segment(scan, out, files=("mask",))
+    sentence = "files of an earlier run are still there: a_mask.nii.gz."
+    assert manifest["scans"]["a"]["status"] == "failed"
+    assert table(out)["a"]["warnings"] == sentence
+    assert said[-1] == f"warning: {scan}: {sentence}"
+    assert (out / "a_mask.nii.gz").exists()
+    assert f"a: {sentence}" in (out / "report.html").read_text()
+
+
+def test_a_journal_that_names_files_elsewhere_removes_none(tmp_path: Path) -> None:
+    scan, out = brain(tmp_path / "a.nii.gz"), tmp_path / "out"
+    segment(scan, out)
+    (tmp_path / "private.txt").write_text("mine")
+    (journal,) = (out / "journals").iterdir()
+    journal.write_text(journal.read_text().replace("a_overlay.png", "../private.txt"))
+    segment(scan, out, files=("mask",))
+    assert (tmp_path / "private.txt").exists()
+
+
+def test_an_interrupted_second_run_is_resumed_to_a_table_of_all(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    segment(brain(tmp_path / "a.nii.gz"), out)
+    scans = [brain(tmp_path / f"{name}.nii.gz", 2) for name in "bc"]
+
+    def stop(line: str) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        predict_scans(BrightIsAbnormal(), PROCESSOR, scans, out, say=stop)
+    assert read_journals(out).progress() == {"scans": 2, "done": 1, "failed": 0, "left": 1}
+    predict_scans(BrightIsAbnormal(), PROCESSOR, scans, out, resume=True, say=lambda line: None)
+    assert read_journals(out).progress() == {"scans": 2, "done": 2, "failed": 0, "left": 0}
+    assert list(table(out)) == ["b", "c", "a"]
 
 
 def test_memory_stays_flat_over_many_volumes(tmp_path: Path) -> None:
