@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..files import some
 from ..remote_files import is_remote, read_bytes
-from ..scans.finding import find_own_results, read_channels, walk
+from ..scans.finding import nifti_files, read_channels, walk
 from ..scans.naming import (
     MODALITIES,
     MSD_CHANNELS,
@@ -21,6 +21,7 @@ from ..scans.naming import (
     tells_no_finding,
 )
 from ..scans.reading import read_role, role_by_content
+from ..scans.volume_writing import find_own_results
 from ..scans.volumes import VolumeError, read_facts, read_volume
 from .labels import LABELS_FILE, add_slice_labels
 from .patient import Patient, PreparedSlices
@@ -162,8 +163,7 @@ def _match(root: Path, layout: Layout) -> list[Patient]:
                 )
             )
         elif match.is_dir():
-            paths = [path for path in _scan_files(match) if path.parent == match]
-            roles = [(_role_by_ending(path, layout), path) for path in paths]
+            roles = [(_role_by_ending(path, layout), path) for path in nifti_files(match, "*")]
             patients.append(_patient(match.name, roles, layout.name))
     return patients
 

@@ -3,13 +3,13 @@
 background.py       what is brain, what is background, the box around it
 bids.py             BIDS data sets, raw and derived
 dicom.py            DICOM series from folders and zips
-finding.py          which scans a folder holds, where results go
+finding.py          which scans a folder holds, what is left out, where results go
 header_guard.py     refuse crafted headers before anything is decoded
-naming.py           what a file's name says it shows
+naming.py           what names, descriptions and times say a file shows
 overlays.py         pictures of slices with map, mask and truth
-reading.py          any scan through one door, opened once; what its header tells
+reading.py          any scan through one door, opened once; what header and voxels tell
 series_files.py     files of a DICOM folder or zip, under byte budgets
 slice_frame.py      Geometry: where voxels lie, and if a head can; the one place where axes change
-volume_writing.py   NIfTI files on a scan's own grid
+volume_writing.py   NIfTI files on a scan's own grid, and how they are known again
 volumes.py          Volume: scans in the slice frame, from NIfTI or voxels
 """

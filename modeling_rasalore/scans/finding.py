@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..files import some
-from ..provenance import JOURNALS, VIEWS
 from .bids import bids_stem, bids_suffix, is_bids_dataset, why_no_magnitude, why_not_anatomy
 from .dicom import find_image
 from .header_guard import VolumeError
@@ -26,11 +25,10 @@ from .naming import (
 )
 from .reading import WrongSequenceError, open_scan, read_role
 from .series_files import dicom_files
-from .volume_writing import is_marked
+from .volume_writing import find_own_results, is_marked
 
 CHANNEL = re.compile(r"(.+)_(\d{4})")  # nnU-Net's raw data: one file per sequence
 NO_IMAGE = "no scan by its ending and its first bytes"
-OWN_ENDINGS = ("_scores", "_spread")  # of files that a run left beside its other results
 UNTOLD_CHANNEL = (
     "one of several channels, and no dataset.json beside it tells which sequence it is; add that "
     "file, or name the files of one channel on the command line"
@@ -156,12 +154,12 @@ def _scans_in(
             reason = UNTOLD_CHANNEL if path in channels and said is None else None
             reason = reason or _why_another_sequence(path, said, modality)
         if reason is None:
-            scans[path] = said
+            scans[path] = said or (_told_by_header(path) if modality is None else None)
         else:
             left_out.append(LeftOut(path, reason, size))
     known = sorted({said for said in scans.values() if said is not None})
     if modality is None and len(known) > 1 and trained_on in known:
-        return _scans_in(folder, trained_on, assume, None)
+        return _scans_in(folder, trained_on, False, None)
     if modality is None and len(known) > 1:
         raise ValueError(
             f"{folder} holds {', '.join(known)}; a model fits one of them, so choose it with "
@@ -212,6 +210,17 @@ def walk(root: Path) -> Tree:
                 tree.files.append(path)
     tree.files.sort()
     return tree
+
+
+def nifti_files(folder: Path, pattern: str) -> list[Path]:
+    """Return the files with a scan's ending that match, sorted, without hidden ones."""
+    return [
+        path
+        for path in sorted(folder.glob(pattern))
+        if ending_of(path)
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        and path.is_file()
+    ]
 
 
 def _candidates(files: Sequence[Path]) -> tuple[dict[Path, int], list[LeftOut]]:
@@ -291,6 +300,14 @@ def _why_another_sequence(path: Path, said: str | None, modality: str | None) ->
         return None  # fails when it is read, with its reason
 
 
+def _told_by_header(path: Path) -> str | None:
+    try:
+        with open_scan(path) as scan:
+            return scan.sequence
+    except VolumeError:
+        return None
+
+
 def read_channels(paths: Iterable[Path]) -> dict[Path, str | None]:
     """Return the sequences of nnU-Net's files, such as case_0003.nii.gz, by their dataset.json.
 
@@ -321,36 +338,6 @@ def read_channel_names(folder: Path) -> dict[int, str] | None:
         except (OSError, ValueError, AttributeError):
             continue
     return None
-
-
-def find_own_results(files: Sequence[Path]) -> set[Path]:
-    """Return the files that earlier runs wrote, by what their manifests and journals list."""
-    own: set[Path] = set()
-    runs = {path.parent for path in files if path.name == VIEWS[0] and _listed_in(path)}
-    journals = [p for p in files if p.suffix == ".jsonl" and p.parent.name == JOURNALS]
-    runs |= {path.parent.parent for path in journals}
-    for run in runs:
-        listed = _listed_in(run / VIEWS[0]).union(*map(_listed_in, journals))
-        own |= {run / name for name in (*VIEWS, *listed)}
-        own |= {p for p in files if p.parent == run and file_stem(p).endswith(OWN_ENDINGS)}
-    return own.union(journals).intersection(files)
-
-
-def _listed_in(path: Path) -> set[str]:
-    """Return the results that a manifest or a journal lists, below the run's folder."""
-    names: set[str] = set()
-    try:
-        text = path.read_text(encoding="utf-8")
-        lines = text.splitlines() if path.suffix == ".jsonl" else [text]
-        for line in lines:
-            content = json.loads(line)
-            entries = (
-                content.get("scans", {}).values() if "scans" in content else [content["entry"]]
-            )
-            names.update(*(entry.get("outputs", {}).values() for entry in entries))
-    except (OSError, ValueError, KeyError, AttributeError):
-        pass
-    return names
 
 
 def describe_counts(counts: Mapping[str, int]) -> str:

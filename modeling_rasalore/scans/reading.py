@@ -170,7 +170,7 @@ def covers_brain(mask: np.ndarray, brain: np.ndarray) -> bool:
 def read_role(path: Path) -> str | None:
     """Return what the voxels of a file show, "scan" or "mask"; None where they cannot be read."""
     try:
-        with open_nifti(path) as scan:
+        with open_scan(path) as scan:
             return role_by_content(scan.read(0 if scan.facts.channels > 1 else None))
     except VolumeError:
         return None

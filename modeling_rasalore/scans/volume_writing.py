@@ -1,5 +1,7 @@
-"""Write NIfTI files on the grid of a scan, whatever its voxel order, or on a grid of their own."""
+"""Write NIfTI files on the grid of a scan or on a grid of their own, and know them again."""
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import nibabel as nib
@@ -7,6 +9,8 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from ..files import replace_file
+from ..provenance import JOURNALS, VIEWS
+from .naming import file_stem
 from .volumes import Volume, VolumeError, open_nifti
 
 # All that an output takes over from the scan's header: where the voxels lie, in which unit. Copied
@@ -17,15 +21,7 @@ GEOMETRY_FIELDS = (
     *("srow_x", "srow_y", "srow_z"),
 )
 OWN_MARK = b"rasalore result"  # so that a later run does not take it for a scan
-
-
-def is_marked(path: Path) -> bool:
-    """Whether a file was written by `write_volume`."""
-    try:
-        with open_nifti(path) as scan:
-            return bool(scan.header["descrip"].item().startswith(OWN_MARK))
-    except VolumeError:
-        return False
+OWN_ENDINGS = ("_scores", "_spread")  # of files that a run left beside its other results
 
 
 def write_volume(path: str | Path, slices: np.ndarray, like: Volume, dtype: DTypeLike) -> Path:
@@ -79,3 +75,42 @@ def _write(path: Path, image: nib.Nifti1Image) -> Path:
             f"a NIfTI file is written to a name ending in .nii or .nii.gz, got {path}."
         )
     return replace_file(path, image.to_filename)  # gzip level 1, without a time stamp
+
+
+def is_marked(path: Path) -> bool:
+    """Whether a file was written by `write_volume`."""
+    try:
+        with open_nifti(path) as scan:
+            return bool(scan.header["descrip"].item().startswith(OWN_MARK))
+    except VolumeError:
+        return False
+
+
+def find_own_results(files: Sequence[Path]) -> set[Path]:
+    """Return the files that earlier runs wrote, by what their manifests and journals list."""
+    own: set[Path] = set()
+    runs = {path.parent for path in files if path.name == VIEWS[0] and _listed_in(path)}
+    journals = [p for p in files if p.suffix == ".jsonl" and p.parent.name == JOURNALS]
+    runs |= {path.parent.parent for path in journals}
+    for run in runs:
+        listed = _listed_in(run / VIEWS[0]).union(*map(_listed_in, journals))
+        own |= {run / name for name in (*VIEWS, *listed)}
+        own |= {p for p in files if p.parent == run and file_stem(p).endswith(OWN_ENDINGS)}
+    return own.union(journals).intersection(files)
+
+
+def _listed_in(path: Path) -> set[str]:
+    """Return the results that a manifest or a journal lists, below the run's folder."""
+    names: set[str] = set()
+    try:
+        text = path.read_text(encoding="utf-8")
+        lines = text.splitlines() if path.suffix == ".jsonl" else [text]
+        for line in lines:
+            content = json.loads(line)
+            entries = (
+                content.get("scans", {}).values() if "scans" in content else [content["entry"]]
+            )
+            names.update(*(entry.get("outputs", {}).values() for entry in entries))
+    except (OSError, ValueError, KeyError, AttributeError):
+        pass
+    return names

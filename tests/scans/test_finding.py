@@ -63,6 +63,13 @@ def test_the_descriptions_of_a_study_choose_its_series(
     assert "6 of 18 files used, 12 left out" in printed
 
 
+def test_a_study_without_a_choice_gives_what_the_model_knows_or_nothing(tmp_path: Path) -> None:
+    study(tmp_path)
+    assert names(find_scans([tmp_path], trained_on="t2")) == ["SE000002"]
+    with pytest.raises(ValueError, match="holds flair, t1, t2; a model fits one of them"):
+        find_scans([tmp_path])
+
+
 def test_a_description_in_a_zip_is_asked_too(tmp_path: Path) -> None:
     folder = study(tmp_path / "study")
     for number in (1, 2):
