@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-SAMPLED_VOXELS = 2**22  # of larger scans, some of their rows tell where zero lies
+SAMPLED_VOXELS = 2**20  # of larger scans, some of their rows tell where zero lies
 # Shares of the distance between the background and the scan's brightest percent.
 NEARLY_EQUAL = 0.01  # a border that varies less has one value, as after interpolation
 SAME = 1e-5  # rounding and the far ends of ringing; integers up to 100,000 are told apart
@@ -68,7 +68,7 @@ def find_scale(slices: np.ndarray, brain: np.ndarray | None = None) -> Scale:
     Args:
         brain: (S, H, W) bool, where the brain is known.
     """
-    rows = np.s_[:, :: max(slices.size // SAMPLED_VOXELS, 1)]
+    rows = np.s_[:, :: -(-slices.size // SAMPLED_VOXELS)]
     sample = slices[rows]
     border = _border(slices) if brain is None else _border(slices)[~_border(brain)]
     background = _rank(border, 50) if border.size else _rank(sample, 0.01)
