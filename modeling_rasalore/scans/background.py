@@ -266,7 +266,8 @@ def skull_contrast(images: BrainSlices, spacing: tuple[float, float, float]) -> 
     shells: list[list[np.ndarray]] = [[] for _ in range(max(round(SKULL_REACH_MM / step), 3))]
     for index in large[:: max(len(large) // SKULL_SLICES, 1)]:
         image = images[index]
-        inside = np.pad(ndimage.binary_fill_holes(image > 0), 1)  # a slice's edge is an outline
+        outline = ndimage.binary_fill_holes(image > image.max() / 10)  # ringing lies outside
+        inside = np.pad(outline, 1)  # a slice's edge is an outline too
         depth = ndimage.distance_transform_edt(inside, spacing[1:])[1:-1, 1:-1] / step
         for number, shell in enumerate(shells, start=1):
             shell.append(image[(depth >= number) & (depth < number + 1)])
