@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-SAMPLED_VOXELS = 2**22  # of larger scans, some of their rows tell where zero lies
+SAMPLED_VOXELS = 2**20  # of larger scans, some of their rows tell where zero lies
 # Shares of the distance between the background and the scan's brightest percent.
 NEARLY_EQUAL = 0.01  # a border that varies less has one value, as after interpolation
 SAME = 1e-5  # rounding and the far ends of ringing; integers up to 100,000 are told apart
@@ -68,7 +68,7 @@ def find_scale(slices: np.ndarray, brain: np.ndarray | None = None) -> Scale:
     Args:
         brain: (S, H, W) bool, where the brain is known.
     """
-    rows = np.s_[:, :: max(slices.size // SAMPLED_VOXELS, 1)]
+    rows = np.s_[:, :: -(-slices.size // SAMPLED_VOXELS)]
     sample = slices[rows]
     border = _border(slices) if brain is None else _border(slices)[~_border(brain)]
     background = _rank(border, 50) if border.size else _rank(sample, 0.01)
@@ -266,7 +266,8 @@ def skull_contrast(images: BrainSlices, spacing: tuple[float, float, float]) -> 
     shells: list[list[np.ndarray]] = [[] for _ in range(max(round(SKULL_REACH_MM / step), 3))]
     for index in large[:: max(len(large) // SKULL_SLICES, 1)]:
         image = images[index]
-        inside = np.pad(ndimage.binary_fill_holes(image > 0), 1)  # a slice's edge is an outline
+        outline = ndimage.binary_fill_holes(image > image.max() / 10)  # ringing lies outside
+        inside = np.pad(outline, 1)  # a slice's edge is an outline too
         depth = ndimage.distance_transform_edt(inside, spacing[1:])[1:-1, 1:-1] / step
         for number, shell in enumerate(shells, start=1):
             shell.append(image[(depth >= number) & (depth < number + 1)])

@@ -49,7 +49,7 @@ def volume(tmp_path):
     """Six 16 x 16 slices of 2 x 1 x 1 mm: two blank, brain in four, 12 and 20 lesion voxels."""
     slices = np.zeros((6, 16, 16), np.int16)
     slices[1:5, 3:13, 3:13] = TISSUE
-    slices[1:5, 10, 10] = VESSEL
+    slices[1:5, 10, 10:12] = VESSEL
     slices[2, 4:8, 4:7] = LESION
     slices[3, 4:8, 4:9] = LESION
     affine = np.diag([-1.0, -1.0, 2.0, 1.0])  # LPS: slice k is data[:, :, k].T
