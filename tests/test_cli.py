@@ -87,8 +87,9 @@ def test_the_threshold_reaches_the_mask(scan, model, tmp_path):
 
 
 def test_a_4d_scan_needs_its_channel(model, tmp_path, capsys):
-    data = np.ones((8, 8, 3, 2), np.int16)
-    scan = write_nifti(tmp_path / "scans" / "four.nii.gz", data, np.eye(4))
+    data = np.zeros((8, 8, 6, 2), np.int16)
+    data[2:6, 2:6, 1:5] = np.random.default_rng(0).integers(20, 200, (4, 4, 4, 2))
+    scan = write_nifti(tmp_path / "scans" / "four.nii.gz", data, np.diag([4.0, 4, 4, 1]))
     assert predict(scan, model=model, out=tmp_path / "out") == 1
     assert "--volume" in capsys.readouterr().err
     assert predict(scan, model=model, out=tmp_path / "out", options=["--volume", "1"]) == 0
@@ -225,7 +226,8 @@ def test_of_a_folder_with_several_sequences_the_models_own_is_taken(scan, tmp_pa
     assert predict(scan.parent, model=model, out=tmp_path / "out") == 0
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert list(manifest["scans"]) == ["p1/p1_t2", "p2/p2_t2"]
-    assert all(entry["warnings"] == [] for entry in manifest["scans"].values())
+    said = [warning for entry in manifest["scans"].values() for warning in entry["warnings"]]
+    assert all("a head 20 to 600 mm" in warning for warning in said)  # and none of the sequence
     rate = ["--false-alarms", "0.05"]
     assert main(["calibrate", str(scan.parent), "--model", str(model), *rate]) == 0
     (entry,) = json.loads((model / "calibration.json").read_text())["thresholds"]

@@ -21,8 +21,8 @@ def smooth_brain(slices: int = 6) -> np.ndarray:
 
 
 def write_slices(path: Path, slices: np.ndarray) -> Path:
-    """Return `path` of slices (S, H, W) with voxels of 2 mm, stored LPS."""
-    affine = np.diag([-2.0, -2.0, 2.0, 1.0])
+    """Return `path` of slices (S, H, W) with voxels of 2 x 2 x 3.5 mm, stored LPS."""
+    affine = np.diag([-2.0, -2.0, 3.5, 1.0])
     path.parent.mkdir(parents=True, exist_ok=True)
     return write_nifti(path, np.ascontiguousarray(slices.transpose(2, 1, 0)), affine)
 
@@ -90,6 +90,6 @@ def scans_without_a_brain() -> dict[str, tuple[np.ndarray, str]]:
         "zeros": (np.zeros(shape, np.float32), "no voxel differs from its background, 0"),
         "constant": (np.full(shape, 700, np.float32), "no voxel differs from its background, 700"),
         "nan": (np.full(shape, np.nan, np.float32), "all its voxels are NaN or infinite"),
-        "speck": (speck, "only 5 voxels (0.04 mL) are not background"),
+        "speck": (speck, "only 5 voxels (0.07 mL) are not background"),
         "mosaic": (mosaic(smooth_brain(8)), "its one slice shows 6 pieces of like size"),
     }

@@ -118,7 +118,7 @@ def test_the_commands_of_the_presets_page_are_understood(
 ) -> None:
     monkeypatch.chdir(tmp_path)  # where the named files are not
     assert main(command.split()) == 1
-    assert re.search("No such file|must hold prompt_learner", capsys.readouterr().err)
+    assert re.search("[Nn]o such file|must hold prompt_learner", capsys.readouterr().err)
 
 
 def test_the_presets_page_shows_both_stages() -> None:

@@ -59,7 +59,7 @@ def scans(draw: st.DrawFn) -> nib.Nifti1Image:
             affine = turn @ affine
     if draw(st.booleans()):
         affine[:3, :3] = affine[:3, :3] @ (np.eye(3) + np.triu(rng.uniform(-0.1, 0.1, (3, 3)), 1))
-    affine[:3, :3] *= rng.uniform(0.4, 6, 3)  # mm
+    affine[:3, :3] *= rng.uniform(4, 9, 3)  # mm: eight voxels are as large as a brain may be
     affine[:3, 3] = rng.uniform(-200, 200, 3)
     kind = draw(st.sampled_from([nib.Nifti1Image, nib.Nifti2Image]))
     image = kind(data, affine)
