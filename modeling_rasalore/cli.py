@@ -42,7 +42,7 @@ Per = Annotated[str, typer.Option(help="voxels, slices or ml, for --false-alarms
 Quiet = Annotated[bool, typer.Option("--quiet", help="print errors only")]
 Json = Annotated[bool, typer.Option("--json", help="print one JSON document and nothing else")]
 
-READING = ("channel", "modality")
+READING = ("channel", "modality", "series")
 SCORING = (*READING, "batch_size", "flips", "smooth_mm")
 
 
@@ -69,7 +69,7 @@ def one_line_errors() -> Iterator[None]:
 
 
 @app.command(epilog="Example: rasalore predict scans/ --modality t2 --model runs/stage2 --out out")
-@takes_options(*SCORING, "noise_samples", "smallest_ml")
+@takes_options(*SCORING, "noise_samples", "smallest_ml", "format")
 def predict(
     scans: Scans,
     model: Model,
@@ -176,7 +176,10 @@ def inspect(
         results = [inspect_folder(path) | describe_run(path) for path in scans if is_result(path)]
         scans = [path for path in scans if not is_result(path)]
         scans = find_scans(scans, options.modality)
-        facts = [inspect_scan(path, options.channel, options.modality) for path in scans]
+        facts = [
+            inspect_scan(path, options.channel, options.modality, series=options.series)
+            for path in scans
+        ]
     for result in [] if as_json or quiet else results:
         print(describe_folder(result))
     if as_json:
@@ -221,7 +224,10 @@ def calibrate(
         scans = find_scans(scans, options.modality)
         network, processor = load_model(str(model), device=device)
         options = replace(options, precision=choose_precision(network, precision))
-        healthy = (read_scan(path, options.channel, options.modality) for path in scans)
+        healthy = (
+            read_scan(path, options.channel, options.modality, series=options.series)
+            for path in scans
+        )
         result = calibrate(network, processor, healthy, false_alarms, per, options)
         path = save_calibration(model, result)
     for entry in [] if quiet else result["thresholds"]:

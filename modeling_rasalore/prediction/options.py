@@ -9,6 +9,8 @@ from typing import Annotated, Any, get_type_hints
 
 from typer import BadParameter, Option
 
+# What --format takes -> how the masks' names end.
+FORMATS = {"nifti": ".nii.gz", "nrrd": ".nrrd", "mha": ".mha", "dicom-seg": ".dcm"}
 Command = Callable[..., None]
 
 
@@ -21,6 +23,7 @@ class PredictionOptions:
         threshold_source: where the threshold comes from, in words.
         channel: which volume of 4-D scans, counted from 0.
         modality: the scans' sequence; tells the volume of the 4-D scans of MSD Task01.
+        series: which DICOM series of several, by its number or words of its description.
         batch_size: slices per forward pass; 8 of the full-sized model take 600 MiB.
         flips: average the scores of each slice and its three mirror images: four times the work,
             and a score that does not depend on which side is which.
@@ -29,9 +32,11 @@ class PredictionOptions:
         smallest_ml: connected parts of the mask with less volume are removed; 0 keeps all.
         precision: float type the model computes in: float32, bfloat16, or auto for what suits the
             model's device.
+        format: of masks and maps, one of FORMATS; maps beside dicom-seg are NIfTI.
 
     Raises:
-        ValueError: a threshold outside [0, 1], a batch size below 1, or a negative size.
+        ValueError: a threshold outside [0, 1], a batch size below 1, a negative size, or an
+            unknown format.
     """
 
     threshold: float = 0.5
@@ -45,6 +50,10 @@ class PredictionOptions:
             help="t1, t1ce, t2 or flair: what the scans are, and which are taken of folders and MSD"
         ),
     ] = None
+    series: Annotated[
+        str | None,
+        Option(help="DICOM series of several in one folder: its number, or words it describes"),
+    ] = None
     batch_size: Annotated[int, Option(min=1, help="slices at once")] = 4
     flips: Annotated[bool, Option("--flips", help="average over mirror images")] = False
     noise_samples: Annotated[
@@ -55,12 +64,17 @@ class PredictionOptions:
     ] = 0.0
     smallest_ml: Annotated[float, Option(min=0, help="remove smaller parts of masks")] = 0.0
     precision: str = "float32"
+    format: Annotated[str, Option(help=f"of masks and maps: {', '.join(FORMATS)} (masks only)")] = (
+        "nifti"
+    )
 
     def __post_init__(self) -> None:
         if not 0 <= self.threshold <= 1:
             raise ValueError(
                 f"threshold must lie in [0, 1], got {self.threshold}; 0.5 is the usual choice."
             )
+        if self.format not in FORMATS:
+            raise ValueError(f"format must be one of {', '.join(FORMATS)}, got {self.format}.")
         if self.batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {self.batch_size}.")
         if not (0 <= self.smooth_mm < inf and 0 <= self.smallest_ml < inf):

@@ -1,34 +1,41 @@
 """Read one DICOM series, in a folder or a zip, as voxels with an affine.
 
-Only this file imports pydicom. No text of the files goes anywhere: a series gives only numbers, and
-the sequence that its name tells.
+No text of the files goes anywhere: a series gives only numbers, and the sequence that its name
+tells.
 """
 
 import importlib.util
-import io
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..files import first_line
+from ..formats.dicom_content import HEADER_BYTES, decode_slices, read_header, with_preamble
+from ..formats.stored_voxels import FormatError
 from .header_guard import VOXEL_BUDGET, VolumeError
-from .series_files import SeriesError, SeriesFiles, open_files
+from .series_files import (
+    LARGEST_FILE,
+    MOSAIC_TAG,
+    PLACE_TAGS,
+    LeftOut,
+    Namer,
+    SeriesError,
+    SeriesFiles,
+    choose_series,
+    open_files,
+    say_left_out,
+    words_of,
+)
 
 GAP_TOLERANCE = 0.02  # of the distance between slices: positions are rounded in the files
-UNCOMPRESSED = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")
-PLACE_TAGS = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
-HEADER_TAGS = [
-    *("SeriesInstanceUID", "SeriesDescription", "ProtocolName", "Modality", *PLACE_TAGS),
-    *("SliceThickness", "SpacingBetweenSlices", "Rows", "Columns", "SamplesPerPixel"),
-    *("NumberOfFrames", "PhotometricInterpretation", "RescaleSlope", "RescaleIntercept"),
-]
-
-Namer = Callable[[str], str | None]  # words -> the sequence they name, such as "t2"
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +50,8 @@ class DicomSlice:
         thickness: mm; the distance between slices where there is but one.
         shape: rows, columns.
         scaling: slope, intercept.
+        index: which slice of its file, counted from 0.
+        inverted: whether low values stand for bright.
     """
 
     name: str
@@ -52,6 +61,8 @@ class DicomSlice:
     thickness: float
     shape: tuple[int, int]
     scaling: tuple[float, float]
+    index: int = 0
+    inverted: bool = False
 
     @property
     def normal(self) -> np.ndarray:
@@ -68,6 +79,7 @@ class Series:
         affine: (4, 4), voxel indices -> mm in RAS+ world coordinates.
         sequence: what its description names, such as "t2"; None if nothing.
         warnings: one sentence each, for people.
+        left_out: files of the source that are not used.
     """
 
     source: Path
@@ -76,6 +88,7 @@ class Series:
     affine: np.ndarray
     sequence: str | None
     warnings: tuple[str, ...]
+    left_out: tuple[LeftOut, ...] = ()
 
     @property
     def dtype(self) -> np.dtype:
@@ -88,25 +101,41 @@ class Series:
         rows, columns = self.slices[0].shape
         return columns, rows, len(self.slices)
 
+    @property
+    def slice_files(self) -> tuple[tuple[str, int], ...]:
+        """Name of the file and index in it, of each slice."""
+        return tuple((part.name, part.index) for part in self.slices)
+
+    @cached_property
+    def _brightest(self) -> float:
+        """What stands for black in an inverted series: its highest value."""
+        with _one_sentence(self.source):
+            return max(float(voxels.max()) for voxels in _decode(self.files, self.slices))
+
     def __getitem__(self, index: tuple[slice, slice, slice]) -> np.ndarray:
         columns, rows, planes = index
         with _one_sentence(self.source):
-            voxels = [_decode(self.files.read(part.name), part) for part in self.slices[planes]]
-        return np.stack(voxels, axis=-1)[columns, rows]
+            voxels = np.stack(list(_decode(self.files, self.slices[planes])), axis=-1)
+        if self.slices[0].inverted:
+            voxels = np.float32(self._brightest) - voxels
+        return voxels[columns, rows]
 
 
 @contextmanager
-def open_series(source: Path, modality: str | None, name_sequence: Namer) -> Iterator[Series]:
-    """Give the one series of a folder or zip; headers are read, no voxel is decoded.
+def open_series(
+    source: Path, modality: str | None, name_sequence: Namer, chosen: str | None = None
+) -> Iterator[Series]:
+    """Give the one series of a folder or zip; headers are read, only copies are decoded.
 
     Args:
         source: a folder, or a zip, with the files of one series at any depth of the zip.
         modality: chooses among several series by what their descriptions name.
         name_sequence: finds the sequence in a description.
+        chosen: number of the series, or text of its description.
 
     Raises:
         VolumeError: pydicom is missing, an archive that is unsafe or damaged, no series or several,
-            slices that are compressed, missing, or do not lie behind one another.
+            slices that are missing, or do not lie behind one another.
     """
     if importlib.util.find_spec("pydicom") is None:
         raise VolumeError(
@@ -115,29 +144,31 @@ def open_series(source: Path, modality: str | None, name_sequence: Namer) -> Ite
     with ExitStack() as stack:
         with _one_sentence(source):
             files = stack.enter_context(open_files(source))
-            headers = _choose(_read_headers(files), modality, name_sequence)
-            slices = _in_order([_describe(name, header) for name, header in headers.items()])
+            headers, left_out = choose_series(source, files, modality, name_sequence, chosen)
+            slices, copies = _drop_copies(
+                files,
+                [
+                    part
+                    for name in _originals_first(headers)
+                    for part in _parts(name, headers[name])
+                ],
+            )
+            reason = "a copy of slices that were read"
+            left_out += [LeftOut(source / name, reason) for name in copies]
+            slices = _in_order(slices)
             step = _step(slices)
             header = next(iter(headers.values()))
+            told = _warnings(slices, step, str(header.get("Modality", "MR")))
             series = Series(
                 source=source,
                 files=files,
                 slices=slices,
                 affine=_affine(slices[0], step),
-                sequence=name_sequence(_words(header)),
-                warnings=_warnings(slices, step, str(header.get("Modality", "MR"))),
+                sequence=name_sequence(words_of(header)),
+                warnings=(*told, *say_left_out(left_out)),
+                left_out=tuple(left_out),
             )
         yield series
-
-
-def _read_headers(files: SeriesFiles) -> dict[str, dict[str, Any]]:
-    """Return the headers by series and by the name of their file."""
-    series: dict[str, dict[str, Any]] = {}
-    for name in files.names:
-        header = _header(files.read(name))
-        if header is not None:
-            series.setdefault(str(header.get("SeriesInstanceUID", "")), {})[name] = header
-    return series
 
 
 def _warnings(slices: Sequence[DicomSlice], step: np.ndarray, kind: str) -> tuple[str, ...]:
@@ -146,6 +177,8 @@ def _warnings(slices: Sequence[DicomSlice], step: np.ndarray, kind: str) -> tupl
     length = float(np.linalg.norm(step))
     if len(slices) > 1 and abs(float(step @ slices[0].normal)) < 0.999 * length:
         sentences.append("the slices are shifted against one another (tilted gantry).")
+    if slices[0].inverted:
+        sentences.append("the series is stored with low values for bright; it was inverted.")
     if kind != "MR":
         sentences.append(f"the series is {kind}, not MR; models are trained on MRI.")
     return tuple(sentences)
@@ -160,69 +193,52 @@ def _one_sentence(source: Path) -> Iterator[None]:
             yield
     except VolumeError:
         raise
-    except SeriesError as error:
+    except FormatError as error:
         raise VolumeError(f"{source}: {error}.") from error
     except Exception as error:  # a DICOM parser meets anything in a damaged file
         reason = first_line(error).rstrip(".")
         raise VolumeError(f"{source}: cannot be read as DICOM: {reason}.") from error
 
 
-def _header(content: bytes) -> Any:
-    """Return what HEADER_TAGS say in a file with an image, None for any other file."""
-    import pydicom
-
-    if content[128:132] != b"DICM":
-        return None
-    # The syntax comes first: a deflated file would be unpacked whole, whatever its size.
-    file = io.BytesIO(content)
-    file.seek(132)
-    meta = pydicom.filereader.read_dataset(file, False, True, stop_when=_after_meta)
-    if str(meta.get("TransferSyntaxUID", "")) not in UNCOMPRESSED:
+def _parts(name: str, header: Any) -> list[DicomSlice]:
+    """Return all slices of a file."""
+    manufacturer = str(header.get("Manufacturer", "")).upper()
+    is_mosaic = MOSAIC_TAG in header and manufacturer.startswith("SIEMENS")
+    if is_mosaic or "MOSAIC" in (header.get("ImageType") or ()):
         raise SeriesError(
-            "the slices are compressed; decompress them, for example with gdcmconv --raw, or "
-            "convert the series with dcm2niix"
+            f"{name} is a mosaic, many slices as tiles of one picture; convert it with dcm2niix"
         )
-    file.seek(0)
-    header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=HEADER_TAGS)
-    return header if "Rows" in header else None
+    frames = [_describe(name, frame) for frame in _frames(header)]
+    return [replace(part, index=index) for index, part in enumerate(frames)]
 
 
-def _after_meta(tag: Any, *_: Any) -> bool:
-    return tag >> 16 != 2  # the group of the file meta information
-
-
-def _choose(
-    series: dict[str, dict[str, Any]], modality: str | None, name_sequence: Namer
-) -> dict[str, Any]:
-    """Return the headers of the one series, or of the one that names the modality."""
-    if not series:
-        raise SeriesError("there is no DICOM file with an image in it")
-    if len(series) == 1:
-        return next(iter(series.values()))
-    first = {uid: next(iter(headers.values())) for uid, headers in series.items()}
-    named = {uid: name_sequence(_words(header)) for uid, header in first.items()}
-    fitting = [uid for uid, sequence in named.items() if sequence and sequence == modality]
-    if len(fitting) == 1:
-        return series[fitting[0]]
-    known = ", ".join(sorted({sequence for sequence in named.values() if sequence})) or "nothing"
-    raise SeriesError(
-        "there must be one series (or one that --modality chooses, on the command line), got "
-        f"{len(series)} series whose descriptions name {known}; give each one a folder or zip"
-    )
-
-
-def _words(header: Any) -> str:
-    """Return where a series says what it shows."""
-    return f"{header.get('SeriesDescription', '')} {header.get('ProtocolName', '')}"
+def _frames(header: Any) -> Iterator[Any]:
+    """Yield one header per slice, with what an enhanced file tells of each at its top."""
+    count = int(header.get("NumberOfFrames", 1) or 1)
+    groups = header.get("PerFrameFunctionalGroupsSequence") or []
+    if count == 1 and not groups:
+        yield header
+        return
+    if len(groups) != count:
+        raise SeriesError(
+            f"the {count} slices in one file must each tell its place, got {len(groups)} places; "
+            "convert it with dcm2niix"
+        )
+    shared = header.get("SharedFunctionalGroupsSequence") or []
+    for group in groups:
+        frame = copy(header)
+        frame.pop("ImagePositionPatient", None)
+        for element in (e for groups in (*shared[:1], group) for e in groups):
+            if element.VR == "SQ" and element.value:
+                frame.update(element.value[0])
+        yield frame
 
 
 def _describe(name: str, header: Any) -> DicomSlice:
     """Return what is needed of a slice's header, checked."""
-    if int(header.get("NumberOfFrames", 1) or 1) > 1:
-        raise SeriesError("several slices in one file are not read; convert it with dcm2niix")
     colours = int(header.get("SamplesPerPixel", 1)), header.get("PhotometricInterpretation")
-    if colours != (1, "MONOCHROME2"):
-        raise SeriesError(f"expected one grey value per voxel, bright for high, got {colours[1]}")
+    if colours not in ((1, "MONOCHROME1"), (1, "MONOCHROME2")):
+        raise SeriesError(f"expected one grey value per voxel, got {colours[1]}")
     missing = [tag for tag in PLACE_TAGS if header.get(tag) is None]
     if missing:
         raise SeriesError(f"a slice lacks {missing[0]}, so its place in space is unknown")
@@ -238,12 +254,36 @@ def _describe(name: str, header: Any) -> DicomSlice:
         thickness=abs(float(distance)),
         shape=(int(header.Rows), int(header.Columns)),
         scaling=(1.0 if slope is None else float(slope), float(intercept or 0)),
+        inverted=colours[1] == "MONOCHROME1",
     )
     numbers = [*described.position, *vectors.ravel(), *spacing, described.thickness]
     numbers += described.scaling
     if not np.isfinite(numbers).all() or min(*spacing, *described.shape) <= 0:
         raise SeriesError("a slice's position, spacing or scaling is not a usable number")
     return described
+
+
+def _originals_first(names: Iterable[str]) -> list[str]:
+    """Return names of files with those first that no program added "(1)" or "copy" to."""
+    return sorted(names, key=lambda name: (len(name), name))
+
+
+def _drop_copies(
+    files: SeriesFiles, slices: Sequence[DicomSlice]
+) -> tuple[list[DicomSlice], list[str]]:
+    """Return slices without those that have place and voxels of an earlier one; names of these."""
+    places: dict[tuple[Any, ...], DicomSlice] = {}
+    for part in slices:
+        place = (*part.position.round(3), *part.rows_and_columns.ravel().round(3), part.shape)
+        first = places.setdefault(place, part)
+        if first is part:
+            continue
+        voxels, other = _decode(files, [first, part])
+        if not np.array_equal(voxels, other):
+            return list(slices), []  # several volumes, which `_step` refuses
+    remaining = list(places.values())
+    names = {part.name for part in remaining}
+    return remaining, sorted({part.name for part in slices} - names)
 
 
 def _in_order(slices: Sequence[DicomSlice]) -> list[DicomSlice]:
@@ -288,12 +328,26 @@ def _affine(first: DicomSlice, step: np.ndarray) -> np.ndarray:
     return np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine  # LPS -> RAS
 
 
-def _decode(content: bytes, described: DicomSlice) -> np.ndarray:
-    """Return the voxels of one slice, (columns, rows) float32."""
-    import pydicom
+def _decode(files: SeriesFiles, slices: Sequence[DicomSlice]) -> Iterator[np.ndarray]:
+    """Yield the voxels of each slice, (columns, rows) float32."""
+    for name, group in groupby(slices, lambda part: part.name):
+        parts = list(group)
+        content = with_preamble(files.read(name, LARGEST_FILE)) or b""
+        for part, pixels in zip(
+            parts, decode_slices(content, [p.index for p in parts]), strict=True
+        ):
+            if pixels.shape != part.shape:
+                raise FormatError(f"a slice of shape {pixels.shape} was announced as {part.shape}")
+            slope, intercept = part.scaling
+            yield (pixels.T * np.float64(slope) + intercept).astype(np.float32)
 
-    pixels = pydicom.dcmread(io.BytesIO(content)).pixel_array
-    if pixels.shape != described.shape:
-        raise ValueError(f"a slice of shape {pixels.shape} was announced as {described.shape}")
-    slope, intercept = described.scaling
-    return (pixels.T * np.float64(slope) + intercept).astype(np.float32)
+
+def read_sources(source: Path, names: Sequence[str]) -> list[Any]:
+    """Return the whole headers of files of a folder or zip, for what refers to them.
+
+    Raises:
+        VolumeError: one is no longer there, or is damaged.
+    """
+    with _one_sentence(source), open_files(source) as files:
+        starts = (with_preamble(files.read(name, HEADER_BYTES)) for name in names)
+        return [read_header(start or b"") for start in starts]

@@ -6,17 +6,18 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..formats.endings import FOUND, other_ending
 from .bids import bids_stem, is_bids_dataset, is_raw_anatomy
 from .naming import MODALITIES, channels_of, role_by_words
 from .series_files import is_dicom
 
 
 def nifti_files(folder: Path, pattern: str) -> list[Path]:
-    """Return the .nii and .nii.gz files that match, sorted, without hidden ones."""
+    """Return the files of scans that match, sorted, without hidden ones."""
     return [
         path
         for path in sorted(folder.glob(pattern))
-        if path.name.endswith((".nii", ".nii.gz"))
+        if path.name.endswith((".nii", ".nii.gz", *FOUND))
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
         and path.is_file()
     ]
@@ -100,6 +101,10 @@ def output_stems(scans: Sequence[Path], out: Path) -> list[Path]:
         out / (bids_stem(scan) or parent.relative_to(common) / scan_stem(scan))
         for scan, parent in zip(scans, parents, strict=True)
     ]
+    counts = Counter(stems)
+    for index, (scan, stem) in enumerate(zip(scans, stems, strict=True)):
+        if counts[stem] > 1 and other_ending(scan):  # one scan in several formats
+            stems[index] = stem.with_name(scan.name)
     for stem, count in Counter(stems).items():
         if count > 1:
             raise ValueError(f"two scans would both be written to {stem}*; name each scan once.")
@@ -108,4 +113,6 @@ def output_stems(scans: Sequence[Path], out: Path) -> list[Path]:
 
 def scan_stem(scan: Path) -> str:
     """Return the name of a file or folder without the ending of a scan."""
+    if ending := other_ending(scan):
+        return scan.name[: -len(ending)]
     return re.sub(r"\.(nii(\.gz)?|zip)$", "", scan.absolute().name, flags=re.IGNORECASE)

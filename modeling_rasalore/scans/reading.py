@@ -1,4 +1,4 @@
-"""Read a scan through one door, whether it is a NIfTI file or a DICOM series."""
+"""Read a scan through one door: NIfTI, a DICOM series, or a file of another program."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,25 +7,34 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from ..formats.endings import open_voxels, other_ending
+from ..formats.stored_voxels import FormatError
 from .dicom import open_series
 from .naming import channels_of, sequence_of
 from .series_files import is_dicom
 from .volumes import ScanFacts, ScanFile, Volume, VolumeError, open_nifti, scan_from_voxels
 
 
-def read_scan(path: Path, channel: int | None = None, modality: str | None = None) -> Volume:
+def read_scan(
+    path: Path,
+    channel: int | None = None,
+    modality: str | None = None,
+    series: str | None = None,
+) -> Volume:
     """Return the scan at `path` in the slice frame.
 
     Args:
-        path: a .nii or .nii.gz file, or a folder or zip with a DICOM series.
+        path: a .nii or .nii.gz file, one of another format that `formats.endings` lists, or a
+            folder or zip with a DICOM series.
         channel: which volume of a 4-D file, counted from 0.
         modality: the scan's sequence, where its name and header do not tell it; chooses the volume
             of MSD Task01, or the DICOM series whose description fits.
+        series: which DICOM series of several, by its number or text of its description.
 
     Raises:
         VolumeError: as `read_volume` and `open_series`.
     """
-    with open_scan(path, modality) as scan:
+    with open_scan(path, modality, series) as scan:
         return scan.read(pick_channel(scan, channel, modality))
 
 
@@ -36,17 +45,31 @@ def read_scan_facts(path: Path, modality: str | None = None) -> ScanFacts:
 
 
 @contextmanager
-def open_scan(path: Path, modality: str | None = None) -> Iterator[ScanFile]:
+def open_scan(
+    path: Path, modality: str | None = None, series: str | None = None
+) -> Iterator[ScanFile]:
     """Give the scan at `path`, opened once; its sequence is `modality` where that is given."""
     named = modality or sequence_of(path.name)
     if is_dicom(path):
-        with open_series(path, modality, sequence_of) as series:
-            scan = scan_from_voxels(series, series.affine, path, series.warnings)
-            yield replace(scan, sequence=named or series.sequence)
+        with open_series(path, modality, sequence_of, series) as slices:
+            scan = scan_from_voxels(slices, slices.affine, path, slices.warnings)
+            named = named or slices.sequence
+            yield replace(scan, sequence=named, slice_files=slices.slice_files)
+    elif other_ending(path):
+        yield replace(_open_other(path), sequence=named)
     else:
         with open_nifti(path) as scan:
             description = scan.header["descrip"].item().decode("latin-1")
             yield replace(scan, sequence=named or sequence_of(description))
+
+
+def _open_other(path: Path) -> ScanFile:
+    """Return a scan in a format of another program, as if it had come as NIfTI."""
+    try:
+        voxels = open_voxels(path)
+    except FormatError as error:
+        raise VolumeError(f"{path}: {error}.") from error
+    return scan_from_voxels(voxels, voxels.affine, path, voxels.warnings)
 
 
 def pick_channel(scan: ScanFile, channel: int | None, modality: str | None) -> int | None:
@@ -67,10 +90,12 @@ def pick_channel(scan: ScanFile, channel: int | None, modality: str | None) -> i
 PEAK_BYTES_PER_VOXEL = 19
 
 
-def inspect_scan(path: Path, channel: int | None, modality: str | None) -> dict[str, Any]:
+def inspect_scan(
+    path: Path, channel: int | None, modality: str | None, series: str | None = None
+) -> dict[str, Any]:
     """Return what is known of a scan, as JSON can hold it; `reason` says why it would fail."""
     try:
-        with open_scan(path, modality) as scan:
+        with open_scan(path, modality, series) as scan:
             facts, channel = scan.facts, pick_channel(scan, channel, modality)
             reason = scan.channel_problem(channel)
     except VolumeError as error:

@@ -46,6 +46,7 @@ class Volume:
         header: the file's own header, with what the header guard had to put right.
         warnings: what it put right, one sentence each.
         sequence: MRI sequence that it is known to be, such as "t2"; None where it is not told.
+        slice_files: name of the DICOM file, and index in it, of each slice of the third axis.
     """
 
     slices: np.ndarray
@@ -55,6 +56,7 @@ class Volume:
     header: nib.Nifti1Header
     warnings: tuple[str, ...] = ()
     sequence: str | None = None
+    slice_files: tuple[tuple[str, int], ...] = ()
 
     @property
     def spacing(self) -> tuple[float, float, float]:
@@ -96,6 +98,7 @@ class ScanFile:
             its shape has 3 or 4 numbers.
         warnings: what was put right, one sentence each.
         sequence: MRI sequence that it is known to be; None where it is not told.
+        slice_files: as of `Volume`.
     """
 
     path: Path
@@ -104,6 +107,7 @@ class ScanFile:
     stored: Any
     warnings: tuple[str, ...]
     sequence: str | None = None
+    slice_files: tuple[tuple[str, int], ...] = ()
 
     @property
     def facts(self) -> ScanFacts:
@@ -156,6 +160,7 @@ class ScanFile:
             self.header,
             self.warnings,
             self.sequence,
+            self.slice_files,
         )
 
     def _decode(self, planes: slice, channel: int) -> np.ndarray:
