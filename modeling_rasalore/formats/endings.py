@@ -54,5 +54,7 @@ def open_voxels(path: Path) -> StoredVoxels:
     except FormatError:
         raise
     except Exception as error:  # a parser meets anything in a damaged header
-        kind = ending.strip(".").upper()
-        raise FormatError(f"cannot be read as {kind}: {first_line(error).rstrip('.')}") from error
+        reason = first_line(error).rstrip(".")
+        raise FormatError(
+            f"cannot be read as {ending}: its header is damaged ({reason}); save the scan again"
+        ) from error

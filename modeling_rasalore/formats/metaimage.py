@@ -33,9 +33,9 @@ def read_metaimage(path: Path) -> StoredVoxels:
     with path.open("rb") as file:
         fields, end = _parse(file.read(HEADER_BYTES))
     count = int(fields.get("NDims", "3"))
-    shape = tuple(int(size) for size in fields.get("DimSize", "").split())
-    if len(shape) != count or count not in (3, 4):
-        raise FormatError(f"expected a 3-D scan, got NDims {count} and DimSize {shape}")
+    if count not in (3, 4):
+        raise FormatError(f"expected a 3-D scan, got NDims {count}")
+    shape = tuple(int(size) for size in _numbers(fields.get("DimSize", ""), count))
     if fields.get("ElementNumberOfChannels", "1") != "1":
         raise FormatError("expected one number per voxel, got several channels")
     kind = fields.get("ElementType", "")
@@ -90,7 +90,10 @@ def _affine(fields: dict[str, str], count: int) -> np.ndarray:
 
 
 def _numbers(text: str, count: int) -> np.ndarray:
-    values = np.array(text.split(), float)
+    try:
+        values = np.array(text.split(), float)
+    except ValueError:
+        values = np.empty(0)
     if len(values) != count or not np.isfinite(values).all():
         raise FormatError(f"expected {count} numbers, got {text[:80]!r}")
     return values
