@@ -39,7 +39,7 @@ def with_preamble(content: bytes) -> bytes | None:
     """
     if content.startswith(b"DICM", 128):
         return content
-    for start in (0, 4 if content.startswith(b"DICM") else 0, 128):
+    for start in (0, 4, 128, 132):
         for order, group in (("<", 2), ("<", 8), (">", 8)):
             first = _field_at(content, start, order)
             second = first and _field_at(content, first.end, order)

@@ -97,7 +97,7 @@ def _within_budget(
     @lru_cache(1)
     def read(name: str, most: int) -> bytes:
         with open_file(name) as file:
-            return file.read(most)
+            return file.read(min(most, sizes[name]))  # as much memory is taken at once
 
     large = {name for name, size in sizes.items() if size > LARGEST_FILE}
     reason = f"larger than {LARGEST_FILE >> 20} MiB"
