@@ -96,7 +96,7 @@ def read_header(content: bytes, tags: Sequence[Any] | None = None) -> Any:
     if syntax not in READ:
         raise FormatError(
             "the slices are compressed; decompress them, for example with gdcmconv --raw, or "
-            f"convert the series with dcm2niix (transfer syntax {syntax[:64] or 'unknown'})"
+            f"convert the series with dcm2niix (transfer syntax {syntax[:64]!r})"
         )
     if syntax in COMPRESSED and not pydicom.pixels.get_decoder(syntax).is_available:
         raise FormatError(

@@ -194,7 +194,8 @@ def _one_sentence(source: Path) -> Iterator[None]:
     except VolumeError:
         raise
     except FormatError as error:
-        raise VolumeError(f"{source}: {error}.") from error
+        sentence = " ".join(str(error).splitlines())  # a name in an archive may hold any character
+        raise VolumeError(f"{source}: {sentence}.") from error
     except Exception as error:  # a DICOM parser meets anything in a damaged file
         reason = first_line(error).rstrip(".")
         raise VolumeError(f"{source}: cannot be read as DICOM: {reason}.") from error
@@ -238,7 +239,7 @@ def _describe(name: str, header: Any) -> DicomSlice:
     """Return what is needed of a slice's header, checked."""
     colours = int(header.get("SamplesPerPixel", 1)), header.get("PhotometricInterpretation")
     if colours not in ((1, "MONOCHROME1"), (1, "MONOCHROME2")):
-        raise SeriesError(f"expected one grey value per voxel, got {colours[1]}")
+        raise SeriesError(f"expected one grey value per voxel, got {colours[1]!r}")
     missing = [tag for tag in PLACE_TAGS if header.get(tag) is None]
     if missing:
         raise SeriesError(f"a slice lacks {missing[0]}, so its place in space is unknown")
@@ -289,6 +290,8 @@ def _drop_copies(
 def _in_order(slices: Sequence[DicomSlice]) -> list[DicomSlice]:
     """Return slices of one grid, sorted along their normal."""
     first = slices[0]
+    if any(s.inverted != first.inverted for s in slices):
+        raise SeriesError("some slices store low values for bright, others high; export them again")
     if any(s.shape != first.shape or s.spacing != first.spacing for s in slices) or any(
         np.abs(s.rows_and_columns - first.rows_and_columns).max() > 1e-3 for s in slices
     ):

@@ -22,7 +22,7 @@ JPEG_LOSSLESS = bytes.fromhex(
     "cc993264c9932bb264c993264caec993264c9932bb264c993264caec993264c9932bb264c993264caec993264c9932ffd9"
 )
 
-Change = Callable[[Dataset, int], None]
+Change = Callable[[Dataset], None]
 
 
 # --- Formats of other programs ---------------------------------------------------------------
@@ -80,10 +80,10 @@ WRITERS: dict[str, Callable[[Path, np.ndarray, np.ndarray], Path]] = {
 
 
 def change_series(folder: Path, change: Change) -> Path:
-    """Return the folder after changing each file's data set; slices counted by their place."""
+    """Return the folder after changing each file's data set."""
     for path in sorted(folder.iterdir()):
         dataset = pydicom.dcmread(path)
-        change(dataset, int(path.name.split("_")[1]))
+        change(dataset)
         dataset.save_as(path, enforce_file_format=True)
     return folder
 
@@ -95,7 +95,7 @@ def drop_preamble(path: Path, implicit: bool = True) -> None:
     path.write_bytes(buffer.getvalue())
 
 
-def invert(dataset: Dataset, place: int) -> None:
+def invert(dataset: Dataset) -> None:
     pixels = 1530 - dataset.pixel_array.astype(np.int16)
     dataset.PhotometricInterpretation, dataset.PixelData = "MONOCHROME1", pixels.tobytes()
 
