@@ -213,7 +213,7 @@ def _choose(
         raise SeriesError("there is no DICOM file with an image in it")
     first = {uid: next(iter(headers.values())) for uid, headers in series.items()}
     fitting = [uid for uid, header in first.items() if chosen is None or _is_chosen(header, chosen)]
-    titles = [_title(headers, name_sequence) for headers in series.values()]
+    titles = sorted(_title(headers, name_sequence) for headers in series.values())
     if not fitting:
         raise SeriesError(f"there is no series {chosen!r}; got {some(titles)}")
     if len(fitting) == 1:

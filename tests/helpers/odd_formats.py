@@ -2,16 +2,16 @@
 
 import io
 from collections.abc import Callable, Iterator
+from itertools import zip_longest
 from pathlib import Path
-from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pydicom
 from dicom_files import RAS_TO_LPS, write_series
+from pydicom import uid
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
-from pydicom.uid import EnhancedMRImageStorage
 
 from modeling_rasalore.formats.metaimage import write_metaimage
 from modeling_rasalore.formats.nrrd_files import write_nrrd
@@ -95,12 +95,34 @@ def drop_preamble(path: Path, implicit: bool = True) -> None:
     path.write_bytes(buffer.getvalue())
 
 
+def drop_preambles(folder: Path) -> Path:
+    for path in folder.iterdir():
+        drop_preamble(path)
+    return folder
+
+
+def compress_series(folder: Path) -> Path:
+    """Return the folder with JPEG 2000, and a slice each as JPEG-LS and as run lengths."""
+    for path, kind in zip_longest(folder.iterdir(), (uid.JPEGLSLossless, uid.RLELossless)):
+        dataset = pydicom.dcmread(path)
+        dataset.compress(kind or uid.JPEG2000Lossless)
+        dataset.save_as(path)
+    return folder
+
+
+def copy_slices(folder: Path) -> Path:
+    """Return the folder with a copy of every file, as a browser names it."""
+    for path in list(folder.iterdir()):
+        path.with_name(f"{path.name}(1)").write_bytes(path.read_bytes())
+    return folder
+
+
 def invert(dataset: Dataset) -> None:
     pixels = 1530 - dataset.pixel_array.astype(np.int16)
     dataset.PhotometricInterpretation, dataset.PixelData = "MONOCHROME1", pixels.tobytes()
 
 
-def write_enhanced(path: Path, voxels: np.ndarray, affine: np.ndarray, seed: int = 0) -> Path:
+def write_enhanced(path: Path, voxels: np.ndarray, affine: np.ndarray) -> Path:
     """Return a folder with one enhanced MR file, its frames in no order, scaled differently."""
     planes = write_series(path / "planes", voxels, affine)
     sources = [pydicom.dcmread(file) for file in sorted(planes.iterdir())]
@@ -116,7 +138,7 @@ def write_enhanced(path: Path, voxels: np.ndarray, affine: np.ndarray, seed: int
     whole.NumberOfFrames = len(sources)
     for tag in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"):
         delattr(whole, tag)
-    whole.SOPClassUID = whole.file_meta.MediaStorageSOPClassUID = EnhancedMRImageStorage
+    whole.SOPClassUID = whole.file_meta.MediaStorageSOPClassUID = uid.EnhancedMRImageStorage
     whole.save_as(path / "enhanced.dcm", enforce_file_format=True)
     return path
 
@@ -157,11 +179,3 @@ def mutations(content: bytes, count: int, seed: int) -> Iterator[bytes]:
             else:
                 raw[place:place] = raw[place : place + int(generator.integers(1, 40))]
         yield bytes(raw)
-
-
-def dataset_of(path: Path, **fields: Any) -> Dataset:
-    """Return the data set of a file with other fields."""
-    dataset = pydicom.dcmread(path)
-    for name, value in fields.items():
-        setattr(dataset, name, value)
-    return dataset
