@@ -115,6 +115,35 @@ def _after_meta(tag: Any, *_: Any) -> bool:
     return tag >> 16 != 2  # the group of the file meta information
 
 
+def frame_headers(header: Any) -> Iterator[Any]:
+    """Yield one header per slice of a file, with what an enhanced one tells of each at its top.
+
+    Raises:
+        FormatError: several slices that do not tell their places.
+    """
+    from pydicom import Dataset
+
+    count = int(header.get("NumberOfFrames", 1) or 1)
+    groups = header.get("PerFrameFunctionalGroupsSequence") or []
+    if count == 1 and not groups:
+        yield header
+        return
+    if len(groups) != count:
+        raise FormatError(
+            f"the {count} slices in one file must each tell its place, got {len(groups)} places; "
+            "convert it with dcm2niix"
+        )
+    shared = header.get("SharedFunctionalGroupsSequence") or []
+    for own in groups:
+        frame = Dataset()
+        frame.update(header)
+        frame.pop("ImagePositionPatient", None)
+        for group in (element for part in (*shared[:1], own) for element in part):
+            if group.VR == "SQ" and group.value:
+                frame.update(group.value[0])
+        yield frame
+
+
 def decode_slices(content: bytes, indices: Sequence[int]) -> Iterator[np.ndarray]:
     """Yield slices of a file, counted from 0, as (rows, columns) of its own type, unscaled."""
     import pydicom

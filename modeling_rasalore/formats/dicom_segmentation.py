@@ -6,7 +6,6 @@ https://dicom.nema.org/medical/dicom/current/output/chtml/part03/sect_A.51.html
 import importlib.util
 import warnings
 from collections.abc import Sequence
-from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,8 +43,8 @@ def write_segmentation(
 
     Args:
         mask: (slices, rows, columns) of 0 and 1, slice by slice as `sources`.
-        sources: the data sets of the series, without their voxels; or one of several slices, whose
-            order `mask` has.
+        sources: the data sets of the series, without their voxels, or one of several slices, whose
+            order `mask` has; what they lack of a segmentation's fields is added.
         algorithm: what made the mask.
 
     Raises:
@@ -68,16 +67,16 @@ def write_segmentation(
         anatomic_regions=[codes.SCT.Brain],
         display_color=highdicom.color.CIELabColor.from_rgb(*MASK_RED),
     )
-    complete = _complete(sources)
+    _complete(sources)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about what the source says of its patient
         segmentation = highdicom.seg.Segmentation(
-            source_images=complete,
+            source_images=sources,
             pixel_array=np.ascontiguousarray(mask, np.uint8),
             segmentation_type=highdicom.seg.SegmentationTypeValues.BINARY,
             segment_descriptions=[segment],
             series_instance_uid=generate_uid(),
-            series_number=SERIES_OFFSET + int(complete[0].get("SeriesNumber") or 0),
+            series_number=SERIES_OFFSET + int(sources[0].get("SeriesNumber") or 0),
             sop_instance_uid=generate_uid(),
             instance_number=1,
             manufacturer="RASALoRE contributors",
@@ -103,8 +102,8 @@ def require_highdicom() -> Any:
     return highdicom
 
 
-def _complete(sources: Sequence[Any]) -> list[Any]:
-    """Return sources with all that a segmentation must take over, empty where it is not known."""
+def _complete(sources: Sequence[Any]) -> None:
+    """Give sources all that a segmentation must take over, empty where it is not known."""
     from pydicom.uid import generate_uid
 
     first = sources[0]
@@ -112,11 +111,8 @@ def _complete(sources: Sequence[Any]) -> list[Any]:
     for tag in ("StudyInstanceUID", "FrameOfReferenceUID"):
         if not first.get(tag):
             filling[tag] = generate_uid(entropy_srcs=[tag, str(first.get("SeriesInstanceUID"))])
-    complete = []
-    for source in map(copy, sources):
+    for source in sources:
         if not source.get("SOPInstanceUID") or not source.get("SeriesInstanceUID"):
             raise FormatError("a slice without SOPInstanceUID or SeriesInstanceUID has no name")
         for tag, value in filling.items():
             setattr(source, tag, value)
-        complete.append(source)
-    return complete

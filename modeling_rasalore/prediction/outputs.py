@@ -191,4 +191,8 @@ def describe_input(
         "input_sha256": digest or sha256_of(volume.path),
         "input_voxel_order": volume.geometry.axis_codes,
         "warnings": find_warnings(volume, trained_on),
+        "left_out": [
+            {"input": item.path.relative_to(volume.path).as_posix(), "left_out": item.reason}
+            for item in volume.left_out
+        ],
     }

@@ -8,7 +8,6 @@ import importlib.util
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
@@ -18,7 +17,13 @@ from typing import Any
 import numpy as np
 
 from ..files import first_line
-from ..formats.dicom_content import HEADER_BYTES, decode_slices, read_header, with_preamble
+from ..formats.dicom_content import (
+    HEADER_BYTES,
+    decode_slices,
+    frame_headers,
+    read_header,
+    with_preamble,
+)
 from ..formats.stored_voxels import FormatError
 from .header_guard import VOXEL_BUDGET, VolumeError
 from .series_files import (
@@ -209,30 +214,8 @@ def _parts(name: str, header: Any) -> list[DicomSlice]:
         raise SeriesError(
             f"{name} is a mosaic, many slices as tiles of one picture; convert it with dcm2niix"
         )
-    frames = [_describe(name, frame) for frame in _frames(header)]
+    frames = [_describe(name, frame) for frame in frame_headers(header)]
     return [replace(part, index=index) for index, part in enumerate(frames)]
-
-
-def _frames(header: Any) -> Iterator[Any]:
-    """Yield one header per slice, with what an enhanced file tells of each at its top."""
-    count = int(header.get("NumberOfFrames", 1) or 1)
-    groups = header.get("PerFrameFunctionalGroupsSequence") or []
-    if count == 1 and not groups:
-        yield header
-        return
-    if len(groups) != count:
-        raise SeriesError(
-            f"the {count} slices in one file must each tell its place, got {len(groups)} places; "
-            "convert it with dcm2niix"
-        )
-    shared = header.get("SharedFunctionalGroupsSequence") or []
-    for group in groups:
-        frame = copy(header)
-        frame.pop("ImagePositionPatient", None)
-        for element in (e for groups in (*shared[:1], group) for e in groups):
-            if element.VR == "SQ" and element.value:
-                frame.update(element.value[0])
-        yield frame
 
 
 def _describe(name: str, header: Any) -> DicomSlice:

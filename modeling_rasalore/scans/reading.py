@@ -54,7 +54,9 @@ def open_scan(
         with open_series(path, modality, sequence_of, series) as slices:
             scan = scan_from_voxels(slices, slices.affine, path, slices.warnings)
             named = named or slices.sequence
-            yield replace(scan, sequence=named, slice_files=slices.slice_files)
+            yield replace(
+                scan, sequence=named, slice_files=slices.slice_files, left_out=slices.left_out
+            )
     elif other_ending(path):
         yield replace(_open_other(path), sequence=named)
     else:

@@ -19,6 +19,7 @@ from nibabel.spatialimages import HeaderDataError
 
 from ..files import first_line
 from .header_guard import UNITS, VOXEL_SIZES_MM, VolumeError, open_checked
+from .series_files import LeftOut
 from .slice_frame import Geometry, has_three_axes
 
 PIECE_VOXELS = 2**22  # decoded at once
@@ -47,6 +48,7 @@ class Volume:
         warnings: what it put right, one sentence each.
         sequence: MRI sequence that it is known to be, such as "t2"; None where it is not told.
         slice_files: name of the DICOM file, and index in it, of each slice of the third axis.
+        left_out: files of the folder or zip that are not used.
     """
 
     slices: np.ndarray
@@ -57,6 +59,7 @@ class Volume:
     warnings: tuple[str, ...] = ()
     sequence: str | None = None
     slice_files: tuple[tuple[str, int], ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
 
     @property
     def spacing(self) -> tuple[float, float, float]:
@@ -98,7 +101,7 @@ class ScanFile:
             its shape has 3 or 4 numbers.
         warnings: what was put right, one sentence each.
         sequence: MRI sequence that it is known to be; None where it is not told.
-        slice_files: as of `Volume`.
+        slice_files, left_out: as of `Volume`.
     """
 
     path: Path
@@ -108,6 +111,7 @@ class ScanFile:
     warnings: tuple[str, ...]
     sequence: str | None = None
     slice_files: tuple[tuple[str, int], ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
 
     @property
     def facts(self) -> ScanFacts:
@@ -161,6 +165,7 @@ class ScanFile:
             self.warnings,
             self.sequence,
             self.slice_files,
+            self.left_out,
         )
 
     def _decode(self, planes: slice, channel: int) -> np.ndarray:

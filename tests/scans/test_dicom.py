@@ -168,6 +168,22 @@ def test_an_enhanced_file_reads_as_its_slices(tmp_path: Path, name: str) -> None
     assert scan.geometry.corners == pytest.approx(plain.geometry.corners)
 
 
+@pytest.mark.parametrize("lack", ["PlanePositionSequence", "a group"])
+def test_an_enhanced_file_whose_slices_lack_their_places_is_refused(
+    tmp_path: Path, lack: str
+) -> None:
+    def forget(dataset: pydicom.Dataset) -> None:
+        groups = dataset.PerFrameFunctionalGroupsSequence
+        if lack == "a group":
+            del groups[3]
+        else:
+            delattr(groups[3], lack)
+
+    folder = change_series(write_enhanced(tmp_path / "s", voxels(), AXIAL), forget)
+    with pytest.raises(VolumeError, match=r"lacks ImagePositionPatient|each tell its place, got 4"):
+        read_scan(folder)
+
+
 def test_low_values_for_bright_are_inverted_and_said(tmp_path: Path) -> None:
     data = np.maximum(voxels(), 0)
     data[0] = 0

@@ -168,6 +168,12 @@ def test_a_phantom_has_one_mask_and_one_volume_through_every_format(
     assert entry["millilitres"] == pytest.approx(millilitres, rel=1e-6)
     if door == "copies":
         assert "12 files were left out" in entry["warnings"][0]
+        summary = json.loads((tmp_path / "out" / entry["outputs"]["summary"]).read_text())
+        assert len(summary["left_out"]) == 12
+        assert summary["left_out"][0] == {
+            "input": "IM0_0(1)",
+            "left_out": "a copy of slices that were read",
+        }
 
 
 @pytest.mark.parametrize("kind", ["nifti", "nrrd", "mha", "dicom-seg"])
