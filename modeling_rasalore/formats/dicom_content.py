@@ -150,9 +150,15 @@ def decode_slices(content: bytes, indices: Sequence[int]) -> Iterator[np.ndarray
 
     dataset = pydicom.dcmread(io.BytesIO(content), specific_tags=list(PIXEL_TAGS))
     for index in indices:
-        if dataset.file_meta.TransferSyntaxUID in COMPRESSED:
+        syntax = dataset.file_meta.TransferSyntaxUID
+        if syntax in COMPRESSED:
             _check_compressed(dataset, index)
-        yield pydicom.pixels.pixel_array(dataset, index=index, raw=True)
+        try:
+            yield pydicom.pixels.pixel_array(dataset, index=index, raw=True)
+        except RuntimeError as error:  # of all decoders that were tried
+            raise FormatError(
+                f"a slice cannot be decompressed ({syntax.name}); export the series again"
+            ) from error
 
 
 def _check_compressed(dataset: Any, index: int) -> None:

@@ -203,7 +203,9 @@ def _one_sentence(source: Path) -> Iterator[None]:
         raise VolumeError(f"{source}: {sentence}.") from error
     except Exception as error:  # a DICOM parser meets anything in a damaged file
         reason = first_line(error).rstrip(".")
-        raise VolumeError(f"{source}: cannot be read as DICOM: {reason}.") from error
+        raise VolumeError(
+            f"{source}: cannot be read as DICOM: {reason}; copy or export it again."
+        ) from error
 
 
 def _parts(name: str, header: Any) -> list[DicomSlice]:

@@ -196,7 +196,9 @@ def _header(files: SeriesFiles, name: str) -> Any:
         raise SeriesError(f"{name}: {error}") from error
     except Exception as error:  # a DICOM parser meets anything in a damaged file
         reason = first_line(error).rstrip(".")
-        raise SeriesError(f"{name} cannot be read as DICOM: {reason}") from error
+        raise SeriesError(
+            f"{name} cannot be read as DICOM: {reason}; copy or export it again"
+        ) from error
     kind = str(header.get("SOPClassUID", ""))
     no_scan = next((reason for start, reason in NO_SCANS.items() if kind.startswith(start)), None)
     return no_scan or (header if "Rows" in header else "holds no image")

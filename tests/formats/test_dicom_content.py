@@ -125,6 +125,14 @@ def test_a_missing_decoder_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         read_scan(folder)
 
 
+def test_damaged_compressed_data_is_told_in_our_words(tmp_path: Path) -> None:
+    folder = write_series(tmp_path / "s", voxels(np.uint16, 0), AXIAL)
+    for path in folder.iterdir():
+        compress(path, uid.JPEG2000Lossless, codestream(7, 8, 1) + bytes(40))
+    with pytest.raises(VolumeError, match=r"cannot be decompressed \(JPEG 2000.*; export the"):
+        read_scan(folder)
+
+
 def codestream(rows: int, columns: int, values: int) -> bytes:
     """The start of JPEG 2000 data that announces this many voxels."""
     size = struct.pack(
