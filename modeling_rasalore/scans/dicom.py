@@ -133,7 +133,8 @@ def open_series(
     """Give the one series of a folder or zip; headers are read, only copies are decoded.
 
     Args:
-        source: a folder, or a zip, with the files of one series at any depth of the zip.
+        source: a folder, or a zip, with the files of one series at any depth of the zip; or a file
+            that holds all slices.
         modality: chooses among several series by what their descriptions name.
         name_sequence: finds the sequence in a description.
         chosen: number of the series, or text of its description.
@@ -160,6 +161,8 @@ def open_series(
             )
             reason = "a copy of slices that were read"
             left_out += [LeftOut(source / name, reason) for name in copies]
+            if len(slices) == 1 and list(headers) == [source.name]:
+                raise SeriesError("this is one slice of a series; give the folder with all of them")
             slices = _in_order(slices)
             step = _step(slices)
             header = next(iter(headers.values()))

@@ -115,4 +115,4 @@ def scan_stem(scan: Path) -> str:
     """Return the name of a file or folder without the ending of a scan."""
     if ending := other_ending(scan):
         return scan.name[: -len(ending)]
-    return re.sub(r"\.(nii(\.gz)?|zip)$", "", scan.absolute().name, flags=re.IGNORECASE)
+    return re.sub(r"\.(nii(\.gz)?|zip|dcm)$", "", scan.absolute().name, flags=re.IGNORECASE)

@@ -25,7 +25,7 @@ def read_scan(
 
     Args:
         path: a .nii or .nii.gz file, one of another format that `formats.endings` lists, or a
-            folder or zip with a DICOM series.
+            folder, zip or file with a DICOM series.
         channel: which volume of a 4-D file, counted from 0.
         modality: the scan's sequence, where its name and header do not tell it; chooses the volume
             of MSD Task01, or the DICOM series whose description fits.

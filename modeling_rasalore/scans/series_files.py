@@ -66,15 +66,21 @@ class SeriesFiles:
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether a path is a zip, or a folder with a DICOM file right in it."""
+    """Whether a path is a zip, a DICOM file, or a folder with a DICOM file right in it."""
     if path.is_dir():
         return any(_starts_like_dicom(file) for file in _plain_files(path))
-    return path.suffix.lower() == ".zip"
+    if path.suffix.lower() == ".zip":
+        return True
+    return not _is_named_as_scan(path.name) and path.is_file() and _starts_like_dicom(path)
+
+
+def _is_named_as_scan(name: str) -> bool:
+    return name.lower().endswith((".nii", ".nii.gz")) or other_ending(Path(name)) is not None
 
 
 @contextmanager
 def open_files(source: Path) -> Iterator[SeriesFiles]:
-    """Give the files in a folder or zip, which stays open.
+    """Give the files in a folder or zip, which stays open, or a file alone.
 
     Raises:
         SeriesError: an archive that is too large, leads out of itself, or is packed unusually.
@@ -82,6 +88,10 @@ def open_files(source: Path) -> Iterator[SeriesFiles]:
     if source.is_dir():
         sizes = {path.name: path.stat().st_size for path in _plain_files(source)}
         yield _within_budget(source, sizes, lambda name: (source / name).open("rb"))
+        return
+    if source.suffix.lower() != ".zip":
+        sizes = {source.name: source.stat().st_size}
+        yield _within_budget(source, sizes, lambda name: source.open("rb"))
         return
     with zipfile.ZipFile(source) as archive:
         members = _check_archive(archive.infolist(), source.stat().st_size)
@@ -149,8 +159,8 @@ def _read_headers(
     series: dict[str, dict[str, Any]] = {}
     left_out = list(files.left_out)
     for name in files.names:
-        if name.lower().endswith((".nii", ".nii.gz")) or other_ending(Path(name)):
-            continue  # a scan of its own
+        if _is_named_as_scan(name):
+            continue
         header = _header(files, name)
         if isinstance(header, str):
             left_out.append(LeftOut(source / name, header))

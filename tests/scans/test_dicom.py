@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modeling_rasalore.scans.finding import find_scans
+from modeling_rasalore.scans.finding import find_scans, output_stems
 from modeling_rasalore.scans.reading import read_scan, read_scan_facts
 from modeling_rasalore.scans.series_files import is_dicom
 from modeling_rasalore.scans.volume_writing import write_nifti, write_volume
@@ -166,6 +166,16 @@ def test_an_enhanced_file_reads_as_its_slices(tmp_path: Path, name: str) -> None
     scan = read_scan(write_enhanced(tmp_path / "enhanced", data, AFFINES[name]))
     assert np.array_equal(scan.slices, plain.slices)
     assert scan.geometry.corners == pytest.approx(plain.geometry.corners)
+
+
+def test_a_file_with_all_slices_is_a_scan_and_one_with_one_is_not(tmp_path: Path) -> None:
+    folder = write_enhanced(tmp_path / "enhanced", voxels(), AXIAL)
+    whole = read_scan(folder / "enhanced.dcm")
+    assert np.array_equal(whole.slices, read_scan(folder).slices)
+    assert output_stems([whole.path], tmp_path) == [tmp_path / "enhanced"]
+    slices = write_series(tmp_path / "s", voxels(), AXIAL)
+    with pytest.raises(VolumeError, match="one slice of a series; give the folder"):
+        read_scan(slices / "IM0_0")
 
 
 @pytest.mark.parametrize("lack", ["PlanePositionSequence", "a group"])
