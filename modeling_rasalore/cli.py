@@ -43,7 +43,7 @@ Per = Annotated[str, typer.Option(help="voxels, slices or ml, for --false-alarms
 Quiet = Annotated[bool, typer.Option("--quiet", help="print errors only")]
 Json = Annotated[bool, typer.Option("--json", help="print one JSON document and nothing else")]
 
-READING = ("channel", "modality", "assume_modality")
+READING = ("channel", "modality", "assume_modality", "series")
 SCORING = (*READING, "batch_size", "flips", "smooth_mm")
 
 
@@ -77,7 +77,7 @@ def one_line_errors(go_on: str = "the same command begins anew") -> Iterator[Non
 
 
 @app.command(epilog="Example: rasalore predict scans/ --modality t2 --model runs/stage2 --out out")
-@takes_options(*SCORING, "noise_samples", "smallest_ml")
+@takes_options(*SCORING, "noise_samples", "smallest_ml", "format")
 def predict(
     scans: Scans,
     model: Model,

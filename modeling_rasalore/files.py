@@ -1,4 +1,4 @@
-"""Files that appear complete or not at all, whatever interrupts their writing."""
+"""Write files that appear complete or not at all, and look through folders."""
 
 import hashlib
 import json
@@ -6,6 +6,7 @@ import os
 import re
 import secrets
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -122,3 +123,60 @@ def first_line(error: BaseException) -> str:
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return f"{os.fsdecode(error.filename)}: {error.strerror.lower()}."
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """What is not used of what was given.
+
+    Attributes:
+        path: a file or folder.
+        reason: one sentence that does not name it.
+        files: how many files it stands for.
+    """
+
+    path: Path
+    reason: str
+    files: int = 1
+
+
+@dataclass
+class Tree:
+    """The files below a folder.
+
+    Attributes:
+        files: sorted, links to files among them, broken ones too.
+        left_out: folders that cannot be opened, and links to folders that were looked through.
+        hidden: files and folders whose names begin with a dot.
+    """
+
+    files: list[Path] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)
+    hidden: int = 0
+
+
+def walk(root: Path) -> Tree:
+    """Return the files below a folder; folders that are links are followed, each folder once."""
+    tree, seen = Tree(), set[str]()
+    folders, links = [root], list[Path]()
+    while folders or links:
+        folder = folders.pop() if folders else links.pop(0)  # a folder's own name comes first
+        real = os.path.realpath(folder)
+        try:
+            inside = [] if real in seen else sorted(folder.iterdir())
+        except OSError as error:
+            tree.left_out.append(LeftOut(folder, f"cannot be opened: {error.strerror}", 0))
+            continue
+        if real in seen:
+            reason = "a link to a folder that is looked through by another name"
+            tree.left_out.append(LeftOut(folder, reason, 0))
+        seen.add(real)
+        for path in inside:
+            if path.name.startswith("."):
+                tree.hidden += 1
+            elif path.is_dir():
+                (links if path.is_symlink() else folders).append(path)
+            else:
+                tree.files.append(path)
+    tree.files.sort()
+    return tree

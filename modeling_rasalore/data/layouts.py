@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ..files import some
+from ..files import some, walk
 from ..remote_files import is_remote, read_bytes
-from ..scans.finding import nifti_files, read_channels, walk
+from ..scans.finding import nifti_files
 from ..scans.naming import (
     MODALITIES,
     MSD_CHANNELS,
@@ -16,6 +16,7 @@ from ..scans.naming import (
     ending_of,
     file_stem,
     is_doubtful,
+    read_channels,
     role_by_words,
     sequence_of,
     tells_no_finding,

@@ -9,6 +9,8 @@ from typing import Annotated, Any, get_type_hints
 
 from typer import BadParameter, Option
 
+# What --format takes -> how the masks' names end.
+FORMATS = {"nifti": ".nii.gz", "nrrd": ".nrrd", "mha": ".mha", "dicom-seg": ".dcm"}
 Command = Callable[..., None]
 
 
@@ -23,6 +25,7 @@ class PredictionOptions:
         modality: the scans' sequence; tells the volume of the 4-D scans of MSD Task01. A scan that
             says otherwise of itself is refused.
         assume_modality: the scans' sequence, whatever they say of themselves.
+        series: which DICOM series of several, by its number or words of its description.
         batch_size: slices per forward pass; 8 of the full-sized model take 600 MiB.
         flips: average the scores of each slice and its three mirror images: four times the work,
             and a score that does not depend on which side is which.
@@ -31,10 +34,11 @@ class PredictionOptions:
         smallest_ml: connected parts of the mask with less volume are removed; 0 keeps all.
         precision: float type the model computes in: float32, bfloat16, or auto for what suits the
             model's device.
+        format: of masks and maps, one of FORMATS; maps beside dicom-seg are NIfTI.
 
     Raises:
-        ValueError: a threshold outside [0, 1], a batch size below 1, a negative size, or two
-            sequences.
+        ValueError: a threshold outside [0, 1], a batch size below 1, a negative size, two
+            sequences, or an unknown format.
     """
 
     threshold: float = 0.5
@@ -52,6 +56,10 @@ class PredictionOptions:
         str | None,
         Option(help="as --modality, for scans whose names or headers say otherwise; is recorded"),
     ] = None
+    series: Annotated[
+        str | None,
+        Option(help="DICOM series of several in one folder: its number, or words it describes"),
+    ] = None
     batch_size: Annotated[int, Option(min=1, help="slices at once")] = 4
     flips: Annotated[bool, Option("--flips", help="average over mirror images")] = False
     noise_samples: Annotated[
@@ -62,12 +70,17 @@ class PredictionOptions:
     ] = 0.0
     smallest_ml: Annotated[float, Option(min=0, help="remove smaller parts of masks")] = 0.0
     precision: str = "float32"
+    format: Annotated[str, Option(help=f"of masks and maps: {', '.join(FORMATS)} (masks only)")] = (
+        "nifti"
+    )
 
     def __post_init__(self) -> None:
         if not 0 <= self.threshold <= 1:
             raise ValueError(
                 f"threshold must lie in [0, 1], got {self.threshold}; 0.5 is the usual choice."
             )
+        if self.format not in FORMATS:
+            raise ValueError(f"format must be one of {', '.join(FORMATS)}, got {self.format}.")
         if self.batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {self.batch_size}.")
         if self.assume_modality and self.modality not in (None, self.assume_modality):
@@ -82,10 +95,10 @@ class PredictionOptions:
             )
 
     @property
-    def reading(self) -> tuple[int | None, str | None, bool]:
-        """Which volume and sequence to read, and whether the sequence is assumed."""
+    def reading(self) -> tuple[int | None, str | None, bool, str | None]:
+        """Which volume and sequence to read, whether the sequence is assumed, and which series."""
         assumed = self.assume_modality is not None
-        return self.channel, self.assume_modality or self.modality, assumed
+        return self.channel, self.assume_modality or self.modality, assumed, self.series
 
 
 DEFAULT_OPTIONS = PredictionOptions()

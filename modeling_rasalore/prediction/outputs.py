@@ -8,11 +8,13 @@ import numpy as np
 from PIL.Image import Image
 
 from ..files import replace_file, sha256_of, write_json
+from ..formats.dicom_segmentation import Algorithm
 from ..provenance import DISCLAIMER, versions
 from ..scans.background import BrainSlices, skull_contrast
 from ..scans.overlays import overlay_montage
-from ..scans.volume_writing import write_volume
+from ..scans.volume_writing import write_segmentation, write_volume
 from ..scans.volumes import Volume
+from .options import FORMATS
 from .volume import VolumePrediction
 
 # Share of the voxels of a scan. Around an extracted brain it is 0.5 to 0.9, with skull and noise
@@ -34,12 +36,13 @@ def write_prediction(
     endings: Mapping[str, str] = ENDINGS,
     source: dict[str, Any] | None = None,
     files: Collection[str] = FILES,
+    mask_format: str = "nifti",
 ) -> dict[str, Path]:
     """Return the paths of the files written for one scan, each complete or absent.
 
-    `mask`: uint8 NIfTI, `scores` and, where noise was drawn, `spread`: float32 NIfTI, all on the
-    scan's own grid; `overlay`: PNG of the most telling slices; `summary`: JSON with volume,
-    threshold, model and input, written last.
+    `mask`: uint8, `scores` and, where noise was drawn, `spread`: float32, all on the scan's own
+    grid, as NIfTI or in the format that is asked for; `overlay`: PNG of the most telling slices;
+    `summary`: JSON with volume, threshold, model and input, written last.
 
     Args:
         prediction: of `volume`.
@@ -49,14 +52,18 @@ def write_prediction(
         endings: end of the file name of each.
         source: what `describe_input` says; None: asked here, which reads the scan's file again.
         files: which of them to write.
+        mask_format: of mask and maps, one of FORMATS; a DICOM segmentation holds the mask only.
     """
     out_dir = Path(out_dir)
+    endings = {role: _ending(role, end, mask_format) for role, end in endings.items()}
     paths = {role: out_dir / f"{name}{end}" for role, end in endings.items() if role in files}
     if prediction.spread is None:
         paths.pop("spread", None)
     if paths:
         out_dir.mkdir(parents=True, exist_ok=True)
-    if "mask" in paths:
+    if "mask" in paths and mask_format == "dicom-seg":
+        write_segmentation(paths["mask"], prediction.mask, volume, _algorithm(prediction))
+    elif "mask" in paths:
         write_volume(paths["mask"], prediction.mask, volume, np.uint8)
     if "scores" in paths:
         write_volume(paths["scores"], prediction.scores, volume, np.float32)
@@ -70,6 +77,30 @@ def write_prediction(
     if source and "summary" in paths:
         write_json(paths["summary"], compose_summary(prediction, source))
     return paths
+
+
+def require_format(volume: Volume, mask_format: str) -> None:
+    """Refuse a scan that cannot have its mask in this format, before it is segmented."""
+    if mask_format == "dicom-seg" and not volume.slice_files:
+        raise ValueError(
+            f"{volume.path}: --format dicom-seg needs a scan that came as DICOM, which its mask "
+            "refers to; give the series, or choose nifti, nrrd or mha."
+        )
+
+
+def _ending(role: str, ending: str, mask_format: str) -> str:
+    """Return how a file's name ends in a format other than NIfTI."""
+    if not ending.endswith(".nii.gz") or (mask_format == "dicom-seg" and role != "mask"):
+        return ending
+    return ending.removesuffix(".nii.gz") + FORMATS[mask_format]
+
+
+def _algorithm(prediction: VolumePrediction) -> Algorithm:
+    """Return what a DICOM segmentation says of its origin."""
+    model, version = prediction.model, versions()["rasalore"]
+    return Algorithm(
+        str(version), str(model["name"]), str(model["weights_sha256"]), prediction.threshold
+    )
 
 
 def _draw_overlay(prediction: VolumePrediction, volume: Volume, warnings: Sequence[str]) -> Image:
@@ -176,4 +207,8 @@ def describe_input(
         "input_sha256": digest or sha256_of(volume.path),
         "input_voxel_order": volume.geometry.axis_codes,
         "warnings": find_warnings(volume, trained_on),
+        "left_out": [
+            {"input": item.path.relative_to(volume.path).as_posix(), "left_out": item.reason}
+            for item in volume.left_out
+        ],
     }

@@ -15,10 +15,11 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..files import first_line, printable, remove_drafts, sha256_of
+from ..files import LeftOut, first_line, printable, remove_drafts, sha256_of
+from ..formats.endings import require_writer
 from ..provenance import DISCLAIMER, VIEWS, provenance
 from ..scans.bids import BIDS_ENDINGS, DESCRIPTION, bids_stem, write_description
-from ..scans.finding import FoundScans, LeftOut, output_stems
+from ..scans.finding import FoundScans, output_stems
 from ..scans.reading import read_scan
 from ..scans.volumes import Volume
 from .journal import (
@@ -33,8 +34,16 @@ from .journal import (
     same_origin,
 )
 from .loading import choose_precision
-from .options import DEFAULT_OPTIONS, PredictionOptions
-from .outputs import ENDINGS, FILES, describe, describe_input, measures, write_prediction
+from .options import DEFAULT_OPTIONS, FORMATS, PredictionOptions
+from .outputs import (
+    ENDINGS,
+    FILES,
+    describe,
+    describe_input,
+    measures,
+    require_format,
+    write_prediction,
+)
 from .report import clear_views, require_pyarrow, write_views
 from .volume import describe_model, predict_volume
 
@@ -174,6 +183,7 @@ def plan_run(
     """Return what all processes of a run know."""
     if unknown := [name for name in files if name not in FILES]:
         raise ValueError(f"files must be some of {', '.join(FILES)}, got {', '.join(unknown)}.")
+    require_writer(FORMATS[options.format])
     options = replace(options, precision=choose_precision(model, options.precision))
     settings = asdict(options) | {"files": list(files)}
     settings["volume"] = settings.pop("channel")  # as the command line calls it
@@ -259,6 +269,7 @@ def load_scan(run: Run, task: Task) -> LoadedScan | Outcome:
             entry = None if task.listed else task.finished
             return Outcome(task.key, entry, (f"{task.scan}: finished before, skipped",))
         volume = read_scan(task.scan, *run.options.reading)
+        require_format(volume, run.options.format)
     except SCAN_ERRORS as error:
         return tell_failure(run, task, error)
     return LoadedScan(task, volume, digest, time.monotonic() - start)
@@ -282,7 +293,9 @@ def segment_scan(run: Run, model: Any, processor: Any, loaded: LoadedScan | Outc
         source = describe_input(volume, loaded.digest, model_facts["modality"])
         prediction = predict_volume(model, processor, volume, run.options, model_facts)
         folder, name = (run.out / task.key).parent, Path(task.key).name
-        paths = write_prediction(prediction, volume, folder, name, endings, source, run.files)
+        paths = write_prediction(
+            prediction, volume, folder, name, endings, source, run.files, run.options.format
+        )
     except SCAN_ERRORS as error:
         return tell_failure(run, task, error)
     seconds = round(loaded.seconds + time.monotonic() - start, 2)

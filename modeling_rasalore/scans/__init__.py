@@ -10,6 +10,6 @@ overlays.py         pictures of slices with map, mask and truth
 reading.py          any scan through one door, opened once; what header and voxels tell
 series_files.py     files of a DICOM folder or zip, under byte budgets
 slice_frame.py      Geometry: where voxels lie, and if a head can; the one place where axes change
-volume_writing.py   NIfTI files on a scan's own grid, and how they are known again
-volumes.py          Volume: scans in the slice frame, from NIfTI or voxels
+volume_writing.py   results on a scan's own grid, in its format or another; how they are known again
+volumes.py          Volume: scans in the slice frame, from files or voxels
 """

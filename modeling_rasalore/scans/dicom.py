@@ -1,71 +1,49 @@
 """Read one DICOM series, in a folder or a zip, as voxels with an affine.
 
-Only this file imports pydicom. No text of the files goes anywhere: a series gives only numbers, and
-the sequence that its name tells.
+No text of the files goes anywhere: a series gives only numbers, and the sequence that its name
+tells.
 """
 
 import importlib.util
-import io
 import re
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
+from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..files import first_line
+from ..files import LeftOut, first_line
+from ..formats.dicom_content import (
+    HEADER_BYTES,
+    decode_slices,
+    read_header,
+    with_preamble,
+)
+from ..formats.dicom_slices import DicomSlice, describe_slices
+from ..formats.stored_voxels import FormatError
 from .header_guard import VOXEL_BUDGET, VolumeError
 from .naming import Times
-from .series_files import SeriesError, SeriesFiles, open_files
+from .series_files import (
+    LARGEST_FILE,
+    NO_DICOM,
+    Namer,
+    SeriesError,
+    SeriesFiles,
+    choose_series,
+    open_files,
+    read_image_header,
+    say_left_out,
+    told_sequence,
+)
 
 GAP_TOLERANCE = 0.02  # of the distance between slices
 LARGEST_ROUNDING = 0.2  # of that distance; a missing slice moves another by more
 SPACING_TOLERANCE = 3e-3  # relative; 0.94 for 0.9375 is one pixel size
-UNIT_TOLERANCE = 0.02  # of the length of a direction, which text with two decimals keeps
-UNCOMPRESSED = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")
-PLACE_TAGS = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
-HEADER_TAGS = [
-    *("SeriesInstanceUID", "SeriesDescription", "ProtocolName", "Modality", *PLACE_TAGS),
-    *("SliceThickness", "SpacingBetweenSlices", "Rows", "Columns", "SamplesPerPixel"),
-    *("NumberOfFrames", "PhotometricInterpretation", "RescaleSlope", "RescaleIntercept"),
-    *("SequenceName", "EchoTime", "RepetitionTime", "InversionTime", "ContrastBolusAgent"),
-]
-
-Namer = Callable[[str], str | None]  # words -> the sequence they name, such as "t2"
-
-
-@dataclass(frozen=True, eq=False)
-class DicomSlice:
-    """What one file says about its slice.
-
-    Attributes:
-        name: of the file, in its folder or archive.
-        position: (3,) centre of the first voxel, LPS mm.
-        rows_and_columns: (2, 3) unit vectors along a row and along a column, LPS.
-        spacing: mm between rows and between columns.
-        thickness: mm; the distance between slices where there is but one.
-        shape: rows, columns.
-        scaling: slope, intercept.
-        last_digit: mm of the last decimal in which the position is written.
-    """
-
-    name: str
-    position: np.ndarray
-    rows_and_columns: np.ndarray
-    spacing: tuple[float, float]
-    thickness: float
-    shape: tuple[int, int]
-    scaling: tuple[float, float]
-    last_digit: float
-
-    @property
-    def normal(self) -> np.ndarray:
-        """(3,): which way the slice faces, LPS."""
-        return np.cross(*self.rows_and_columns)
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +57,7 @@ class Series:
         times: echo, repetition and inversion time.
         kind: how it was made, "MR" or another of DICOM's modalities.
         warnings: one sentence each, for people.
+        left_out: files of the source that are not used.
     """
 
     source: Path
@@ -89,6 +68,7 @@ class Series:
     times: Times
     kind: str
     warnings: tuple[str, ...]
+    left_out: tuple[LeftOut, ...] = ()
 
     @property
     def dtype(self) -> np.dtype:
@@ -101,43 +81,74 @@ class Series:
         rows, columns = self.slices[0].shape
         return columns, rows, len(self.slices)
 
+    @property
+    def slice_files(self) -> tuple[tuple[str, int], ...]:
+        """Name of the file and index in it, of each slice."""
+        return tuple((part.name, part.index) for part in self.slices)
+
+    @cached_property
+    def _brightest(self) -> float:
+        """What stands for black in an inverted series: its highest value."""
+        with _one_sentence(self.source):
+            return max(float(voxels.max()) for voxels in _decode(self.files, self.slices))
+
     def __getitem__(self, index: tuple[slice, slice, slice]) -> np.ndarray:
         columns, rows, planes = index
         with _one_sentence(self.source):
-            voxels = [_decode(self.files.read(part.name), part) for part in self.slices[planes]]
-        return np.stack(voxels, axis=-1)[columns, rows]
+            voxels = np.stack(list(_decode(self.files, self.slices[planes])), axis=-1)
+        if self.slices[0].inverted:
+            voxels = np.float32(self._brightest) - voxels
+        return voxels[columns, rows]
 
 
 @contextmanager
-def open_series(source: Path, modality: str | None, name_sequence: Namer) -> Iterator[Series]:
-    """Give the one series of a folder or zip; headers are read, no voxel is decoded.
+def open_series(
+    source: Path, modality: str | None, name_sequence: Namer, chosen: str | None = None
+) -> Iterator[Series]:
+    """Give the one series of a folder or zip; headers are read, only copies are decoded.
 
     Args:
-        source: a folder, or a zip, with the files of one series at any depth of the zip.
+        source: a folder, or a zip, with the files of one series at any depth of the zip; or a file
+            that holds all slices.
         modality: chooses among several series by what their descriptions name.
         name_sequence: finds the sequence in a description.
+        chosen: number of the series, or text of its description.
 
     Raises:
         VolumeError: pydicom is missing, an archive that is unsafe or damaged, no series or several,
-            slices that are compressed, missing, or do not lie behind one another.
+            slices that are missing, or do not lie behind one another.
     """
     require_pydicom(source)
     with ExitStack() as stack:
         with _one_sentence(source):
             files = stack.enter_context(open_files(source))
-            headers = _choose(_read_headers(files), modality, name_sequence)
-            slices = _in_order([_describe(name, header) for name, header in headers.items()])
+            headers, left_out = choose_series(source, files, modality, name_sequence, chosen)
+            slices, copies = _drop_copies(
+                files,
+                [
+                    part
+                    for name in _originals_first(headers)
+                    for part in describe_slices(name, headers[name])
+                ],
+            )
+            reason = "a copy of slices that were read"
+            left_out += [LeftOut(source / name, reason) for name in copies]
+            if len(slices) == 1 and list(headers) == [source.name]:
+                raise SeriesError("this is one slice of a series; give the folder with all of them")
+            slices = _in_order(slices)
             step = _step(slices)
             header = next(iter(headers.values()))
+            told = _warnings(slices, step, _kind(header))
             series = Series(
                 source=source,
                 files=files,
                 slices=slices,
                 affine=_affine(slices[0], step),
-                sequence=_sequence(header, name_sequence),
+                sequence=told_sequence(header, name_sequence),
                 times=_times(header),
                 kind=_kind(header),
-                warnings=_warnings(slices, step, _kind(header)),
+                warnings=(*told, *say_left_out(left_out)),
+                left_out=tuple(left_out),
             )
         yield series
 
@@ -150,14 +161,33 @@ def require_pydicom(source: Path) -> None:
         )
 
 
-def _read_headers(files: SeriesFiles) -> dict[str, dict[str, Any]]:
-    """Return the headers by series and by the name of their file."""
-    series: dict[str, dict[str, Any]] = {}
-    for name in files.names:
-        header = _header(files.read(name))
-        if header is not None:
-            series.setdefault(str(header.get("SeriesInstanceUID", "")), {})[name] = header
-    return series
+def why_no_image(source: Path) -> str | None:
+    """Return why a folder or zip holds no image of a series; None where it holds one.
+
+    Raises:
+        VolumeError: pydicom is missing, or nothing can be told before the files are read whole.
+    """
+    require_pydicom(source)
+    reasons = []
+    with _one_sentence(source), open_files(source) as files:
+        for name in files.names:
+            header = read_image_header(files, name)
+            if not isinstance(header, str):
+                return None
+            reasons.append(header)
+    told = next((reason for reason in reasons if reason != NO_DICOM), None)
+    return f"holds {told}" if told else "holds no DICOM image"
+
+
+def _times(header: Any) -> Times:
+    """Return the times in ms that a header tells."""
+    tags = ("EchoTime", "RepetitionTime", "InversionTime")
+    values = (str(header.get(tag) or "") for tag in tags)  # a damaged one is text, or several
+    return Times(*(float(v) if re.fullmatch(r"[0-9]{1,7}(\.[0-9]*)?", v) else None for v in values))
+
+
+def _kind(header: Any) -> str:
+    return str(header.get("Modality", "MR"))
 
 
 def _warnings(slices: Sequence[DicomSlice], step: np.ndarray, kind: str) -> tuple[str, ...]:
@@ -166,6 +196,8 @@ def _warnings(slices: Sequence[DicomSlice], step: np.ndarray, kind: str) -> tupl
     length = float(np.linalg.norm(step))
     if len(slices) > 1 and abs(float(step @ slices[0].normal)) < 0.999 * length:
         sentences.append("the slices are shifted against one another (tilted gantry).")
+    if slices[0].inverted:
+        sentences.append("the series is stored with low values for bright; it was inverted.")
     if kind != "MR":
         sentences.append(f"the series is {kind}, not MR; models are trained on MRI.")
     return tuple(sentences)
@@ -180,142 +212,44 @@ def _one_sentence(source: Path) -> Iterator[None]:
             yield
     except VolumeError:
         raise
-    except SeriesError as error:
-        raise VolumeError(f"{source}: {error}.") from error
+    except FormatError as error:
+        sentence = " ".join(str(error).splitlines())  # a name in an archive may hold any character
+        raise VolumeError(f"{source}: {sentence}.") from error
     except Exception as error:  # a DICOM parser meets anything in a damaged file
         reason = first_line(error).rstrip(".")
-        raise VolumeError(f"{source}: cannot be read as DICOM: {reason}.") from error
+        raise VolumeError(
+            f"{source}: cannot be read as DICOM: {reason}; copy or export it again."
+        ) from error
 
 
-def _header(content: bytes) -> Any:
-    """Return what HEADER_TAGS say in a file with an image, None for any other file."""
-    import pydicom
-
-    if content[128:132] != b"DICM":
-        return None
-    # The syntax comes first: a deflated file would be unpacked whole, whatever its size.
-    file = io.BytesIO(content)
-    file.seek(132)
-    meta = pydicom.filereader.read_dataset(file, False, True, stop_when=_after_meta)
-    if str(meta.get("TransferSyntaxUID", "")) not in UNCOMPRESSED:
-        raise SeriesError(
-            "the slices are compressed; decompress them, for example with gdcmconv --raw, or "
-            "convert the series with dcm2niix"
-        )
-    file.seek(0)
-    header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=HEADER_TAGS)
-    return header if "Rows" in header else None
+def _originals_first(names: Iterable[str]) -> list[str]:
+    """Return names of files with those first that no program added "(1)" or "copy" to."""
+    return sorted(names, key=lambda name: (len(name), name))
 
 
-def _after_meta(tag: Any, *_: Any) -> bool:
-    return tag >> 16 != 2  # the group of the file meta information
-
-
-def _choose(
-    series: dict[str, dict[str, Any]], modality: str | None, name_sequence: Namer
-) -> dict[str, Any]:
-    """Return the headers of the one series, or of the one that names the modality."""
-    if not series:
-        raise SeriesError("there is no DICOM file with an image in it")
-    if len(series) == 1:
-        return next(iter(series.values()))
-    first = {uid: next(iter(headers.values())) for uid, headers in series.items()}
-    named = {uid: _sequence(header, name_sequence) for uid, header in first.items()}
-    fitting = [uid for uid, sequence in named.items() if sequence and sequence == modality]
-    if len(fitting) == 1:
-        return series[fitting[0]]
-    known = ", ".join(sorted({sequence for sequence in named.values() if sequence})) or "nothing"
-    raise SeriesError(
-        "there must be one series (or one that --modality chooses, on the command line), got "
-        f"{len(series)} series whose descriptions name {known}; give each one a folder or zip"
-    )
-
-
-def _sequence(header: Any, name_sequence: Namer) -> str | None:
-    """Return the sequence that a series names, by the most telling text that names one."""
-    contrast = " contrast" if header.get("ContrastBolusAgent") else ""
-    texts = [header.get(tag) for tag in ("SeriesDescription", "ProtocolName", "SequenceName")]
-    return next(filter(None, (name_sequence(f"{text}{contrast}") for text in texts if text)), None)
-
-
-def _times(header: Any) -> Times:
-    """Return the times in ms that a header tells."""
-    tags = ("EchoTime", "RepetitionTime", "InversionTime")
-    values = (str(header.get(tag) or "") for tag in tags)  # a damaged one is text, or several
-    return Times(*(float(v) if re.fullmatch(r"[0-9]{1,7}(\.[0-9]*)?", v) else None for v in values))
-
-
-def _kind(header: Any) -> str:
-    return str(header.get("Modality", "MR"))
-
-
-def find_image(source: Path) -> str | None:
-    """Return how the first image in a folder or zip was made, such as "MR"; None without images.
-
-    Raises:
-        VolumeError: pydicom is missing, or nothing can be told before the files are read whole.
-    """
-    require_pydicom(source)
-    with _one_sentence(source), open_files(source) as files:
-        headers = (_header(files.read(name)) for name in files.names)
-        first = next((header for header in headers if header is not None), None)
-        return None if first is None else _kind(first)
-
-
-def _describe(name: str, header: Any) -> DicomSlice:
-    """Return what is needed of a slice's header, checked."""
-    if int(header.get("NumberOfFrames", 1) or 1) > 1:
-        raise SeriesError("several slices in one file are not read; convert it with dcm2niix")
-    colours = int(header.get("SamplesPerPixel", 1)), header.get("PhotometricInterpretation")
-    if colours != (1, "MONOCHROME2"):
-        raise SeriesError(f"expected one grey value per voxel, bright for high, got {colours[1]}")
-    missing = [tag for tag in PLACE_TAGS if header.get(tag) is None]
-    if missing:
-        raise SeriesError(f"a slice lacks {missing[0]}, so its place in space is unknown")
-    vectors = _unit_vectors(np.array(header.ImageOrientationPatient, float).reshape(2, 3))
-    spacing = tuple(float(size) for size in header.PixelSpacing)
-    distance = header.get("SpacingBetweenSlices") or header.get("SliceThickness") or 1
-    slope, intercept = header.get("RescaleSlope"), header.get("RescaleIntercept")
-    described = DicomSlice(
-        name=name,
-        position=np.array(header.ImagePositionPatient, float),
-        rows_and_columns=vectors,
-        spacing=(spacing[0], spacing[1]),
-        thickness=abs(float(distance)),
-        shape=(int(header.Rows), int(header.Columns)),
-        scaling=(1.0 if slope is None else float(slope), float(intercept or 0)),
-        last_digit=min(_last_digit(number) for number in header.ImagePositionPatient),
-    )
-    numbers = [*described.position, *vectors.ravel(), *spacing, described.thickness]
-    numbers += described.scaling
-    if not np.isfinite(numbers).all() or min(*spacing, *described.shape) <= 0:
-        raise SeriesError("a slice's position, spacing or scaling is not a usable number")
-    return described
-
-
-def _unit_vectors(vectors: np.ndarray) -> np.ndarray:
-    """Return directions (2, 3) whose length rounded text has changed, with length 1 again."""
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    if not (np.abs(lengths - 1) <= UNIT_TOLERANCE).all():
-        raise SeriesError(
-            "the two directions in ImageOrientationPatient must have length 1, got "
-            f"{lengths[0, 0]:.3g} and {lengths[1, 0]:.3g}; export the series again"
-        )
-    return vectors / lengths
-
-
-def _last_digit(number: Any) -> float:
-    """Return the value of the last decimal of a number as the file writes it, such as 0.1."""
-    try:
-        exponent = Decimal(getattr(number, "original_string", None) or str(number)).as_tuple()[2]
-    except InvalidOperation:  # no number, which is refused with all others
-        return 0.0
-    return float(f"1e{exponent}") if isinstance(exponent, int) else 0.0  # a letter for infinity
+def _drop_copies(
+    files: SeriesFiles, slices: Sequence[DicomSlice]
+) -> tuple[list[DicomSlice], list[str]]:
+    """Return slices without those that have place and voxels of an earlier one; names of these."""
+    places: dict[tuple[Any, ...], DicomSlice] = {}
+    for part in slices:
+        place = (*part.position.round(3), *part.rows_and_columns.ravel().round(3), part.shape)
+        first = places.setdefault(place, part)
+        if first is part:
+            continue
+        voxels, other = _decode(files, [first, part])
+        if not np.array_equal(voxels, other):
+            return list(slices), []  # several volumes, which `_step` refuses
+    remaining = list(places.values())
+    names = {part.name for part in remaining}
+    return remaining, sorted({part.name for part in slices} - names)
 
 
 def _in_order(slices: Sequence[DicomSlice]) -> list[DicomSlice]:
     """Return slices of one grid, sorted along their normal."""
     first = slices[0]
+    if any(s.inverted != first.inverted for s in slices):
+        raise SeriesError("some slices store low values for bright, others high; export them again")
     if any(
         s.shape != first.shape
         or not np.allclose(s.spacing, first.spacing, SPACING_TOLERANCE, 0)
@@ -362,12 +296,26 @@ def _affine(first: DicomSlice, step: np.ndarray) -> np.ndarray:
     return np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine  # LPS -> RAS
 
 
-def _decode(content: bytes, described: DicomSlice) -> np.ndarray:
-    """Return the voxels of one slice, (columns, rows) float32."""
-    import pydicom
+def _decode(files: SeriesFiles, slices: Sequence[DicomSlice]) -> Iterator[np.ndarray]:
+    """Yield the voxels of each slice, (columns, rows) float32."""
+    for name, group in groupby(slices, lambda part: part.name):
+        parts = list(group)
+        content = with_preamble(files.read(name, LARGEST_FILE)) or b""
+        for part, pixels in zip(
+            parts, decode_slices(content, [p.index for p in parts]), strict=True
+        ):
+            if pixels.shape != part.shape:
+                raise FormatError(f"a slice of shape {pixels.shape} was announced as {part.shape}")
+            slope, intercept = part.scaling
+            yield (pixels.T * np.float64(slope) + intercept).astype(np.float32)
 
-    pixels = pydicom.dcmread(io.BytesIO(content)).pixel_array
-    if pixels.shape != described.shape:
-        raise ValueError(f"a slice of shape {pixels.shape} was announced as {described.shape}")
-    slope, intercept = described.scaling
-    return (pixels.T * np.float64(slope) + intercept).astype(np.float32)
+
+def read_sources(source: Path, names: Sequence[str]) -> list[Any]:
+    """Return the whole headers of files of a folder or zip, for what refers to them.
+
+    Raises:
+        VolumeError: one is no longer there, or is damaged.
+    """
+    with _one_sentence(source), open_files(source) as files:
+        starts = (with_preamble(files.read(name, HEADER_BYTES)) for name in names)
+        return [read_header(start or b"") for start in starts]

@@ -1,16 +1,15 @@
 """Find the scans that a command line means, say what was left out, and where results go."""
 
-import json
 import os
-import re
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..files import some
+from ..files import LeftOut, some, walk
+from ..formats.endings import COMPANIONS, other_ending
 from .bids import bids_stem, bids_suffix, is_bids_dataset, why_no_magnitude, why_not_anatomy
-from .dicom import find_image
+from .dicom import why_no_image
 from .header_guard import VolumeError
 from .naming import (
     MODALITIES,
@@ -19,35 +18,20 @@ from .naming import (
     ending_of,
     file_stem,
     is_doubtful,
+    read_channels,
     role_by_words,
     scan_stem,
     sequence_of,
 )
 from .reading import WrongSequenceError, open_scan, read_role
-from .series_files import dicom_files
+from .series_files import NoSuchSeriesError, dicom_files
 from .volume_writing import find_own_results, is_marked
 
-CHANNEL = re.compile(r"(.+)_(\d{4})")  # nnU-Net's raw data: one file per sequence
 NO_IMAGE = "no scan by its ending and its first bytes"
 UNTOLD_CHANNEL = (
     "one of several channels, and no dataset.json beside it tells which sequence it is; add that "
     "file, or name the files of one channel on the command line"
 )
-
-
-@dataclass(frozen=True)
-class LeftOut:
-    """What is not used of what was given.
-
-    Attributes:
-        path: a file or folder.
-        reason: one sentence that does not name it.
-        files: how many files it stands for.
-    """
-
-    path: Path
-    reason: str
-    files: int = 1
 
 
 @dataclass(frozen=True)
@@ -84,6 +68,8 @@ def find_scans(
     inputs: Sequence[Path],
     modality: str | None = None,
     assume: bool = False,
+    series: str | None = None,
+    *,
     trained_on: str | None = None,
 ) -> FoundScans:
     """Return the scans that files and folders stand for, folders searched through, sorted.
@@ -95,6 +81,7 @@ def find_scans(
         modality: which scans of folders to take, such as "t2": those that say so, and those that
             say nothing of themselves; None takes all.
         assume: take all for `modality`, whatever they say of themselves.
+        series: which series of DICOM folders and zips; those without it are left out.
         trained_on: what a model knows: taken of folders that hold several sequences where
             `modality` is None.
 
@@ -105,7 +92,7 @@ def find_scans(
     if modality not in (None, *MODALITIES):
         raise ValueError(f"--modality must be one of {', '.join(MODALITIES)}, got {modality}.")
     parts = [
-        _scans_in(path, modality, assume, trained_on)
+        _scans_in(path, modality, assume, series, trained_on)
         if path.is_dir()
         else FoundScans([path], used=1)
         for path in inputs
@@ -138,7 +125,7 @@ def _nothing_found(folder: Path, found: FoundScans, modality: str | None) -> str
 
 
 def _scans_in(
-    folder: Path, modality: str | None, assume: bool, trained_on: str | None
+    folder: Path, modality: str | None, assume: bool, series: str | None, trained_on: str | None
 ) -> FoundScans:
     tree = walk(folder)
     own = find_own_results(tree.files)
@@ -152,14 +139,14 @@ def _scans_in(
         reason = _why_no_scan(path, folder)
         if reason is None and not assume:
             reason = UNTOLD_CHANNEL if path in channels and said is None else None
-            reason = reason or _why_another_sequence(path, said, modality)
+            reason = reason or _why_another_sequence(path, said, modality, series)
         if reason is None:
             scans[path] = said or (_told_by_header(path) if modality is None else None)
         else:
             left_out.append(LeftOut(path, reason, size))
     known = sorted({said for said in scans.values() if said is not None})
     if modality is None and len(known) > 1 and trained_on in known:
-        return _scans_in(folder, trained_on, False, None)
+        return _scans_in(folder, trained_on, False, series, None)
     if modality is None and len(known) > 1:
         raise ValueError(
             f"{folder} holds {', '.join(known)}; a model fits one of them, so choose it with "
@@ -168,48 +155,6 @@ def _scans_in(
     used = sum(candidates[path] for path in scans)
     left_out.sort(key=lambda entry: entry.path)
     return FoundScans(list(scans), left_out, used, tree.hidden, len(own))
-
-
-@dataclass
-class Tree:
-    """The files below a folder.
-
-    Attributes:
-        files: sorted, links to files among them, broken ones too.
-        left_out: folders that cannot be opened, and links to folders that were looked through.
-        hidden: files and folders whose names begin with a dot.
-    """
-
-    files: list[Path] = field(default_factory=list)
-    left_out: list[LeftOut] = field(default_factory=list)
-    hidden: int = 0
-
-
-def walk(root: Path) -> Tree:
-    """Return the files below a folder; folders that are links are followed, each folder once."""
-    tree, seen = Tree(), set[str]()
-    folders, links = [root], list[Path]()
-    while folders or links:
-        folder = folders.pop() if folders else links.pop(0)  # a folder's own name comes first
-        real = os.path.realpath(folder)
-        try:
-            inside = [] if real in seen else sorted(folder.iterdir())
-        except OSError as error:
-            tree.left_out.append(LeftOut(folder, f"cannot be opened: {error.strerror}", 0))
-            continue
-        if real in seen:
-            reason = "a link to a folder that is looked through by another name"
-            tree.left_out.append(LeftOut(folder, reason, 0))
-        seen.add(real)
-        for path in inside:
-            if path.name.startswith("."):
-                tree.hidden += 1
-            elif path.is_dir():
-                (links if path.is_symlink() else folders).append(path)
-            else:
-                tree.files.append(path)
-    tree.files.sort()
-    return tree
 
 
 def nifti_files(folder: Path, pattern: str) -> list[Path]:
@@ -230,25 +175,32 @@ def _candidates(files: Sequence[Path]) -> tuple[dict[Path, int], list[LeftOut]]:
     sizes = {path: 1 for path in files if ending_of(path)}
     sizes |= dict(sorted(parts.items()))
     sizes |= {path: 1 for path in files if path.suffix.lower() == ".zip"}
+    belonging = _companions(files, sizes)
     left_out = []
     for path in [path for path in sizes if not ending_of(path)]:
         if (reason := _why_no_series(path)) is not None:
             left_out.append(LeftOut(path, reason, sizes.pop(path)))
-    others = (path for path in files if path not in sizes and path not in slices)
+    sizes.update(Counter(belonging.values()) + Counter(sizes))
+    others = (path for path in files if path not in sizes.keys() | slices | belonging.keys())
     archives = {entry.path for entry in left_out}
     left_out += [LeftOut(path, _why_unknown(path)) for path in others if path not in archives]
     return sizes, left_out
 
 
+def _companions(files: Sequence[Path], scans: Mapping[Path, int]) -> dict[Path, Path]:
+    """Return files that hold a part of a scan, such as its header -> that scan."""
+    by_name = {(path.parent, file_stem(path)): path for path in scans if other_ending(path)}
+    parts = ((path, ending_of(path, COMPANIONS)) for path in files)
+    named = {path: (path.parent, path.name[: -len(ending)]) for path, ending in parts if ending}
+    return {path: by_name[name] for path, name in named.items() if name in by_name}
+
+
 def _why_no_series(path: Path) -> str | None:
     """Return why a folder or zip holds no series; None where it does, or reading says more."""
     try:
-        kind = find_image(path)
+        return why_no_image(path)
     except VolumeError:
         return None
-    if kind is None:
-        return "holds no DICOM image; NIfTI files are read outside of archives"
-    return "holds a segmentation, no scan" if kind == "SEG" else None
 
 
 def _why_unknown(path: Path) -> str:
@@ -256,6 +208,8 @@ def _why_unknown(path: Path) -> str:
         return "a link to a file that is not there"
     if path.name.upper() == "DICOMDIR":
         return "a list of DICOM files, without an image"
+    if ending := ending_of(path, COMPANIONS):
+        return f"a {ending} file without the other file of its scan"
     if ending := ending_of(path, OTHER_FORMATS):
         return f"a {ending} file, which is not read; convert it to NIfTI"
     return NO_IMAGE
@@ -285,19 +239,21 @@ def _said(path: Path, folder: Path) -> str | None:
     return next(filter(None, map(sequence_of, names)), None)
 
 
-def _why_another_sequence(path: Path, said: str | None, modality: str | None) -> str | None:
-    """Return why a scan is not of the sequence by its name or header; None where it may be."""
-    if modality is None:
+def _why_another_sequence(
+    path: Path, said: str | None, modality: str | None, series: str | None
+) -> str | None:
+    """Return why a scan is not the one that was chosen, by its name or header; None: it may be."""
+    if modality is None and (series is None or ending_of(path)):
         return None
     if ending_of(path) and said not in (None, modality):
         return f"its name says {said}, not {modality}"
     try:
-        with open_scan(path, modality, named=said):
+        with open_scan(path, modality, series=series, named=said):
             return None
     except WrongSequenceError as error:
         return error.reason
-    except VolumeError:
-        return None  # fails when it is read, with its reason
+    except VolumeError as error:  # any other fails when it is read, with its reason
+        return str(error.__cause__) if isinstance(error.__cause__, NoSuchSeriesError) else None
 
 
 def _told_by_header(path: Path) -> str | None:
@@ -306,38 +262,6 @@ def _told_by_header(path: Path) -> str | None:
             return scan.sequence
     except VolumeError:
         return None
-
-
-def read_channels(paths: Iterable[Path]) -> dict[Path, str | None]:
-    """Return the sequences of nnU-Net's files, such as case_0003.nii.gz, by their dataset.json.
-
-    None where several files belong together and nothing tells their sequences.
-    """
-    groups: dict[tuple[Path, str], dict[Path, str]] = defaultdict(dict)
-    for path in paths:
-        if (match := CHANNEL.fullmatch(file_stem(path))) and sequence_of(match[1]) is None:
-            groups[path.parent, match[1]][path] = match[2]
-    channels: dict[Path, str | None] = {}
-    for (folder, _), numbers in groups.items():
-        names = read_channel_names(folder)
-        if names is None and not folder.name.startswith("images"):
-            continue  # patients with numbers
-        told = {path: sequence_of((names or {}).get(int(n), "")) for path, n in numbers.items()}
-        if len(told) > 1 or all(told.values()):
-            channels |= told
-    return channels
-
-
-def read_channel_names(folder: Path) -> dict[int, str] | None:
-    """Return number -> name of the channels in nnU-Net's dataset.json; None without that file."""
-    for path in (folder / "dataset.json", folder.parent / "dataset.json"):
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            names = content.get("channel_names") or content.get("modality")
-            return {int(number): str(name) for number, name in names.items()}
-        except (OSError, ValueError, AttributeError):
-            continue
-    return None
 
 
 def describe_counts(counts: Mapping[str, int]) -> str:
@@ -368,6 +292,10 @@ def output_stems(scans: Sequence[Path], out: Path) -> list[Path]:
         out / (bids_stem(scan) or parent.relative_to(common) / scan_stem(scan))
         for scan, parent in zip(scans, parents, strict=True)
     ]
+    counts = Counter(stems)
+    for index, (scan, stem) in enumerate(zip(scans, stems, strict=True)):
+        if counts[stem] > 1 and other_ending(scan):  # one scan in several formats
+            stems[index] = stem.with_name(scan.name)
     for stem, count in Counter(stems).items():
         if count > 1:
             raise ValueError(f"two scans would both be written to {stem}*; name each scan once.")

@@ -15,12 +15,11 @@ from typing import BinaryIO, Literal
 
 import numpy as np
 
+from ..formats.stored_voxels import LARGEST_RATIO, SUSPECT_BYTES, SUSPECT_RATIO, VOXEL_BUDGET
+
 ByteOrder = Literal["<", ">"]
 
 HEADER_BYTES = 540  # NIfTI-2; NIfTI-1 has 348, and 4 more before the voxels
-VOXEL_BUDGET = 2**30  # bytes of one volume once decoded: 645 voxels along each axis
-LARGEST_RATIO = 1032  # what deflate can reach: more is a truncated file
-SUSPECT_RATIO, SUSPECT_BYTES = 300, 2**27  # empty masks compress 1000 times, but are small
 LARGEST_OFFSET = 2**24  # bytes before the voxels; header extensions are kilobytes
 SCALES = (1e-30, 1e30)  # outside them a float32 overflows or vanishes
 VOXEL_SIZES_MM = (1e-4, 1e4)

@@ -1,15 +1,18 @@
 """Tell from names, descriptions and times what a file shows: its sequence or a kind of mask."""
 
+import json
 import re
+from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-SCAN_ENDINGS = (".nii.gz", ".nii")  # of files that are read as scans, in any case
+from ..formats.endings import FOUND
+
+SCAN_ENDINGS = (".nii.gz", ".nii", *FOUND)  # of files that are read as scans, in any case
 # Endings of images that are not read, so that a folder can say so.
-OTHER_FORMATS = (
-    *(".mgz", ".mgh", ".nrrd", ".nhdr", ".mha", ".mhd", ".img", ".hdr", ".mnc", ".img.gz"),
-    *(".nii.bz2", ".nii.xz", ".nii.zst", ".head", ".brik", ".par", ".rec"),
-)
+OTHER_FORMATS = (".mnc", ".nii.bz2", ".nii.xz", ".nii.zst", ".head", ".brik", ".par", ".rec")
+CHANNEL = re.compile(r"(.+)_(\d{4})")  # nnU-Net's raw data: one file per sequence
 
 MODALITIES = ("t1", "t1ce", "t2", "flair")
 MSD_FOLDER = "imagesTr"  # of MSD Task01, whose 4-D scans hold one sequence per volume
@@ -73,7 +76,7 @@ def file_stem(path: Path) -> str:
 def scan_stem(scan: Path) -> str:
     """Return the name of a file, archive or folder without the ending of a scan."""
     name = Path(scan.absolute().name)
-    return name.stem if name.suffix.lower() == ".zip" else file_stem(name)
+    return name.stem if name.suffix.lower() in (".zip", ".dcm") else file_stem(name)
 
 
 def role_by_words(path: Path) -> str | None:
@@ -129,6 +132,38 @@ def sequence_of(words: str) -> str | None:
     )
     role = role or next((key for key, telling in WEAKER_WORDS.items() if names & telling), None)
     return "t1ce" if role == "t1" and names & CONTRAST_WORDS else role
+
+
+def read_channels(paths: Iterable[Path]) -> dict[Path, str | None]:
+    """Return the sequences of nnU-Net's files, such as case_0003.nii.gz, by their dataset.json.
+
+    None where several files belong together and nothing tells their sequences.
+    """
+    groups: dict[tuple[Path, str], dict[Path, str]] = defaultdict(dict)
+    for path in paths:
+        if (match := CHANNEL.fullmatch(file_stem(path))) and sequence_of(match[1]) is None:
+            groups[path.parent, match[1]][path] = match[2]
+    channels: dict[Path, str | None] = {}
+    for (folder, _), numbers in groups.items():
+        names = read_channel_names(folder)
+        if names is None and not folder.name.startswith("images"):
+            continue  # patients with numbers
+        told = {path: sequence_of((names or {}).get(int(n), "")) for path, n in numbers.items()}
+        if len(told) > 1 or all(told.values()):
+            channels |= told
+    return channels
+
+
+def read_channel_names(folder: Path) -> dict[int, str] | None:
+    """Return number -> name of the channels in nnU-Net's dataset.json; None without that file."""
+    for path in (folder / "dataset.json", folder.parent / "dataset.json"):
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            names = content.get("channel_names") or content.get("modality")
+            return {int(number): str(name) for number, name in names.items()}
+        except (OSError, ValueError, AttributeError):
+            continue
+    return None
 
 
 @dataclass(frozen=True)

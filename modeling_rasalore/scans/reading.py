@@ -1,4 +1,4 @@
-"""Read a scan through one door, whether it is a NIfTI file or a DICOM series."""
+"""Read a scan through one door: NIfTI, a DICOM series, or a file of another program."""
 
 import json
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ from .naming import (
     times_in,
 )
 from .series_files import is_dicom
-from .volumes import ScanFacts, ScanFile, Volume, VolumeError, open_nifti, scan_from_voxels
+from .volumes import ScanFacts, ScanFile, Volume, VolumeError, open_file, scan_from_voxels
 
 SIDECAR_BYTES = 2**20  # of a converter's notes beside a scan
 NOTED_TIMES = ("EchoTime", "RepetitionTime", "InversionTime")  # there, in seconds
@@ -48,22 +48,28 @@ class WrongSequenceError(VolumeError):
 
 
 def read_scan(
-    path: Path, channel: int | None = None, modality: str | None = None, assume: bool = False
+    path: Path,
+    channel: int | None = None,
+    modality: str | None = None,
+    assume: bool = False,
+    series: str | None = None,
 ) -> Volume:
     """Return the scan at `path` in the slice frame.
 
     Args:
-        path: a .nii or .nii.gz file, or a folder or zip with a DICOM series.
+        path: a .nii or .nii.gz file, one of another format that `formats.endings` lists, or a
+            folder, zip or file with a DICOM series.
         channel: which volume of a 4-D file, counted from 0.
         modality: the scan's sequence, where its name and header do not tell it; chooses the volume
             of MSD Task01, or the DICOM series whose description fits.
         assume: take the scan for `modality` whatever it says of itself; a warning tells.
+        series: which DICOM series of several, by its number or text of its description.
 
     Raises:
         WrongSequenceError: the scan says of itself that it is of another sequence.
         VolumeError: as `read_volume` and `open_series`, or voxels of 0 and 1, as a mask has.
     """
-    with open_scan(path, modality, assume) as scan:
+    with open_scan(path, modality, assume, series) as scan:
         volume = scan.read(pick_channel(scan, channel, modality))
     low, high = volume.slices.min(), volume.slices.max()
     if (low, high) == (0, 1) and few_whole_numbers(volume.slices):
@@ -79,26 +85,31 @@ def read_scan_facts(path: Path, modality: str | None = None) -> ScanFacts:
 
 @contextmanager
 def open_scan(
-    path: Path, modality: str | None = None, assume: bool = False, named: str | None = None
+    path: Path,
+    modality: str | None = None,
+    assume: bool = False,
+    series: str | None = None,
+    named: str | None = None,
 ) -> Iterator[ScanFile]:
     """Give the scan at `path`, opened once; its sequence is `modality` where that is given.
 
     Args:
-        modality, assume: as for `read_scan`.
+        modality, assume, series: as for `read_scan`.
         named: the sequence that names tell; None: what the scan's own name tells.
     """
     _require_target(path)
     said = say_sequence("its name", named or sequence_of(scan_stem(path)))
     if is_dicom(path):
-        with open_series(path, modality, sequence_of) as series:
-            described = say_sequence("its description", series.sequence)
-            said = (described or said) + say_times(series.times)  # a folder may hold several
-            if series.kind != "MR":
-                said.append(Statement(f"it is {series.kind}, not MR", frozenset({series.kind})))
-            scan = scan_from_voxels(series, series.affine, path, series.warnings)
+        with open_series(path, modality, sequence_of, series) as slices:
+            described = say_sequence("its description", slices.sequence)
+            said = (described or said) + say_times(slices.times)  # a folder may hold several
+            if slices.kind != "MR":
+                said.append(Statement(f"it is {slices.kind}, not MR", frozenset({slices.kind})))
+            scan = scan_from_voxels(slices, slices.affine, path, slices.warnings)
+            scan = replace(scan, slice_files=slices.slice_files, left_out=slices.left_out)
             yield _settle(scan, said, modality, assume)
     else:
-        with open_nifti(path) as scan:
+        with open_file(path) as scan:
             description = scan.header["descrip"].item().decode("latin-1")
             said += _say_text("its header", description) + _read_sidecar(path)
             yield _settle(scan, said, modality, assume)
@@ -205,11 +216,15 @@ PEAK_BYTES_PER_VOXEL = 19
 
 
 def inspect_scan(
-    path: Path, channel: int | None, modality: str | None, assume: bool = False
+    path: Path,
+    channel: int | None,
+    modality: str | None,
+    assume: bool = False,
+    series: str | None = None,
 ) -> dict[str, Any]:
     """Return what is known of a scan, as JSON can hold it; `reason` says why it would fail."""
     try:
-        with open_scan(path, modality, assume) as scan:
+        with open_scan(path, modality, assume, series) as scan:
             facts, channel = scan.facts, pick_channel(scan, channel, modality)
             reason = scan.channel_problem(channel)
     except VolumeError as error:

@@ -1,4 +1,4 @@
-"""Write NIfTI files on the grid of a scan or on a grid of their own, and know them again."""
+"""Write results on the grid of a scan, in its format or another, and know them again."""
 
 import json
 from collections.abc import Sequence
@@ -9,7 +9,11 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from ..files import replace_file
+from ..formats.dicom_segmentation import Algorithm
+from ..formats.dicom_segmentation import write_segmentation as write_dicom
+from ..formats.endings import WRITERS
 from ..provenance import JOURNALS, VIEWS
+from .dicom import read_sources
 from .naming import file_stem
 from .volumes import Volume, VolumeError, open_nifti
 
@@ -31,7 +35,8 @@ def write_volume(path: str | Path, slices: np.ndarray, like: Volume, dtype: DTyp
     (aux_file, intent_name, ...) and header extensions are left out, and descrip tells whose it is.
 
     Args:
-        path: where to write, .nii or .nii.gz; replaced only once the new file is complete.
+        path: where to write, .nii, .nii.gz, .nrrd or .mha; replaced only once the new file is
+            complete.
         slices: (S, H, W) array in the slice frame, shaped like `like.slices`.
         like: the scan that the array belongs to.
         dtype: voxel type of the file; an integer type must hold every value exactly.
@@ -48,12 +53,43 @@ def write_volume(path: str | Path, slices: np.ndarray, like: Volume, dtype: DTyp
             f"slices from {slices.min():g} to {slices.max():g} do not fit {voxels.dtype} exactly; "
             "round them first or write a float type."
         )
+    own = like.geometry.in_own_order(voxels)
+    if writer := WRITERS.get(Path(path).suffix):
+        affine = np.diag([like.geometry.unit] * 3 + [1.0]) @ like.affine
+        return replace_file(Path(path), lambda draft: writer(draft, own, affine))
     kind = nib.Nifti2Image if isinstance(like.header, nib.Nifti2Header) else nib.Nifti1Image
-    image = kind(like.geometry.in_own_order(voxels), affine=None)  # None: no form is set
+    image = kind(own, affine=None)  # None: no form is set
     for field in GEOMETRY_FIELDS:
         image.header[field] = like.header[field]
     image.header["descrip"] = OWN_MARK
     return _write(Path(path), image)
+
+
+def write_segmentation(
+    path: str | Path, mask: np.ndarray, like: Volume, algorithm: Algorithm
+) -> Path:
+    """Return `path` after writing a mask as a DICOM segmentation of the series `like` came as.
+
+    Args:
+        path: where to write, .dcm; replaced only once the new file is complete.
+        mask: (S, H, W) of 0 and 1 in the slice frame.
+        like: the scan that the mask belongs to, whose files are still there.
+        algorithm: what made the mask.
+
+    Raises:
+        VolumeError: a file of the series is gone or damaged.
+        FormatError: highdicom is missing, or the series has no identifiers.
+    """
+    frames = like.geometry.in_own_order(mask).transpose(2, 1, 0)  # (slices, rows, columns)
+    names = list(dict.fromkeys(name for name, _ in like.slice_files))
+    sources = read_sources(like.path, names)
+    if len(names) == 1:  # all slices in one file, in an order of its own
+        ordered = np.zeros(
+            (int(sources[0].get("NumberOfFrames", 1) or 1), *frames.shape[1:]), np.uint8
+        )
+        ordered[[index for _, index in like.slice_files]] = frames
+        frames = ordered
+    return replace_file(Path(path), lambda draft: write_dicom(draft, frames, sources, algorithm))
 
 
 def write_nifti(path: str | Path, data: np.ndarray, affine: np.ndarray) -> Path:

@@ -1,4 +1,4 @@
-"""Read scans into the slice frame, from NIfTI or from voxels with an affine.
+"""Read scans into the slice frame, from files or from voxels with an affine.
 
 Whatever voxel order a file uses, reading brings it into the slice frame (see `slice_frame`). A
 volume is held once: reading fills it piece by piece.
@@ -17,7 +17,9 @@ import numpy as np
 from nibabel.arrayproxy import ArrayProxy
 from nibabel.spatialimages import HeaderDataError
 
-from ..files import first_line
+from ..files import LeftOut, first_line
+from ..formats.endings import open_voxels, other_ending
+from ..formats.stored_voxels import FormatError
 from .header_guard import UNIT_NAMES, UNITS, VOXEL_SIZES_MM, VolumeError, open_checked
 from .slice_frame import (
     Geometry,
@@ -53,6 +55,8 @@ class Volume:
         header: the file's own header, with what the header guard had to put right.
         warnings: what it put right, one sentence each.
         sequence: MRI sequence that it is known to be, such as "t2"; None where it is not told.
+        slice_files: name of the DICOM file, and index in it, of each slice of the third axis.
+        left_out: files of the folder or zip that are not used.
     """
 
     slices: np.ndarray
@@ -62,6 +66,8 @@ class Volume:
     header: nib.Nifti1Header
     warnings: tuple[str, ...] = ()
     sequence: str | None = None
+    slice_files: tuple[tuple[str, int], ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
 
     @property
     def spacing(self) -> tuple[float, float, float]:
@@ -103,6 +109,7 @@ class ScanFile:
             its shape has 3 or 4 numbers.
         warnings: what was put right, one sentence each.
         sequence: MRI sequence that it is known to be; None where it is not told.
+        slice_files, left_out: as of `Volume`.
     """
 
     path: Path
@@ -111,6 +118,8 @@ class ScanFile:
     stored: Any
     warnings: tuple[str, ...]
     sequence: str | None = None
+    slice_files: tuple[tuple[str, int], ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
 
     @property
     def facts(self) -> ScanFacts:
@@ -163,6 +172,8 @@ class ScanFile:
             self.header,
             self.warnings,
             self.sequence,
+            self.slice_files,
+            self.left_out,
         )
 
     def _decode(self, planes: slice, channel: int) -> np.ndarray:
@@ -170,6 +181,25 @@ class ScanFile:
         index: tuple[Any, ...] = (slice(None), slice(None), planes, channel)
         with _one_sentence(self.path), np.errstate(over="ignore", invalid="ignore"):
             return np.array(self.stored[index[: len(self.stored.shape)]], dtype=np.float32)
+
+
+@contextmanager
+def open_file(path: str | Path) -> Iterator[ScanFile]:
+    """Give a scan in one file, NIfTI or another format that `formats.endings` lists, opened once.
+
+    Raises:
+        VolumeError: as `open_nifti`, or whatever is wrong with a file of another format.
+    """
+    path = Path(path)
+    if not other_ending(path):
+        with open_nifti(path) as scan:
+            yield scan
+        return
+    try:
+        voxels = open_voxels(path)
+    except FormatError as error:
+        raise VolumeError(f"{path}: {error}.") from error
+    yield scan_from_voxels(voxels, voxels.affine, path, voxels.warnings)
 
 
 @contextmanager
@@ -232,24 +262,24 @@ def read_volume(path: str | Path, channel: int | None = None) -> Volume:
     """Return the scan at `path` in the slice frame.
 
     Args:
-        path: a .nii or .nii.gz file, any voxel order.
+        path: a file as for `open_file`, any voxel order.
         channel: which volume of a 4-D file to read, counted from 0; None for a 3-D file.
 
     Raises:
-        VolumeError: no such file, not NIfTI, a header that the guard refuses, damaged, or a 4-D
-            file without `channel`.
+        VolumeError: no such file, a format that is not read, a header that the guard refuses,
+            damaged, or a 4-D file without `channel`.
     """
-    with open_nifti(path) as scan:
+    with open_file(path) as scan:
         return scan.read(channel)
 
 
 def read_facts(path: str | Path) -> ScanFacts:
-    """Return what the header of the NIfTI file at `path` says; no voxel is read.
+    """Return what the header of the file at `path` says; no voxel is read.
 
     Raises:
-        VolumeError: the header guard refuses the file.
+        VolumeError: as `open_file`.
     """
-    with open_nifti(path) as scan:
+    with open_file(path) as scan:
         return scan.facts
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modeling_rasalore.scans.finding import find_scans
+from modeling_rasalore.scans.finding import find_scans, output_stems
 from modeling_rasalore.scans.reading import read_scan, read_scan_facts
 from modeling_rasalore.scans.series_files import is_dicom
 from modeling_rasalore.scans.volume_writing import write_nifti, write_volume
@@ -16,9 +16,17 @@ from modeling_rasalore.scans.volumes import VolumeError, read_volume
 
 pydicom = pytest.importorskip("pydicom")
 from dicom_files import write_series, zip_bomb, zip_files  # noqa: E402
+from odd_formats import change_series, copy_slices, invert, write_enhanced  # noqa: E402
 
 OBLIQUE = np.array(
     [[-1.8, 0.2, 0.31, 90.1], [0.3, -1.4, 0.2, 80.7], [0.11, 0.3, 2.9, -70.3], [0, 0, 0, 1]]
+)
+
+
+SMALL = (
+    "the scan covers 15 x 7.7 x 7.2 mm (slices, rows, columns), a head 20 to 600 mm along each "
+    "axis: it is a part of one, or the voxel sizes in its header are wrong, and volumes in mL with "
+    "them."
 )
 
 
@@ -96,6 +104,119 @@ def test_the_description_chooses_among_several_series(tmp_path: Path) -> None:
     )
 
 
+def test_number_or_text_choose_among_series_of_one_description(tmp_path: Path) -> None:
+    words = {"SeriesDescription": "t2_tse_tra"}
+    folder = write_series(tmp_path / "both", voxels(1), AXIAL, SeriesNumber=4, **words)
+    words = {"SeriesDescription": "t2_tse_tra repeat"}
+    other = write_series(tmp_path / "again", voxels(2), AXIAL, SeriesNumber=5, **words)
+    first, second = read_scan(folder).slices, read_scan(other).slices
+    for path in other.iterdir():
+        path.rename(folder / f"other-{path.name}")
+    with pytest.raises(
+        VolumeError, match=r"--series or --modality .*: number 4 \(t2, 5 files\), number 5 \(t2, 5"
+    ):
+        read_scan(folder, modality="t2")
+    assert np.array_equal(read_scan(folder, series="4").slices, first)
+    scan = read_scan(folder, series="REPEAT")
+    assert np.array_equal(scan.slices, second)
+    assert scan.warnings == (
+        "5 files were left out (IM0_0, IM1_3, IM4_2 and 2 more): part of another series, number 4 "
+        "(t2, 5 files).",
+        SMALL,
+    )
+    with pytest.raises(VolumeError, match=r"no series '45'; got number 4 .*, number 5"):
+        read_scan(folder, series="45")
+
+
+def test_copies_of_slices_are_read_once_and_said(tmp_path: Path) -> None:
+    folder = write_series(tmp_path / "s", voxels(), AXIAL)
+    plain = read_scan(folder)
+    scan = read_scan(copy_slices(folder))
+    assert np.array_equal(scan.slices, plain.slices)
+    assert scan.warnings == (
+        "5 files were left out (IM0_0(1), IM1_3(1), IM4_2(1) and 2 more): a copy of slices that "
+        "were read.",
+        SMALL,
+    )
+
+
+def test_two_volumes_at_one_place_are_no_copies(tmp_path: Path) -> None:
+    folder = write_series(tmp_path / "s", voxels(1), AXIAL, SeriesInstanceUID="1.2.3")
+    for path in write_series(tmp_path / "t", voxels(2), AXIAL, SeriesInstanceUID="1.2.3").iterdir():
+        path.rename(folder / f"{path.name}(1)")
+    change_series(folder, lambda dataset: setattr(dataset, "SeriesInstanceUID", "1.2.3"))
+    with pytest.raises(VolumeError, match="several slices lie at one place"):
+        read_scan(folder)
+
+
+def reasons_of(folder: Path) -> dict[str, str]:
+    return {entry.path.name: entry.reason for entry in find_scans([folder]).left_out}
+
+
+def test_what_is_no_part_of_the_series_is_said(tmp_path: Path) -> None:
+    folder = write_series(tmp_path / "s", voxels(), AXIAL)
+    plain = read_scan(folder)
+    (folder / "readme.txt").write_text("viewer on this disc")
+    report = pydicom.dcmread(folder / "IM0_0")
+    del report.Rows, report.PixelData
+    report.save_as(folder / "report")
+    segmentation = pydicom.dcmread(folder / "IM0_0")
+    segmentation.SOPClassUID = "1.2.840.10008.5.1.4.1.1.66.4"
+    segmentation.save_as(folder / "mask.dcm")
+    scan = read_scan(folder)
+    assert np.array_equal(scan.slices, plain.slices)
+    assert scan.warnings == (
+        "1 file was left out (mask.dcm): a segmentation or registration, no scan.",
+        "1 file was left out (report): a DICOM file without an image.",
+        SMALL,
+    )
+    assert reasons_of(tmp_path) == {"readme.txt": "no scan by its ending and its first bytes"}
+
+
+@pytest.mark.parametrize("name", ["axial, turned", "sagittal"])
+def test_an_enhanced_file_reads_as_its_slices(tmp_path: Path, name: str) -> None:
+    data = voxels() // 2 * 2  # each second frame is stored halved
+    plain = read_scan(write_series(tmp_path / "plain", data, AFFINES[name]))
+    scan = read_scan(write_enhanced(tmp_path / "enhanced", data, AFFINES[name]))
+    assert np.array_equal(scan.slices, plain.slices)
+    assert scan.geometry.corners == pytest.approx(plain.geometry.corners)
+
+
+def test_a_file_with_all_slices_is_a_scan_and_one_with_one_is_not(tmp_path: Path) -> None:
+    folder = write_enhanced(tmp_path / "enhanced", voxels(), AXIAL)
+    whole = read_scan(folder / "enhanced.dcm")
+    assert np.array_equal(whole.slices, read_scan(folder).slices)
+    assert output_stems([whole.path], tmp_path) == [tmp_path / "enhanced"]
+    slices = write_series(tmp_path / "s", voxels(), AXIAL)
+    with pytest.raises(VolumeError, match="one slice of a series; give the folder"):
+        read_scan(slices / "IM0_0")
+
+
+@pytest.mark.parametrize("lack", ["PlanePositionSequence", "a group"])
+def test_an_enhanced_file_whose_slices_lack_their_places_is_refused(
+    tmp_path: Path, lack: str
+) -> None:
+    def forget(dataset: pydicom.Dataset) -> None:
+        groups = dataset.PerFrameFunctionalGroupsSequence
+        if lack == "a group":
+            del groups[3]
+        else:
+            delattr(groups[3], lack)
+
+    folder = change_series(write_enhanced(tmp_path / "s", voxels(), AXIAL), forget)
+    with pytest.raises(VolumeError, match=r"lacks ImagePositionPatient|each tell its place, got 4"):
+        read_scan(folder)
+
+
+def test_low_values_for_bright_are_inverted_and_said(tmp_path: Path) -> None:
+    data = np.maximum(voxels(), 0)
+    data[0] = 0
+    plain = read_scan(write_series(tmp_path / "plain", data, AXIAL))
+    scan = read_scan(change_series(write_series(tmp_path / "s", data, AXIAL), invert))
+    assert np.array_equal(scan.slices, plain.slices)
+    assert "inverted" in scan.warnings[0]
+
+
 def test_series_and_zips_are_found_between_nifti_files(tmp_path: Path) -> None:
     write_nifti(tmp_path / "a.nii.gz", voxels(), AXIAL)
     folder = write_series(tmp_path / "p1" / "t1", voxels(), AXIAL)
@@ -139,8 +260,12 @@ def edit(index: int, **fields: object) -> Change:
     def change(folder: Path) -> None:
         path = sorted(folder.iterdir())[index]
         dataset = pydicom.dcmread(path)
+        private = fields.pop("private", None)
         for name, value in fields.items():
             setattr(dataset, name, value)
+        if private:
+            group, creator, *element = private
+            dataset.private_block(group, creator, create=True).add_new(*element)
         dataset.save_as(path)
 
     return change
@@ -157,6 +282,12 @@ def rewrite(content: Callable[[bytes], bytes]) -> Change:
 def claim_syntax(uid: bytes) -> Change:
     plain = b"1.2.840.10008.1.2.1\0"
     return rewrite(lambda raw: raw.replace(plain, uid.ljust(len(plain), b"\0")))
+
+
+def deflate(folder: Path) -> None:
+    dataset = pydicom.dcmread(folder / "IM0_0")
+    dataset.file_meta.TransferSyntaxUID = pydicom.uid.DeflatedExplicitVRLittleEndian
+    dataset.save_as(folder / "IM0_0")
 
 
 def keep(*indices: int) -> Change:
@@ -179,11 +310,17 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "spacing 0": (edit(1, PixelSpacing=[0, 1]), "not a usable number"),
     "another size": (edit(1, Rows=3), "differ in size"),
     "another direction": (edit(1, ImageOrientationPatient=[0, 1, 0, 0, 0, 1]), "differ in"),
-    "several frames": (edit(0, NumberOfFrames=40), "dcm2niix"),
+    "several frames": (edit(0, NumberOfFrames=40), "40 slices in one file .* convert it with dcm2"),
+    "a mosaic": (edit(0, ImageType=["ORIGINAL", "PRIMARY", "MOSAIC"]), "is a mosaic, many slices"),
+    "a mosaic of Siemens": (
+        edit(0, Manufacturer="SIEMENS", private=(0x19, "SIEMENS MR HEADER", 0xA, "US", 24)),
+        "IM0_0 is a mosaic",
+    ),
     "colours": (edit(0, SamplesPerPixel=3, PhotometricInterpretation="RGB"), "grey value"),
-    "dark for high": (edit(0, PhotometricInterpretation="MONOCHROME1"), "bright for high"),
+    "dark for high, some": (edit(0, PhotometricInterpretation="MONOCHROME1"), "some slices store"),
     "JPEG": (claim_syntax(b"1.2.840.10008.1.2.4"), "compressed; decompress them"),
-    "deflated": (claim_syntax(b"1.2.840.10008.1.2.5"), "compressed; decompress them"),
+    "deflated": (deflate, "compressed; decompress them"),
+    "RLE that is none": (claim_syntax(b"1.2.840.10008.1.2.5"), "cannot be read as DICOM"),
     "cut pixels": (rewrite(lambda raw: raw[:-9]), "cannot be read as DICOM"),
     "claims a huge slice": (edit(0, Rows=65535, Columns=65535), "differ in size"),
     "noise after the preamble": (

@@ -3,6 +3,7 @@
 import json
 import shutil
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,19 @@ from modeling_rasalore.scans.volume_writing import write_nifti
 from modeling_rasalore.scans.volumes import read_volume
 
 pydicom = pytest.importorskip("pydicom")
+pytest.importorskip("highdicom")
+pytest.importorskip("nrrd")
 import nibabel as nib  # noqa: E402
-from dicom_files import write_series  # noqa: E402
+from dicom_files import write_series, zip_series  # noqa: E402
+from odd_formats import (  # noqa: E402
+    WRITERS,
+    change_series,
+    compress_series,
+    copy_slices,
+    drop_preambles,
+    invert,
+    write_enhanced,
+)
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 REAL = {
@@ -98,6 +110,108 @@ def test_a_synthetic_scan_has_one_mask_through_every_door(
     scan = write_nifti(tmp_path / "case.nii.gz", data, affine)
     threshold = middle_score(model, scan, tmp_path)
     assert check_doors(model, scan, tmp_path, threshold) == {"bids", "dicom", "zip"}
+
+
+# The voxels of a phantom and where they lie -> one path for `predict`.
+DOORS_IN: dict[str, Callable[[Path, np.ndarray, np.ndarray], Path]] = {
+    **{name: WRITERS[name] for name in WRITERS},
+    "plain.nii": write_nifti,
+    "series": write_series,
+    "compressed": lambda path, *scan: compress_series(write_series(path, *scan)),
+    "inverted": lambda path, *scan: change_series(write_series(path, *scan), invert),
+    "bare": lambda path, *scan: drop_preambles(write_series(path, *scan)),
+    "copies": lambda path, *scan: copy_slices(write_series(path, *scan)),
+    "enhanced": write_enhanced,
+    "series.zip": lambda path, *scan: zip_series(path, write_series(path.with_suffix(""), *scan)),
+}
+TURNED = np.array([[-0.8, 0.6, 0, 20], [-0.48, -0.64, 1.5, 30], [0.36, 0.48, 2, -9], [0, 0, 0, 1]])
+
+
+@pytest.fixture(scope="module")
+def phantom() -> np.ndarray:
+    data = np.zeros((40, 36, 12), np.int16)
+    data[6:33, 5:30, 1:11] = np.random.default_rng(0).integers(50, 400, (27, 25, 10)) * 2
+    return data
+
+
+@pytest.fixture(scope="module")
+def predicted(
+    phantom: np.ndarray, model: tuple[Any, Any], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, np.ndarray, float]:
+    """A model's folder, and mask and mL of the phantom as NIfTI."""
+    folder = tmp_path_factory.mktemp("nifti")
+    for part in model:
+        part.save_pretrained(folder / "model")
+    scan = write_nifti(folder / "scan.nii.gz", phantom, TURNED)
+    mask, entry = predict(folder / "model", scan, folder / "out")
+    assert 0 < mask.mean() < 0.9
+    return folder / "model", mask, entry["millilitres"]
+
+
+def predict(model: Path, scan: Path, out: Path, *words: str) -> tuple[np.ndarray, dict[str, Any]]:
+    """Return the mask that the command writes of the one scan, and the entry of the manifest."""
+    given = [str(scan), "--model", str(model), "--out", str(out), "--quiet", "--threshold", "0.45"]
+    assert main(["predict", *given, *words]) == 0
+    (entry,) = json.loads((out / "manifest.json").read_text())["scans"].values()
+    path = out / entry["outputs"]["mask"]
+    return read_volume(path).slices if path.suffix != ".dcm" else np.empty(0), entry
+
+
+@pytest.mark.parametrize("door", DOORS_IN)
+def test_a_phantom_has_one_mask_and_one_volume_through_every_format(
+    tmp_path: Path, phantom: np.ndarray, predicted: tuple[Path, np.ndarray, float], door: str
+) -> None:
+    model, expected, millilitres = predicted
+    scan = DOORS_IN[door](tmp_path / door, phantom, TURNED)
+    mask, entry = predict(model, scan, tmp_path / "out")
+    assert np.array_equal(mask, expected)
+    assert entry["millilitres"] == pytest.approx(millilitres, rel=1e-6)
+    if door == "copies":
+        assert "12 files were left out" in entry["warnings"][0]
+        summary = json.loads((tmp_path / "out" / entry["outputs"]["summary"]).read_text())
+        assert len(summary["left_out"]) == 12
+        assert summary["left_out"][0] == {
+            "input": "IM0_0(1)",
+            "left_out": "a copy of slices that were read",
+        }
+
+
+@pytest.mark.parametrize("kind", ["nifti", "nrrd", "mha", "dicom-seg"])
+def test_a_phantoms_mask_is_the_same_in_every_format(
+    tmp_path: Path, phantom: np.ndarray, predicted: tuple[Path, np.ndarray, float], kind: str
+) -> None:
+    model, expected, millilitres = predicted
+    scan = write_series(tmp_path / "scan", phantom, TURNED)
+    mask, entry = predict(model, scan, tmp_path / "out", "--format", kind)
+    assert entry["millilitres"] == pytest.approx(millilitres, rel=1e-6)
+    path = tmp_path / "out" / entry["outputs"]["mask"]
+    if kind == "dicom-seg":
+        assert int(pydicom.dcmread(path).pixel_array.sum()) == int(expected.sum())
+    else:
+        assert np.array_equal(mask, expected)
+        written = read_volume(path).geometry
+        assert written.offset_from(read_scan(scan).geometry) < 1e-3
+        assert written.voxel_mm3 * expected.sum() / 1000 == pytest.approx(millilitres, rel=1e-6)
+
+
+def test_the_command_line_chooses_a_series(
+    tmp_path: Path,
+    phantom: np.ndarray,
+    predicted: tuple[Path, np.ndarray, float],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    model, expected, _ = predicted
+    folder = write_series(tmp_path / "both", phantom, TURNED, SeriesNumber=4)
+    for path in write_series(tmp_path / "t", phantom // 2, TURNED, SeriesNumber=5).iterdir():
+        path.rename(folder / f"B{path.name}")
+    words = [str(folder), "--model", str(model), "--out", str(tmp_path / "out")]
+    assert main(["predict", *words]) == 1
+    assert "there must be one series (or one that --series" in capsys.readouterr().err
+    mask, entry = predict(model, folder, tmp_path / "out", "--series", "4")
+    assert np.array_equal(mask, expected)
+    assert "12 files were left out (BIM" in entry["warnings"][0]
+    assert main(["inspect", str(folder), "--series", "6"]) == 1
+    assert "there is no series '6'; got number 4" in capsys.readouterr().err
 
 
 def test_inspect_and_predict_take_a_folder_of_series(

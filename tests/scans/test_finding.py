@@ -23,7 +23,8 @@ from odd_folders import (
 )
 
 from modeling_rasalore.cli import main
-from modeling_rasalore.scans.finding import FoundScans, find_scans, walk
+from modeling_rasalore.files import walk
+from modeling_rasalore.scans.finding import FoundScans, find_scans
 from modeling_rasalore.scans.naming import Times, say_times, sequence_of, times_in
 from modeling_rasalore.scans.reading import WrongSequenceError, read_scan, role_by_content
 from modeling_rasalore.scans.volumes import VolumeError, read_volume
@@ -241,7 +242,7 @@ def test_a_list_of_files_and_a_zip_of_notes_are_no_scans(
     assert reasons(find_scans([folder], "t2")) == {
         "DICOMDIR": "a list of DICOM files, without an image",
         "README.TXT": "no scan by its ending and its first bytes",
-        "papers.zip": "holds no DICOM image; NIfTI files are read outside of archives",
+        "papers.zip": "holds no DICOM image",
     }
     assert main(["inspect", str(folder), "--modality", "t2"]) == 0
     assert "6 of 9 files used, 3 left out" in capsys.readouterr().out
@@ -270,12 +271,12 @@ def test_endings_are_known_in_any_case_and_other_formats_are_named(tmp_path: Pat
         save(tmp_path / "made.nii").rename(tmp_path / name) if name.endswith("NII") else save(
             tmp_path / "made.nii.gz"
         ).rename(tmp_path / name)
-    for name in ("d_t2.nrrd", "e_t2.MGZ"):
+    for name in ("d_t2.nrrd", "e_t2.MGZ", "f_t2.mnc"):
         (tmp_path / name).write_bytes(b"voxels")
     found = find_scans([tmp_path], "t2")
-    assert names(found) == ["A_T2.nii.gz", "B_T2.NII.GZ", "C_T2.NII"]
-    if left := reasons(found):  # until these formats are read
-        assert all("convert it to NIfTI" in reason for reason in left.values())
+    scans = ["A_T2.nii.gz", "B_T2.NII.GZ", "C_T2.NII", "d_t2.nrrd", "e_t2.MGZ"]
+    assert names(found) == scans  # damaged ones fail when they are read, with their reason
+    assert reasons(found) == {"f_t2.mnc": "a .mnc file, which is not read; convert it to NIfTI"}
 
 
 def test_of_a_bids_data_set_parts_and_other_suffixes_are_left_out(tmp_path: Path) -> None:

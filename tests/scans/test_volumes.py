@@ -230,9 +230,9 @@ def test_an_affine_that_loses_an_axis_is_refused(tmp_path, column):
 def test_a_missing_file_and_another_format_are_named(tmp_path):
     with pytest.raises(VolumeError, match="no such file"):
         read_volume(tmp_path / "absent.nii.gz")
-    nib.save(nib.MGHImage(TRUTH, LPS), tmp_path / "scan.mgh")
+    (tmp_path / "scan.mnc").write_bytes(b"voxels")
     with pytest.raises(VolumeError, match="convert it to NIfTI"):
-        read_volume(tmp_path / "scan.mgh")
+        read_volume(tmp_path / "scan.mnc")
 
 
 def test_a_mask_in_another_voxel_order_lands_on_its_scan(tmp_path):

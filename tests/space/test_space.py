@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from dicom_files import write_series, zip_series
+from odd_formats import compress_series, copy_slices, drop_preambles
 from odd_intensities import (
     scans_with_the_same_mask,
     scans_without_a_brain,
@@ -105,6 +106,21 @@ def test_a_zipped_series_gives_the_mask_and_report_of_its_nifti_file(
     assert json.loads(report)["findings"] == expected.report(0.5)["findings"]
     assert len(handlers.pack_view(found, 0.5)) == len(handlers.draw(found, 9, 0.5, 0.5, SCORES))
     assert b"DOE" in next(series.iterdir()).read_bytes() and b"DOE" not in report
+
+
+@pytest.mark.parametrize("change", [compress_series, copy_slices, drop_preambles])
+def test_an_odd_zipped_series_gives_the_scores_of_the_plain_one(
+    handlers: Handlers, tmp_path: Path, change: Callable[[Path], Path]
+) -> None:
+    nifti = read_scan(SPACE / "examples" / "synthetic_t2.nii.gz")
+    voxels = nifti.volume.slices.transpose(2, 1, 0)[:, :, 40:44].astype(np.int16)
+    series = write_series(tmp_path / "series", voxels, nifti.volume.affine)
+    plain = read_scan(zip_series(tmp_path / "plain.zip", series))
+    odd = read_scan(zip_series(tmp_path / "odd.zip", change(series)))
+    expected, given = (handlers.analyst.analyse(scan, 0.5, quiet) for scan in (plain, odd))
+    assert np.array_equal(given.prediction.scores, expected.prediction.scores)
+    told = " ".join(given.report(0.5)["warnings"])
+    assert ("4 files were left out" in told) == (change is copy_slices)
 
 
 def test_the_report_follows_the_threshold(handlers: Handlers, analysis: Analysis) -> None:
