@@ -1,0 +1,158 @@
+"""Fuse maps that know different things: one scale for all, weights from slice labels alone.
+
+A map of attention knows what made a slice unhealthy, a network of painted lesions what a lesion
+looks like, and a map that learns nothing where the two hemispheres differ. Healthy slices give
+their scale and the two levels between which nobody knows; no pixel label is used.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+
+from .table import Mask
+
+Values = NDArray[np.float32]
+
+POOLED_SHARE = 0.02  # of a slice's brain: its hottest pixels stand for the slice
+SAMPLED_PIXELS = 2000  # of a healthy slice: their quantiles differ by 0.1 % from those of all
+SCALE_QUANTILE = 0.99  # of healthy brain, which becomes 1; its median becomes 0
+NEGATIVE_QUANTILE, POSITIVE_QUANTILE = 0.95, 0.99  # of the fused map in healthy brain
+RIDGE = 1e-3  # keeps weights finite where the labels are told apart without an error
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """How maps are added up and cut.
+
+    Attributes:
+        names: of the maps.
+        middle, spread: of each map in healthy brain: median, and from there to the 99th percentile.
+        weights: of each map, 0 or more, together 1.
+        negative, positive: fused values; what is above `positive` is lesion, what is below
+            `negative` is none, and of all between nobody knows.
+    """
+
+    names: tuple[str, ...]
+    middle: tuple[float, ...]
+    spread: tuple[float, ...]
+    weights: tuple[float, ...]
+    negative: float
+    positive: float
+
+    def fuse(self, maps: Mapping[str, Values]) -> Values:
+        """Return the weighted sum of maps (H, W) on one scale."""
+        parts = zip(self.names, self.middle, self.spread, self.weights, strict=True)
+        return sum(  # type: ignore[return-value]
+            np.float32(weight / spread) * (maps[name] - np.float32(middle))
+            for name, middle, spread, weight in parts
+        )
+
+    def cut(self, fused: Values, brain: NDArray[np.bool_]) -> tuple[Mask, Mask]:
+        """Return the pseudo-mask of a fused map, and the pixels to ignore, both (H, W) uint8."""
+        lesion = brain & (fused > self.positive)
+        unknown = brain & (fused > self.negative) & ~lesion
+        return lesion.astype(np.uint8), unknown.astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class SliceEvidence:
+    """What is kept of the maps of one labelled slice.
+
+    Attributes:
+        label: 1 where the slice is unhealthy.
+        pooled: mean of each map's hottest pixels, (K,).
+        sample: values of some pixels of its brain, (n, K); none of an unhealthy slice.
+    """
+
+    label: int
+    pooled: Values
+    sample: Values
+
+
+def collect_evidence(
+    maps: Mapping[str, Values],
+    brain: NDArray[np.bool_],
+    label: int,
+    generator: np.random.Generator,
+) -> SliceEvidence:
+    """Return what is kept of the maps (H, W) of a slice with brain (H, W)."""
+    values = np.stack([np.asarray(plane)[brain] for plane in maps.values()], axis=1)
+    count = max(round(POOLED_SHARE * len(values)), 1)
+    hottest = np.partition(values, len(values) - count, axis=0)[-count:]
+    chosen = generator.permutation(len(values))[: 0 if label else SAMPLED_PIXELS]
+    return SliceEvidence(label, hottest.mean(0), values[chosen])
+
+
+def fit_fusion(
+    names: Sequence[str], evidence: Iterable[SliceEvidence], equal_weights: bool = False
+) -> Fusion:
+    """Return the fusion that healthy slices scale and slice labels weight.
+
+    Args:
+        names: of the maps, in the order of the evidence.
+        evidence: of labelled slices of training patients.
+        equal_weights: do not ask the labels.
+
+    Raises:
+        ValueError: no healthy slice, or none that is unhealthy where labels give the weights.
+    """
+    slices = list(evidence)
+    labels = np.array([part.label for part in slices])
+    if not (labels == 0).any() or not (equal_weights or labels.any()):
+        raise ValueError(
+            "maps are fused by healthy and unhealthy slices of training patients, got "
+            f"{np.count_nonzero(labels == 0)} and {np.count_nonzero(labels)}; label some of either."
+        )
+    healthy = np.concatenate([part.sample for part in slices]).astype(np.float64)
+    middle = np.median(healthy, axis=0)
+    spread = np.quantile(healthy, SCALE_QUANTILE, axis=0) - middle
+    if (spread <= 0).any():
+        flat = ", ".join(name for name, width in zip(names, spread, strict=True) if width <= 0)
+        raise ValueError(
+            f"a map must vary in healthy brain, but {flat} has one value; leave it out."
+        )
+    weights = np.full(len(names), 1 / len(names))
+    if not equal_weights:
+        pooled = np.stack([part.pooled for part in slices])
+        weights = fit_weights((pooled - middle) / spread, labels)
+    fused = ((healthy - middle) / spread) @ weights
+    negative, positive = np.quantile(fused, (NEGATIVE_QUANTILE, POSITIVE_QUANTILE))
+    return Fusion(
+        tuple(names),
+        middle=tuple(map(float, middle)),
+        spread=tuple(map(float, spread)),
+        weights=tuple(map(float, weights)),
+        negative=float(negative),
+        positive=float(positive),
+    )
+
+
+def fit_weights(pooled: NDArray[np.float64], labels: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return weights of 0 or more, together 1, by logistic regression of labels on pooled maps.
+
+    Equal weights where no map is hotter in unhealthy slices.
+
+    Args:
+        pooled: (n, K), one row per slice.
+        labels: (n,), 1 for unhealthy.
+    """
+    count, maps = pooled.shape
+    centred = pooled - pooled.mean(0)
+    signs = 2.0 * labels - 1
+
+    def loss(parameters: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        weights, bias = parameters[:-1], parameters[-1]
+        margins = signs * (centred @ weights + bias)
+        errors = -signs / (1 + np.exp(np.clip(margins, -500, 500)))
+        gradient = np.append(centred.T @ errors, errors.sum()) / count
+        gradient[:-1] += 2 * RIDGE * weights
+        return np.logaddexp(0, -margins).mean() + RIDGE * weights @ weights, gradient
+
+    start = np.append(np.full(maps, 1 / maps), 0.0)
+    bounds = [(0, None)] * maps + [(None, None)]
+    weights = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds).x[:-1]
+    total = weights.sum()
+    return weights / total if total > 0 else np.full(maps, 1 / maps)
