@@ -3,8 +3,8 @@
 comparison.py  finished runs compared on validation patients
 criteria.py    which run is better, told without masks
 deletion.py    score heatmaps by deleting their hottest pixels
-makers.py      heatmaps, a teacher's scores or true masks -> a folder of masks
 fusion.py      maps on one scale, weighted by slice labels, cut at two levels
+makers.py      heatmaps, a teacher's scores or true masks -> a folder of masks
 rule.py        heatmap -> scores -> pseudo-mask
 segmenter.py   SAM or MedSAM prompted by pseudo-masks
 table.py       pseudo-masks on disk, by patient and slice
