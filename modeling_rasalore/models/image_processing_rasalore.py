@@ -22,6 +22,7 @@ from .scan_view_rasalore import (
     RANGES,
     Box,
     FloatImage,
+    Levels,
     SeenScan,
     SeenSlice,
     crop_views,
@@ -169,13 +170,14 @@ class RasaloreImageProcessor(BaseImageProcessor):
         return self._from_unit(planes) if self.image_mean else planes
 
     @property
-    def outside(self) -> Tensor | None:
-        """`pixel_values` outside the brain, (C, 1, 1); None where a slice's own decide."""
+    def levels(self) -> Levels | None:
+        """`pixel_values` outside the brain and at its median; None of view "slice"."""
         if self.view == "slice":
             return None
-        planes = torch.tensor([OUTSIDE.get(name, LOW / 2) for name in self.scan_channels])
-        planes = planes[:, None, None]
-        return self._from_unit(planes) if self.image_mean else planes
+        names = self.scan_channels
+        outside = torch.tensor([OUTSIDE.get(name, LOW / 2) for name in names])[:, None, None]
+        both = outside, torch.zeros_like(outside)
+        return Levels(*(self._from_unit(v) if self.image_mean else v for v in both))
 
     def _from_unit(self, planes: Tensor) -> Tensor:
         """Channels brought to [0, 1] each by its own fixed range, as backbones of pictures ask."""
@@ -190,10 +192,10 @@ class RasaloreImageProcessor(BaseImageProcessor):
     def value_range(self) -> float:
         """Difference in `pixel_values` between the darkest and the brightest pixel.
 
-        Of view "scan" it is 1: what differs by 1 in z, two standard deviations of the brain.
+        Of view "scan" it is two standard deviations of the brain.
         """
         if self.view == "scan":
-            return 1.0
+            return 1 / (max(self.image_std) * (HIGH - LOW) / 2) if self.image_std else 1.0
         return self.rescale_factor / (max(self.image_std) if self.image_std else 1.0)
 
     def crop_and_resize(self, image: FloatImage) -> FloatImage:

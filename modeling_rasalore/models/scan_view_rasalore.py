@@ -31,6 +31,17 @@ OUTSIDE = {"mirror": 0.0}  # of a channel outside the brain; of all others LOW /
 RANGES = {"mirror": (-LARGEST_DIFFERENCE / 2, LARGEST_DIFFERENCE / 2)}  # else LOW / 2, HIGH / 2
 
 
+class Levels(NamedTuple):
+    """Values of a scan's channels that mean something, (C, 1, 1) each.
+
+    outside: of pixels outside the brain.
+    median: of pixels as bright as the brain's median, and as the other hemisphere.
+    """
+
+    outside: Tensor
+    median: Tensor
+
+
 class Box(NamedTuple):
     """Rectangle of a slice in pixels; bottom and right are excluded. It may reach beyond."""
 
@@ -122,8 +133,9 @@ class SeenScan:
 
     def __getitem__(self, index: int) -> SeenSlice:
         last, step = len(self.slices) - 1, self.scan.neighbour_step
-        places = (min(max(index + offset, 0), last) for offset in (-step, 0, step))
-        return SeenSlice(*(self.slices[place] for place in places), self.scan)
+        below, above = max(index - step, 0), min(index + step, last)
+        slices = self.slices
+        return SeenSlice(slices[below], slices[index], slices[above], self.scan)
 
     def __iter__(self) -> Iterator[SeenSlice]:
         return (self[index] for index in range(len(self)))
