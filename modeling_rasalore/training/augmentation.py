@@ -115,13 +115,12 @@ def random_transforms(batch: int, recipe: AugmentationRecipe, device: torch.devi
     turned = torch.rand(batch, device=device) < recipe.rotation_probability
     angle = math.radians(recipe.rotation_degrees) * uniform(-1, 1) * turned
     side = uniform(recipe.smallest_scale, 1).sqrt()  # a share of the area, so its root
-    size = (recipe.zoom * uniform(-1, 1)).exp() if recipe.zoom else 1.0
+    scale = side / (recipe.zoom * uniform(-1, 1)).exp() if recipe.zoom else side
     horizontal, vertical = sign(recipe.horizontal_flip), sign(recipe.vertical_flip)
     rows = [
-        torch.stack([side * angle.cos() * horizontal, -side * angle.sin() * vertical], 1),
-        torch.stack([side * angle.sin() * horizontal, side * angle.cos() * vertical], 1),
+        torch.stack([scale * angle.cos() * horizontal, -scale * angle.sin() * vertical], 1),
+        torch.stack([scale * angle.sin() * horizontal, scale * angle.cos() * vertical], 1),
     ]
-    rows = [row / size for row in rows]
     shift = torch.stack([(1 - side) * uniform(-1, 1) for _ in range(2)], 1)  # crop stays inside
     return torch.cat([torch.stack(rows, 1), shift[:, :, None]], dim=2)
 
