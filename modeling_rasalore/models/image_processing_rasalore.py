@@ -98,6 +98,10 @@ class RasaloreImageProcessor(BaseImageProcessor):
                 f"scan is seen in, got {self.num_channels}."
             )
 
+    def __call__(self, images: Any, *args: Any, **kwargs: Any) -> BatchFeature:
+        """`preprocess`."""
+        return self.preprocess(images, *args, **kwargs)
+
     def preprocess(
         self,
         images: Any,
