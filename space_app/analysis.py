@@ -120,8 +120,10 @@ class Analyst:
     def uncertainty(self, analysis: Analysis, index: int) -> FloatImage:
         """Return the spread of one slice's scores under the model's noise, (H, W) in [0, 0.5]."""
         with self._lock:
+            images, see = analysis.images, self.processor.see
+            view = see(images, analysis.scan.volume.spacing)[index] if see else None
             return predict_uncertainty(
-                self.model, self.processor, analysis.images[index], samples=NOISE_SAMPLES
+                self.model, self.processor, images[index], samples=NOISE_SAMPLES, view=view
             )
 
 

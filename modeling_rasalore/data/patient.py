@@ -1,7 +1,9 @@
 """Name what data sets consist of: a patient before anything is opened, and a labelled slice."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -11,6 +13,9 @@ ALL = "all"  # in place of a modality: all of them as channels, in this order
 Skip = int | str  # lowest and highest slices that are left out: a number, or AUTO
 AUTO = "auto"  # as many as 15 of BraTS's 155
 AUTO_FEWEST = 50  # slices; scans of fewer have thick ones, all of which count
+# Slices (S, H, W) of a scan, background 0, and its spacing -> by index, what a network that sees
+# the whole scan needs to know of a slice: `see` of an image processor.
+See = Callable[[Any, tuple[float, float, float]], Any]
 
 
 def used_slices(patient_id: str, count: int, skip: Skip) -> range:
@@ -100,6 +105,7 @@ class LabelledSlice:
         slice_index: 0 = most inferior, of the scan's `slice_count` slices.
         spacing: mm between slices, rows and columns.
         source: name of the data set's layout.
+        seen: what `see` said of the slice; None without one.
     """
 
     image: np.ndarray
@@ -110,6 +116,7 @@ class LabelledSlice:
     slice_count: int
     spacing: tuple[float, float, float]
     source: str
+    seen: Any = None
 
     @property
     def lesion(self) -> np.ndarray:

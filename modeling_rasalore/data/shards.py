@@ -4,7 +4,7 @@ Training reads data/; the true masks lie in masks/, and only who asks for them o
 """
 
 import io
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..remote_files import open_file
-from .patient import LabelledSlice, Patient, PreparedSlices, Skip, used_slices
+from .patient import LabelledSlice, Patient, PreparedSlices, See, Skip, used_slices
 
 FACTS = ("patient_id", "slice_index", "slice_count", "label", "spacing", "source")
 BRAIN = "brain_pixels_"  # start of the name of the column that counts them, one per modality
@@ -27,8 +27,13 @@ def read_prepared(
     skip: Skip,
     labels: Collection[int] | None,
     only: Collection[int] | None,
+    see: See | None = None,
 ) -> Iterator[LabelledSlice]:
-    """Yield what `slices.read_slices` yields for the scan the slices came from, bit for bit."""
+    """Yield what `slices.read_slices` yields for the scan the slices came from, bit for bit.
+
+    What `see` says is the same where the slices were prepared with skip=0; else those left out
+    count neither for the scan's scale nor as neighbours.
+    """
     prepared = patient.prepared
     assert prepared is not None
     check_skip(patient, skip)
@@ -37,7 +42,9 @@ def read_prepared(
     if with_mask and prepared.mask_bytes:
         masks = read_row_group(prepared, ("slice_index", "mask"), masks=True).column("mask")
     images = table.column(modality)
-    for number, row in enumerate(table.drop_columns(modality).to_pylist()):
+    rows = table.drop_columns(modality).to_pylist()
+    scan = see_prepared(patient, images, rows, see) if see and rows else {}
+    for number, row in enumerate(rows):
         index = row["slice_index"]
         used = used_slices(patient.patient_id, row["slice_count"], skip)
         shown = index in used and row.pop(BRAIN + modality)
@@ -51,7 +58,23 @@ def read_prepared(
                 slice_count=row["slice_count"],
                 spacing=tuple(row["spacing"]),
                 source=row["source"],
+                seen=scan.get(index),
             )
+
+
+def see_prepared(
+    patient: Patient, images: Any, rows: Sequence[dict[str, Any]], see: See
+) -> dict[int, Any]:
+    """Return what `see` says of the slices of a patient, by index; images are a column of TIFFs."""
+    assert patient.prepared is not None
+    stored = {row["slice_index"]: images[number]["bytes"] for number, row in enumerate(rows)}
+    decoded = {i: decode_slice(data.as_py()) for i, data in stored.items() if data.is_valid}
+    if not decoded:
+        return {}
+    blank = np.zeros_like(next(iter(decoded.values())))  # has no brain, so it has no row
+    used = used_slices(patient.patient_id, rows[0]["slice_count"], patient.prepared.skip)
+    scan = see(np.stack([decoded.get(i, blank) for i in used]), tuple(rows[0]["spacing"]))
+    return {i: scan[i - used.start] for i in decoded}
 
 
 def check_skip(patient: Patient, skip: Skip) -> None:

@@ -12,7 +12,7 @@ from ..scans.naming import MODALITIES
 from ..scans.reading import covers_brain
 from ..scans.volumes import read_facts, read_mask, read_volume
 from .labels import LABELS_FILE, UNKNOWN, label_slices
-from .patient import ALL, AUTO, LabelledSlice, Patient, Skip, used_slices
+from .patient import ALL, AUTO, LabelledSlice, Patient, See, Skip, used_slices
 from .shards import read_prepared
 
 logger = logging.getLogger(__name__)
@@ -25,6 +25,7 @@ def read_slices(
     skip: Skip = AUTO,
     labels: Collection[int] | None = None,
     only: Collection[int] | None = None,
+    see: See | None = None,
 ) -> Iterator[LabelledSlice]:
     """Yield the axial slices of a patient that show brain, inferior to superior.
 
@@ -35,19 +36,25 @@ def read_slices(
             `used_slices`.
         labels: yield only slices with these labels, such as {0, 1} to train; None yields all.
         only: indices of slices, to read no others; None reads all.
+        see: called once with the scan, of which every slice carries its share.
 
     Raises:
-        ValueError: no such modality, sequences of "all" on different grids, no slice that is used,
-            or a labelled slice beyond the scan; VolumeError, one of these, for
-            a file that cannot be read.
+        ValueError: no such modality, "all" where a scan is to be seen, sequences of "all" on
+            different grids, no slice that is used, or a labelled slice beyond the scan;
+            VolumeError, one of these, for a file that cannot be read.
     """
     _require(patient, modality)
+    if modality == ALL and see:
+        raise ValueError(
+            "a network that sees whole scans takes one sequence, got modality=all; give t1, t1ce, "
+            "t2 or flair, or a preset that sees every slice by itself."
+        )
     if modality == ALL:
         yield from _read_all(patient, with_mask, skip, labels, only)
     elif patient.prepared:
-        yield from read_prepared(patient, modality, with_mask, skip, labels, only)
+        yield from read_prepared(patient, modality, with_mask, skip, labels, only, see)
     else:
-        yield from _read_scan(patient, modality, with_mask, skip, labels, only)
+        yield from _read_scan(patient, modality, with_mask, skip, labels, only, see)
 
 
 def _read_scan(
@@ -57,6 +64,7 @@ def _read_scan(
     skip: Skip,
     labels: Collection[int] | None,
     only: Collection[int] | None,
+    see: See | None,
 ) -> Iterator[LabelledSlice]:
     """Yield the slices of one sequence, decoded once."""
     volume = read_volume(patient.images[modality], patient.channels.get(modality))
@@ -83,10 +91,12 @@ def _read_scan(
         _say_once(logging.WARNING, f"{volume.path}: {nothing}")
     elif blank := len(used) - len(with_brain):
         _say_once(logging.INFO, f"{volume.path}: {blank} slices without brain are skipped")
+    scan = see(images, volume.spacing) if see and with_brain else None
     for index in with_brain:
         if (labels is None or slice_labels[index] in labels) and (only is None or index in only):
             yield LabelledSlice(
-                image=images[index].copy(),  # a view would keep the whole volume in memory
+                # A view would keep the whole volume in memory, as neighbours do anyway.
+                image=images[index].copy() if scan is None else images[index],
                 label=slice_labels[index],
                 mask=None if truth is None else truth[index].astype(np.uint8),
                 patient_id=patient.patient_id,
@@ -94,6 +104,7 @@ def _read_scan(
                 slice_count=len(images),
                 spacing=volume.spacing,
                 source=patient.source,
+                seen=None if scan is None else scan[index],
             )
 
 

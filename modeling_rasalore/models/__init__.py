@@ -5,6 +5,7 @@ encoder_rasalore.py            slice encoder and refiner
 attention_rasalore.py          location embeddings, region-aware spatial attention
 loss_rasalore.py               losses of stage 2
 modeling_rasalore.py           point head, mask decoder, RasaloreModel
+scan_view_rasalore.py          a scan seen as one: square, scale, neighbours, hemispheres
 image_processing_rasalore.py   slices into the network's frame, its maps back
 pipeline_rasalore.py           slices in, maps and masks out
 configuration_ddpt.py          what defines a DDPT network, and its presets

@@ -20,8 +20,9 @@ class DdptConfig(PreTrainedConfig):
     """Prompts, backbone and loss of `DdptModel`.
 
     The defaults are the `poster` preset on `openai/clip-vit-base-patch32`.
-    `DdptConfig.preset(name)` returns `poster`, `released` or `tiny`; `tiny` has a small backbone
-    of its own that is trained from scratch and saved with the prompts.
+    `DdptConfig.preset(name)` returns `poster`, `released`, `base` or `tiny`; the last two have a
+    small backbone of their own that is trained from scratch and saved with the prompts, and `base`
+    sees a slice with its neighbours and its mirror image.
 
     Raises:
         ValueError: for a misspelt field or a combination that cannot be built.
@@ -107,7 +108,7 @@ class DdptConfig(PreTrainedConfig):
 
     @classmethod
     def preset(cls, name: str, **overrides: Any) -> "DdptConfig":
-        """Return the preset `poster`, `released` or `tiny`, with fields replaced on request."""
+        """Return the preset `poster`, `released`, `base` or `tiny`, some fields replaced."""
         if name not in PRESETS:
             raise ValueError(f"preset must be one of {sorted(PRESETS)}, got {name!r}.")
         return cls(**{**PRESETS[name], **overrides})
@@ -145,14 +146,14 @@ class DdptConfig(PreTrainedConfig):
         self.validate_architecture()
 
 
-def tiny_clip_config() -> dict[str, Any]:
+def tiny_clip_config(num_channels: int = 1) -> dict[str, Any]:
     """A backbone of about 0.4 M parameters that two cores can train from scratch."""
     return {
         "projection_dim": 64,
         "vision_config": {
             "image_size": 96,
             "patch_size": 8,
-            "num_channels": 1,
+            "num_channels": num_channels,
             "hidden_size": 128,
             "intermediate_size": 256,
             "num_hidden_layers": 2,
@@ -172,23 +173,25 @@ def tiny_clip_config() -> dict[str, Any]:
     }
 
 
+TINY: dict[str, Any] = {
+    "clip_config": tiny_clip_config(),
+    "base_model_name_or_path": None,
+    "base_model_revision": None,
+    "freeze_backbone": False,
+    "save_backbone": True,
+    "num_visual_prompts": 4,
+    "num_free_tokens": 4,
+    "class_token_ids": [[4], [5]],
+    "template_token_ids": [[6], [7]],
+    "full_stop_token_id": 3,
+    "start_token_id": 1,
+    "end_token_id": 2,
+    "heatmap": "attention_rollout",
+    "heatmap_views": 8,
+}
 PRESETS: dict[str, dict[str, Any]] = {
     "poster": {},
     "released": {"class_token_position": "end"},
-    "tiny": {
-        "clip_config": tiny_clip_config(),
-        "base_model_name_or_path": None,
-        "base_model_revision": None,
-        "freeze_backbone": False,
-        "save_backbone": True,
-        "num_visual_prompts": 4,
-        "num_free_tokens": 4,
-        "class_token_ids": [[4], [5]],
-        "template_token_ids": [[6], [7]],
-        "full_stop_token_id": 3,
-        "start_token_id": 1,
-        "end_token_id": 2,
-        "heatmap": "attention_rollout",
-        "heatmap_views": 8,
-    },
+    "base": {**TINY, "clip_config": tiny_clip_config(num_channels=3)},
+    "tiny": TINY,
 }

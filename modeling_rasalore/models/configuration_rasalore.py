@@ -11,7 +11,8 @@ class RasaloreConfig(PreTrainedConfig):
     """Architecture and loss of `RasaloreModel`.
 
     The defaults are the `poster` preset. `RasaloreConfig.preset(name)` returns `poster`,
-    `released` (the authors' code, number by number) or `tiny` (two cores, minutes).
+    `released` (the authors' code, number by number), `base` (slices seen with their scan) or
+    `tiny` (two cores, minutes).
 
     Raises:
         ValueError: for a misspelt field or a combination that cannot be built.
@@ -22,7 +23,8 @@ class RasaloreConfig(PreTrainedConfig):
     # --- Input and output -------------------------------------------------------------------
     # Side of the square input slice in pixels; the score map is twice as large.
     image_size: int = 128
-    # 1 for one MRI sequence; more when co-registered sequences are stacked as channels.
+    # 1 for one MRI sequence; more when co-registered sequences are stacked as channels, or when
+    # the image processor shows a slice with its neighbours and its mirror image.
     num_channels: int = 1
     # MRI sequence it was trained on, such as "t2"; None: unknown. Scans of another are warned of.
     modality: str | None = None
@@ -120,7 +122,7 @@ class RasaloreConfig(PreTrainedConfig):
 
     @classmethod
     def preset(cls, name: str, **overrides: Any) -> "RasaloreConfig":
-        """Return the preset `poster`, `released` or `tiny`, with fields replaced on request."""
+        """Return the preset `poster`, `released`, `base` or `tiny`, some fields replaced."""
         if name not in PRESETS:
             raise ValueError(f"preset must be one of {sorted(PRESETS)}, got {name!r}.")
         return cls(**{**PRESETS[name], **overrides})
@@ -133,6 +135,18 @@ PRESETS: dict[str, dict[str, Any]] = {
         "attention_head_dim": 256,
         "value_noise": "learned",
         "decoder_loss": "el_tversky",
+    },
+    "base": {
+        "image_size": 96,
+        "num_channels": 4,
+        "base_channels": 12,
+        "grid_size": 16,
+        "refiner_grid": 16,
+        # As for `tiny`, for the same reasons.
+        "foreground_sigma": 60.0,
+        "dropout": 0.0,
+        "point_activation_weight": 0.1,
+        "structural_weight": 0.1,
     },
     "tiny": {
         "image_size": 64,

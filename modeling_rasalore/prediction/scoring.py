@@ -24,8 +24,12 @@ def fill_maps(
     images: Sequence[FloatImage] | BrainSlices,
     batch_size: int,
     flips: bool,
+    views: Any = None,
 ) -> None:
     """Write the scores of slices with brain into `maps`, zeros of the slices' shapes.
+
+    Args:
+        views: of all slices by index, where the model sees them as part of their scan.
 
     Raises:
         ValueError: a batch size below 1.
@@ -36,20 +40,27 @@ def fill_maps(
     batches = range(0, len(with_brain), batch_size)
     for start in tqdm(batches, desc="slices", leave=False, disable=None):
         indices = with_brain[start : start + batch_size]
-        scores = score_images(model, processor, [images[index] for index in indices], flips)
+        batch = [images[index] for index in indices]
+        seen = views and [views[index] for index in indices]
+        scores = score_images(model, processor, batch, flips, seen)
         for index, score in zip(indices, scores, strict=True):
             maps[index][...] = score
 
 
 def score_images(
-    model: Any, processor: Any, images: Sequence[FloatImage], flips: bool
+    model: Any,
+    processor: Any,
+    images: Sequence[FloatImage],
+    flips: bool,
+    views: Sequence[Any] | None = None,
 ) -> list[FloatImage]:
     """Return the score maps of slices with brain, in their own frames, from one forward pass."""
     weight = next(model.parameters())
     with evaluating(model), torch.inference_mode():
-        pixel_values = processor(images, return_tensors="pt")["pixel_values"]
+        pixel_values = processor(images, views=views, return_tensors="pt")["pixel_values"]
         pixel_values = pixel_values.to(weight.device, weight.dtype)
-        maps = processor.post_process_maps(score_batch(model, pixel_values, flips), images)
+        scores = score_batch(model, pixel_values, flips)
+        maps = processor.post_process_maps(scores, images, views=views)
     return [np.where(brain_of(i), m, np.float32(0)) for i, m in zip(images, maps, strict=True)]
 
 

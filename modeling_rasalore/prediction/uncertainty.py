@@ -23,7 +23,13 @@ def has_value_noise(model: Any) -> bool:
 
 
 def predict_uncertainty(
-    model: Any, processor: Any, image: FloatImage, *, samples: int = 8, seed: int = 0
+    model: Any,
+    processor: Any,
+    image: FloatImage,
+    *,
+    samples: int = 8,
+    seed: int = 0,
+    view: Any = None,
 ) -> FloatImage:
     """Return the standard deviation of each pixel's score over noise draws, (H, W) in [0, 0.5].
 
@@ -36,6 +42,7 @@ def predict_uncertainty(
         image: (H, W), 0 in the background and above 0 in the brain.
         samples: draws, at least 2.
         seed: of the draws.
+        view: of the slice, as for `predict_slices`.
 
     Raises:
         ValueError: fewer than 2 samples, or a model without Gaussian value noise.
@@ -43,7 +50,7 @@ def predict_uncertainty(
     with _drawing(model, samples, seed):
         if not brain_of(image).any():
             return np.zeros(image.shape, np.float32)
-        scores = list(_draws(model, processor, image, samples, flips=False))
+        scores = list(_draws(model, processor, image, samples, False, view))
     return np.std(scores, axis=0, dtype=np.float32)
 
 
@@ -87,10 +94,12 @@ def draw_doubt(
     overlap, drawn = np.zeros(samples), np.zeros(samples)
     agreed = 0
     with _drawing(model, samples, seed):
-        for image, slice_spread in zip(BrainSlices(volume.slices), spread, strict=True):
+        images = BrainSlices(volume.slices)
+        views = processor.see(images, volume.spacing) if processor.see else [None] * len(images)
+        for image, view, slice_spread in zip(images, views, spread, strict=True):
             if not brain_of(image).any():
                 continue
-            draws = np.stack(list(_draws(model, processor, image, samples, options.flips)))
+            draws = np.stack(list(_draws(model, processor, image, samples, options.flips, view)))
             slice_spread[...] = draws.std(axis=0)
             masks, mean_mask = draws > threshold, draws.mean(0) > threshold
             overlap += (masks & mean_mask).sum((1, 2))
@@ -102,12 +111,12 @@ def draw_doubt(
 
 
 def _draws(
-    model: Any, processor: Any, image: FloatImage, samples: int, flips: bool
+    model: Any, processor: Any, image: FloatImage, samples: int, flips: bool, view: Any
 ) -> Iterator[FloatImage]:
     """Yield the scores of one slice under one draw of noise after the other."""
     for start in range(0, samples, DRAWS_AT_ONCE):
-        copies = [image] * min(DRAWS_AT_ONCE, samples - start)
-        yield from score_images(model, processor, copies, flips)
+        copies = min(DRAWS_AT_ONCE, samples - start)
+        yield from score_images(model, processor, [image] * copies, flips, [view] * copies)
 
 
 @contextmanager

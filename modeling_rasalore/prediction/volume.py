@@ -106,11 +106,12 @@ def predict_volume(
         ValueError: no brain in the scan, a model of several sequences, or noise draws of a model
             without noise.
     """
-    _refuse_several_sequences(model)
+    _refuse_several_sequences(model, processor)
     images = require_brain(volume)
+    views = processor.see(images, volume.spacing) if processor.see else None
     scores = np.zeros(volume.slices.shape, np.float32)
     with computing_in(choose_precision(model, options.precision), model):
-        fill_maps(list(scores), model, processor, images, options.batch_size, options.flips)
+        fill_maps(list(scores), model, processor, images, options.batch_size, options.flips, views)
         if options.smooth_mm:
             smooth_scores(scores, images.foreground(), volume.spacing, options.smooth_mm)
         mask = (scores > options.threshold).view(np.uint8)
@@ -161,9 +162,9 @@ def _count_large_parts(image: FloatImage) -> int:
     return int(np.count_nonzero(sizes >= sizes.max() / 5))
 
 
-def _refuse_several_sequences(model: Any) -> None:
+def _refuse_several_sequences(model: Any, processor: Any) -> None:
     channels = getattr(getattr(model, "config", None), "num_channels", 1)
-    if channels > 1:
+    if channels > 1 and processor.see is None:  # else they are one scan's slice and neighbours
         raise ValueError(
             f"this model takes {channels} sequences as channels, and one scan is one of them; give "
             f"slices ({channels}, H, W) to predict_slices."
@@ -176,6 +177,7 @@ def predict_slices(
     images: Sequence[FloatImage],
     batch_size: int = 4,
     flips: bool = False,
+    views: Sequence[Any] | None = None,
 ) -> list[FloatImage]:
     """Return one score map (H, W) float32 in [0, 1] per slice, in the slice's own frame.
 
@@ -189,12 +191,14 @@ def predict_slices(
         batch_size: slices per forward pass.
         flips: average the scores of each slice and its three mirror images: four times the work,
             and a score that does not depend on which side is which.
+        views: what `processor.see(scan, spacing)` says of each slice, for a model that sees them as
+            part of their scan; others need none.
 
     Raises:
-        ValueError: a batch size below 1.
+        ValueError: a batch size below 1, or a slice without the view that the model needs.
     """
     maps = [np.zeros(image.shape[-2:], np.float32) for image in images]
-    fill_maps(maps, model, processor, images, batch_size, flips)
+    fill_maps(maps, model, processor, images, batch_size, flips, views)
     return maps
 
 

@@ -1,6 +1,6 @@
 """Compare finished stage-2 runs on validation patients, by criteria that need no mask."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from ..data.labels import HEALTHY, UNHEALTHY
 from ..data.layouts import find_patients
-from ..data.patient import LabelledSlice, Patient
+from ..data.patient import LabelledSlice, Patient, See
 from ..data.slices import read_slices
 from ..data.splits import read_split, refuse_other_split, split_hash
 from ..evaluation.metrics import dice
@@ -124,24 +124,31 @@ def score_patient(
     patient: Patient, networks: Networks, stage1: Network, recipe: ComparisonRecipe
 ) -> Evidence:
     """Return what every run shows on one patient's labelled slices."""
-    examples = read_examples(patient, recipe)
+    see = find_see([*networks.values(), stage1])
+    examples = read_examples(patient, recipe, see)
     maps = {name: predict(network, examples, recipe) for name, network in networks.items()}
     return {name: collect_evidence(name, maps, examples, stage1) for name in networks}
 
 
 def read_examples(
-    patient: Patient, recipe: ComparisonRecipe, with_mask: bool = False
+    patient: Patient, recipe: ComparisonRecipe, see: See | None, with_mask: bool = False
 ) -> list[LabelledSlice]:
     """Return the labelled slices of one patient."""
     data, labels = recipe.data, {HEALTHY, UNHEALTHY}
-    return list(read_slices(patient, data.modality, with_mask, data.skip_slices, labels))
+    return list(read_slices(patient, data.modality, with_mask, data.skip_slices, labels, see=see))
+
+
+def find_see(networks: Iterable[Network]) -> See | None:
+    """Return how scans are seen, where one of the networks sees whole scans."""
+    return next((processor.see for _, processor in networks if processor.see), None)
 
 
 def predict(
-    network: Network, examples: Iterable[LabelledSlice], recipe: ComparisonRecipe
+    network: Network, examples: Sequence[LabelledSlice], recipe: ComparisonRecipe
 ) -> list[Image]:
     """Return a run's score maps of slices, (H, W) each."""
-    return predict_slices(*network, [example.image for example in examples], recipe.batch_size)
+    images, views = [e.image for e in examples], [e.seen for e in examples]
+    return predict_slices(*network, images, recipe.batch_size, views=views)
 
 
 def collect_evidence(
@@ -172,16 +179,20 @@ def deletion_scores_of(
 ) -> list[float]:
     """Return the deletion score of each unhealthy slice's map, in their order."""
     model, processor = stage1
-    pairs = [
-        (scores, example.image)
+    rows = [
+        (scores, example.image, example.seen)
         for scores, example in zip(maps, examples, strict=True)
         if example.label == UNHEALTHY
     ]
     scores: list[float] = []
-    for start in range(0, len(pairs), 32):
-        batch, images = zip(*pairs[start : start + 32], strict=True)
+    for start in range(0, len(rows), 32):
+        batch, images, views = zip(*rows[start : start + 32], strict=True)
         scores += score_deletions(
-            batch, images, processor, lambda slices: model.unhealthy_probability(slices).cpu()
+            batch,
+            images,
+            processor,
+            lambda slices: model.unhealthy_probability(slices).cpu(),
+            views,
         )
     return scores
 
@@ -204,7 +215,8 @@ def true_dice(
     """Return mean Dice at 0.5 over unhealthy slices; the only place that true masks reach."""
     dices: dict[str, list[float]] = {name: [] for name in networks}
     for patient in tqdm(patients, desc="oracle", unit="patient"):
-        examples = [e for e in read_examples(patient, recipe, True) if e.label == UNHEALTHY]
+        labelled = read_examples(patient, recipe, find_see(networks.values()), True)
+        examples = [example for example in labelled if example.label == UNHEALTHY]
         for name, network in networks.items():
             pairs = zip(predict(network, examples, recipe), examples, strict=True)
             dices[name] += [dice(scores > 0.5, example.lesion) for scores, example in pairs]

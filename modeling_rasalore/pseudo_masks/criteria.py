@@ -81,6 +81,7 @@ def score_deletions(
     images: Sequence[Map],
     processor: Any,
     unhealthy_probability: Callable[[Tensor], Tensor],
+    views: Sequence[Any] | None = None,
 ) -> list[float]:
     """Return how much stage 1's unhealthy probability falls without the highest scores, per map.
 
@@ -88,10 +89,12 @@ def score_deletions(
         maps, images: score maps and their slices, (H, W) each.
         processor: stage 1's.
         unhealthy_probability: as for `deletion_scores`.
+        views: of the slices, where the processor sees them as part of their scan.
     """
-    pixel_values = processor(list(images), return_tensors="pt")["pixel_values"]
-    heat = processor.crop_maps(maps, images)
-    return deletion_scores(heat, pixel_values, unhealthy_probability).tolist()
+    pixel_values = processor(list(images), views=views, return_tensors="pt")["pixel_values"]
+    heat = processor.crop_maps(maps, images, views=views)
+    scores = deletion_scores(heat, pixel_values, unhealthy_probability, levels=processor.levels)
+    return scores.tolist()
 
 
 def agreement(first: Map, second: Map) -> float:

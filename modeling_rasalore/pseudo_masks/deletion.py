@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..models.scan_view_rasalore import Levels
+
 DELETED_SHARES = (0.02, 0.05, 0.1, 0.2, 0.4)
 
 
@@ -14,6 +16,7 @@ def deletion_scores(
     pixel_values: Tensor,
     unhealthy_probability: Callable[[Tensor], Tensor],
     shares: Sequence[float] = DELETED_SHARES,
+    levels: Levels | None = None,
 ) -> Tensor:
     """Return how much the unhealthy probability falls without the hottest pixels, (B,).
 
@@ -24,14 +27,17 @@ def deletion_scores(
         heatmaps: (B, h, w), any scale.
         pixel_values: (B, C, H, W), as given to the classifier.
         unhealthy_probability: (B, C, H, W) -> (B,).
+        levels: as for `is_brain`; channels then are no copies of each other, and each takes its
+            own median.
     """
     size = pixel_values.shape[-2:]
     heat = F.interpolate(heatmaps[:, None].float(), size, mode="bilinear")[:, 0].flatten(1)
-    brain = is_brain(pixel_values).flatten(1)
+    brain = is_brain(pixel_values, levels).flatten(1)
     heat = torch.where(brain, heat, -torch.inf)
     ranks = heat.argsort(1, descending=True).argsort(1)  # 0 = hottest
-    values = torch.where(brain, pixel_values.mean(1).flatten(1), torch.nan)
-    fill = values.nanmedian(1).values[:, None, None, None]
+    shown = pixel_values.mean(1, keepdim=True) if levels is None else pixel_values
+    values = torch.where(brain[:, None], shown.flatten(2), torch.nan)
+    fill = values.nanmedian(2).values[:, :, None, None]
     before = unhealthy_probability(pixel_values)
     drops = []
     for share in shares:
@@ -40,8 +46,14 @@ def deletion_scores(
     return torch.stack(drops).mean(0)
 
 
-def is_brain(pixel_values: Tensor) -> Tensor:
-    """Return pixels above a slice's darkest value, (B, H, W): stripped background is constant."""
+def is_brain(pixel_values: Tensor, levels: Levels | None = None) -> Tensor:
+    """Return pixels above a slice's darkest value, (B, H, W): stripped background is constant.
+
+    Args:
+        levels: of slices seen with their scan, whose background has values of its own.
+    """
+    if levels is not None:
+        return (pixel_values != levels.outside.to(pixel_values)).any(1)
     intensity = pixel_values.mean(1)
     low = intensity.amin((1, 2), keepdim=True)
     spread = intensity.amax((1, 2), keepdim=True) - low

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from ..data.labels import UNHEALTHY
 from ..data.layouts import find_patients
-from ..data.patient import LabelledSlice, Patient
+from ..data.patient import LabelledSlice, Patient, See
 from ..data.slices import read_slices
 from ..data.splits import read_split, refuse_other_split, split_hash, write_split
 from ..files import claim_folder, write_json
@@ -168,9 +168,11 @@ class ScoreMaker(ABC):
 
     Attributes:
         facts: what run.json says of how they were made.
+        see: of the processor of a network that sees whole scans; None where there is none.
     """
 
     facts: dict[str, Any]
+    see: See | None
 
     def __init__(self, recipe: PseudoMaskRecipe, device: torch.device):
         self.recipe = recipe
@@ -179,8 +181,12 @@ class ScoreMaker(ABC):
             self.segmenter.model.to(device)
 
     @abstractmethod
-    def locate(self, images: list[Image]) -> list[Image | None]:
-        """Return scores (H, W) of slices in their own frames; None for a slice without a mask."""
+    def locate(self, images: list[Image], views: list[Any]) -> list[Image | None]:
+        """Return scores (H, W) of slices in their own frames; None for a slice without a mask.
+
+        Args:
+            views: what `see` said of the slices, None each without it.
+        """
 
     def cut(self, scores: Image) -> tuple[Mask, Mask | None]:
         """Return the pseudo-mask of a slice's scores, and the pixels to ignore, both (H, W)."""
@@ -189,11 +195,13 @@ class ScoreMaker(ABC):
     def __call__(self, patient: Patient) -> Iterator[SliceMasks]:
         data = self.recipe.data
         slices = list(
-            read_slices(patient, data.modality, skip=data.skip_slices, labels={UNHEALTHY})
+            read_slices(
+                patient, data.modality, skip=data.skip_slices, labels={UNHEALTHY}, see=self.see
+            )
         )
         for start in range(0, len(slices), self.recipe.batch_size):
             batch = slices[start : start + self.recipe.batch_size]
-            located = self.locate([example.image for example in batch])
+            located = self.locate([e.image for e in batch], [e.seen for e in batch])
             for example, scores in zip(batch, located, strict=True):
                 if scores is not None:
                     yield self.masks(example, scores)
@@ -217,6 +225,7 @@ class HeatmapMaker(ScoreMaker):
         scaling = SCALING[self.model.config.heatmap]
         self.rule = PseudoMaskRule(scaling, recipe.threshold, recipe.filter_reach)
         self.appearance = load_model(recipe.appearance) if recipe.appearance else None
+        self.see = self.processor.see or (self.appearance and self.appearance[1].see)
         if self.appearance:  # where it sees a lesion counts here, not how sure it is
             self.appearance[0].config.temperature = 1.0
         self.facts = {
@@ -226,14 +235,15 @@ class HeatmapMaker(ScoreMaker):
             **segmenter_facts(recipe, self.segmenter),
         }
 
-    def locate(self, images: list[Image]) -> list[Image | None]:
+    def locate(self, images: list[Image], views: list[Any]) -> list[Image | None]:
         """Return scores of what stage 1 recognises as unhealthy itself."""
-        inputs = self.processor(images, return_tensors="pt").to(self.model.device)
+        inputs = self.processor(images, views=views, return_tensors="pt").to(self.model.device)
         probabilities = self.model.unhealthy_probability(**inputs).tolist()
-        heatmaps = self.processor.post_process_maps(self.model.heatmaps(**inputs), images)
+        heatmaps = self.model.heatmaps(**inputs)
+        heatmaps = self.processor.post_process_maps(heatmaps, images, views=views)
         scores = [self.rule.scores(*pair) for pair in zip(heatmaps, images, strict=True)]
         if self.appearance:
-            maps = predict_slices(*self.appearance, images, self.recipe.batch_size)
+            maps = predict_slices(*self.appearance, images, self.recipe.batch_size, views=views)
             scores = [np.float32(0.5) * (s + m) for s, m in zip(scores, maps, strict=True)]
         least = self.recipe.minimum_probability
         return [s if p >= least else None for s, p in zip(scores, probabilities, strict=True)]
@@ -249,6 +259,7 @@ class TeacherMaker(ScoreMaker):
                 "run.json."
             )
         self.network = load_model(recipe.teacher)
+        self.see = self.network[1].see
         model, modality = self.network[0], recipe.data.modality
         if model.config.modality != modality:
             raise ValueError(
@@ -263,8 +274,8 @@ class TeacherMaker(ScoreMaker):
             **segmenter_facts(recipe, self.segmenter),
         }
 
-    def locate(self, images: list[Image]) -> list[Image | None]:
-        return [*predict_slices(*self.network, images, self.recipe.batch_size, flips=True)]
+    def locate(self, images: list[Image], views: list[Any]) -> list[Image | None]:
+        return [*predict_slices(*self.network, images, self.recipe.batch_size, True, views)]
 
     def cut(self, scores: Image) -> tuple[Mask, Mask | None]:
         pseudo_mask = scores > self.recipe.uncertain_up_to

@@ -223,7 +223,8 @@ def run_system(row: SystemRow, recipe: BenchmarkRecipe) -> None:
     held_out = load_held_out(recipe, split)
     system = fit_or_restore(row, recipe, split)
     scores = folder / "scores"
-    patients = ScoredPatients(held_out, row.name, scores, system.ALL_SEQUENCES, system.score)
+    see = getattr(system, "see", None)
+    patients = ScoredPatients(held_out, row.name, scores, system.ALL_SEQUENCES, system.score, see)
     rows = evaluate_system(
         row.name,
         patients,

@@ -8,7 +8,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ..data.labels import HEALTHY
-from ..data.patient import Patient
+from ..data.patient import LabelledSlice, Patient, See
 from ..evaluation.metrics import false_alarm_threshold
 from ..evaluation.rows import PatientScores, Thresholds
 from ..files import replace_file
@@ -34,6 +34,7 @@ class ScoredPatients:
         folder: of the maps, one file per patient.
         all_sequences: whether the system's slices hold all four sequences.
         score: slices -> their maps; None where an earlier run has left all of them.
+        see: of a system that sees slices as part of their scan.
 
     Attributes:
         seconds: that scoring took.
@@ -45,10 +46,11 @@ class ScoredPatients:
         name: str,
         folder: Path,
         all_sequences: bool,
-        score: Callable[[Sequence[Image]], list[Image]] | None = None,
+        score: Callable[..., list[Image]] | None = None,
+        see: See | None = None,
     ):
         self.held_out, self.name, self.folder = held_out, name, folder
-        self.all_sequences, self.score = all_sequences, score
+        self.all_sequences, self.score, self.see = all_sequences, score, see
         self.seconds = 0.0
 
     def __iter__(self) -> Iterator[PatientScores]:
@@ -57,17 +59,18 @@ class ScoredPatients:
 
     def score_patient(self, patient: Patient) -> PatientScores:
         """Return a patient's maps, truth and brain, each (S, H, W)."""
-        slices = read_examples(patient, self.held_out.data, self.all_sequences, with_mask=True)
-        images = [example.image for example in slices]
+        slices = read_examples(
+            patient, self.held_out.data, self.all_sequences, with_mask=True, see=self.see
+        )
         return PatientScores(
             patient_id=patient.patient_id,
-            scores=self.read_maps(patient.patient_id, images),
+            scores=self.read_maps(patient.patient_id, slices),
             truth=np.stack([example.lesion for example in slices]),
-            brain=np.stack([brain_of(image) for image in images]),
+            brain=np.stack([brain_of(example.image) for example in slices]),
             spacing=slices[0].spacing,
         )
 
-    def read_maps(self, patient_id: str, images: Sequence[Image]) -> np.ndarray:
+    def read_maps(self, patient_id: str, slices: Sequence[LabelledSlice]) -> np.ndarray:
         """Return one patient's maps (S, H, W), computed where they are not on disk.
 
         Raises:
@@ -80,7 +83,7 @@ class ScoredPatients:
                     f"{path} is missing; delete its system's folder and score it again."
                 )
             started = time.monotonic()
-            maps = np.stack(self.score(images))
+            maps = np.stack(score_examples(self.score, self.see, slices))
             self.seconds += time.monotonic() - started
             self.folder.mkdir(parents=True, exist_ok=True)
             replace_file(path, lambda draft: np.save(draft, maps))
@@ -93,12 +96,20 @@ def find_threshold(
     """Return the threshold of a false-alarm rate on healthy validation slices, without any mask."""
     inside = []
     for patient in patients:
-        healthy = read_examples(patient, data, system.ALL_SEQUENCES, labels={HEALTHY})
-        images = [example.image for example in healthy]
-        scores = system.score(images) if images else []
-        for score, image in zip(scores, images, strict=True):
-            inside.append(score[brain_of(image)])
+        see = getattr(system, "see", None)
+        healthy = read_examples(patient, data, system.ALL_SEQUENCES, labels={HEALTHY}, see=see)
+        scores = score_examples(system.score, see, healthy) if healthy else []
+        for score, example in zip(scores, healthy, strict=True):
+            inside.append(score[brain_of(example.image)])
     if not inside:
         return Thresholds()
     threshold = false_alarm_threshold(np.concatenate(inside), false_alarm_rate)
     return Thresholds(threshold, false_alarm_rate)
+
+
+def score_examples(
+    score: Callable[..., list[Image]], see: See | None, examples: Sequence[LabelledSlice]
+) -> list[Image]:
+    """Return a system's maps of slices, which it may see as part of their scan."""
+    images = [example.image for example in examples]
+    return score(images, [example.seen for example in examples]) if see else score(images)

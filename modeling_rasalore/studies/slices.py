@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..data.labels import HEALTHY, UNHEALTHY
-from ..data.patient import LabelledSlice, Patient, Skip
+from ..data.patient import LabelledSlice, Patient, See, Skip
 from ..data.slices import read_slices
 from ..data.splits import refuse_other_split
 from ..evaluation.leaks import check_disjoint, image_fingerprint
@@ -40,6 +40,7 @@ def read_examples(
     all_sequences: bool = False,
     with_mask: bool = False,
     labels: Collection[int] | None = None,
+    see: See | None = None,
 ) -> list[LabelledSlice]:
     """Return slices of one patient as `read_slices` gives them, the scan's white point at 1.
 
@@ -47,7 +48,7 @@ def read_examples(
     not have, or without brain there, is 0. The white point is the 0.99 quantile of the brain, slice
     labels notwithstanding.
     """
-    examples = list(read_slices(patient, data.modality, with_mask, data.skip_slices))
+    examples = list(read_slices(patient, data.modality, with_mask, data.skip_slices, see=see))
     scans = [np.stack([example.image for example in examples])] if examples else []
     if all_sequences and examples:
         indices = [example.slice_index for example in examples]

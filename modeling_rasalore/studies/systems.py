@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ..data.patient import See
+
 if TYPE_CHECKING:
     from .running import BenchmarkRecipe
 
 Image = NDArray[np.float32]  # (H, W), or (4, H, W) for a system of all sequences
+Views = Sequence[Any] | None  # what `see` of a system says of slices; None without it
 
 
 class System(Protocol):
@@ -21,6 +24,9 @@ class System(Protocol):
         weights: "trained", "stand-in", "none" or a repo id.
         seconds: wall time that training took, None where nothing is trained.
         peak_mib: peak memory of training, None where nothing is trained.
+
+    A system that sees slices as part of their scan has a method `see`, as `read_slices` takes it,
+    and `score` takes what that said of each slice as `views`.
     """
 
     ALL_SEQUENCES: ClassVar[bool]
@@ -48,6 +54,7 @@ class GivenSystem:
     weights = "none"
     seconds: float | None = None
     peak_mib: float | None = None
+    see: See | None = None
 
     def fit(self, slices: Sequence[Image], labels: Sequence[int]) -> None:
         """Nothing is learned here."""

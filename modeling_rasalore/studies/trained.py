@@ -15,7 +15,7 @@ from ..models.modeling_rasalore import RasaloreModel
 from ..prediction.volume import predict_slices
 from ..pseudo_masks.rule import SCALING, PseudoMaskRule
 from ..scans.naming import MODALITIES
-from .systems import GivenSystem, Image
+from .systems import GivenSystem, Image, Views
 
 
 class Stage1Heatmap(GivenSystem):
@@ -37,14 +37,16 @@ class Stage1Heatmap(GivenSystem):
             if "scaling" in made:
                 self.rule = PseudoMaskRule(made["scaling"], made["threshold"], made["filter_reach"])
         self.processor = RasaloreImageProcessor.from_pretrained(folder)
+        self.see = self.processor.see
         self.seconds, self.peak_mib = training_cost(folder)
 
-    def score(self, slices: Sequence[Image]) -> list[Image]:
+    def score(self, slices: Sequence[Image], views: Views = None) -> list[Image]:
         maps = []
         for start in range(0, len(slices), 32):
             batch = list(slices[start : start + 32])
-            heatmaps = self.model.heatmaps(**self.processor(batch, return_tensors="pt"))
-            maps += self.processor.post_process_maps(heatmaps, batch)
+            seen = views and views[start : start + 32]
+            heatmaps = self.model.heatmaps(**self.processor(batch, views=seen, return_tensors="pt"))
+            maps += self.processor.post_process_maps(heatmaps, batch, views=seen)
         return [self.rule.scores(*pair) for pair in zip(maps, slices, strict=True)]
 
 
@@ -72,10 +74,11 @@ class Stage2Network(GivenSystem):
         self.weights = weights_of(folder)
         self.model = RasaloreModel.from_pretrained(folder).eval()
         self.processor = RasaloreImageProcessor.from_pretrained(folder)
+        self.see = self.processor.see
         self.seconds, self.peak_mib = training_cost(folder)
 
-    def score(self, slices: Sequence[Image]) -> list[Image]:
-        return predict_slices(self.model, self.processor, slices, 16, self.flips)
+    def score(self, slices: Sequence[Image], views: Views = None) -> list[Image]:
+        return predict_slices(self.model, self.processor, slices, 16, self.flips, views)
 
 
 class SequenceNetworks(GivenSystem):
@@ -124,7 +127,7 @@ class AllSequencesNetwork(Stage2Network):
         self.without = without
         self.sequence = f"{ALL} but {without}" if without else ALL
 
-    def score(self, slices: Sequence[Image]) -> list[Image]:
+    def score(self, slices: Sequence[Image], views: Views = None) -> list[Image]:
         if self.without:
             slices = [image.copy() for image in slices]
             for image in slices:

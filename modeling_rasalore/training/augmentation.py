@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..models.scan_view_rasalore import Levels
+
 
 @dataclass
 class AugmentationRecipe:
@@ -16,14 +18,19 @@ class AugmentationRecipe:
         rotation_degrees: largest angle, drawn from -value to value.
         rotation_probability: of turning a slice at all.
         smallest_scale: share of the area that a random crop keeps at least.
+        zoom: size times e^-value to e^value.
         horizontal_flip: probability.
         vertical_flip: probability.
         brightness: factor drawn from 1 - value to 1 + value.
         contrast: factor drawn from 1 - value to 1 + value.
         gamma: exponent drawn from 1 / (1 + value) to 1 + value: how bright tissue is between black
             and white differs more between scanners than a factor says. Poster and released: none.
-        intensity_probability: of brightness, contrast and gamma, each.
-        noise_std: share of the intensity range.
+        intensity_probability: of each of these changes of intensity.
+        scan_contrast: of slices seen with their scan: distances from the brain's median times
+            e^-value to e^value.
+        scan_offset: of such slices: added to them and their neighbours, from -value to value; 1 is
+            two standard deviations of the brain.
+        noise_std: share of the intensity range; of slices seen with their scan as scan_offset.
         noise_probability: of noise.
         sequence_dropout: probability of each sequence of data.modality=all to be missing; one,
             another for each slice, never is.
@@ -32,11 +39,14 @@ class AugmentationRecipe:
     rotation_degrees: float = 0.0
     rotation_probability: float = 0.7
     smallest_scale: float = 1.0
+    zoom: float = 0.0
     horizontal_flip: float = 0.5
     vertical_flip: float = 0.0
     brightness: float = 0.0
     contrast: float = 0.0
     gamma: float = 0.0
+    scan_contrast: float = 0.0
+    scan_offset: float = 0.0
     intensity_probability: float = 0.5
     noise_std: float = 0.0
     noise_probability: float = 0.7
@@ -48,6 +58,7 @@ def augment_batch(
     masks: dict[str, Tensor],
     recipe: AugmentationRecipe,
     value_range: float = 1.0,
+    levels: Levels | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Return changed slices (B, C, H, W) and their masks, moved alike.
 
@@ -55,21 +66,29 @@ def augment_batch(
         masks: named masks (B, h, w), 0 or 1, at any resolution; nearest pixel, so they stay binary.
         value_range: difference between the brightest and the darkest pixel, which the noise is
             relative to.
+        levels: of slices seen with their scan; nothing changes outside their brain.
     """
     batch = len(pixel_values)
     transform = random_transforms(batch, recipe, pixel_values.device)
     # Black is not 0 where mean and standard deviation were applied; what comes from outside must
     # be black and brightness must leave black alone.
-    black = pixel_values.amin((2, 3), keepdim=True)
+    lowest = pixel_values.amin((2, 3), keepdim=True)
+    black = lowest if levels is None else levels.outside.to(pixel_values)
     pixel_values = resample(pixel_values - black, transform, "bilinear")
     moved = {
         name: resample(mask[:, None].float(), transform, "nearest")[:, 0].to(mask.dtype)
         for name, mask in masks.items()
     }
-    pixel_values = change_intensity(pixel_values, recipe) + black
+    inside = pixel_values != 0
+    if levels is None:
+        pixel_values = change_intensity(pixel_values, recipe) + black
+    else:
+        pixel_values = change_tissue(pixel_values + black, levels, recipe)
     if recipe.noise_std:
         amount = recipe.noise_std * value_range * happens(recipe.noise_probability, pixel_values)
         pixel_values = pixel_values + amount * torch.randn_like(pixel_values)
+    if levels is not None:
+        pixel_values = torch.where(inside, pixel_values, black)
     if recipe.sequence_dropout:
         channels = pixel_values.shape[1]
         dropped = drop_sequences(batch, channels, recipe.sequence_dropout)
@@ -96,10 +115,11 @@ def random_transforms(batch: int, recipe: AugmentationRecipe, device: torch.devi
     turned = torch.rand(batch, device=device) < recipe.rotation_probability
     angle = math.radians(recipe.rotation_degrees) * uniform(-1, 1) * turned
     side = uniform(recipe.smallest_scale, 1).sqrt()  # a share of the area, so its root
+    scale = side / (recipe.zoom * uniform(-1, 1)).exp() if recipe.zoom else side
     horizontal, vertical = sign(recipe.horizontal_flip), sign(recipe.vertical_flip)
     rows = [
-        torch.stack([side * angle.cos() * horizontal, -side * angle.sin() * vertical], 1),
-        torch.stack([side * angle.sin() * horizontal, side * angle.cos() * vertical], 1),
+        torch.stack([scale * angle.cos() * horizontal, -scale * angle.sin() * vertical], 1),
+        torch.stack([scale * angle.sin() * horizontal, scale * angle.cos() * vertical], 1),
     ]
     shift = torch.stack([(1 - side) * uniform(-1, 1) for _ in range(2)], 1)  # crop stays inside
     return torch.cat([torch.stack(rows, 1), shift[:, :, None]], dim=2)
@@ -126,6 +146,22 @@ def change_intensity(pixel_values: Tensor, recipe: AugmentationRecipe) -> Tensor
         mean = pixel_values.mean((1, 2, 3), keepdim=True)
         factor = random_factor(recipe.contrast, recipe, pixel_values)
         pixel_values = mean + (pixel_values - mean) * factor
+    return pixel_values
+
+
+def change_tissue(pixel_values: Tensor, levels: Levels, recipe: AugmentationRecipe) -> Tensor:
+    """Return slices seen with their scan of random contrast (around the median) and offset.
+
+    The offset moves intensities and no difference between hemispheres, whose background and median
+    are the same.
+    """
+    outside, median = (level.to(pixel_values) for level in levels)
+    if recipe.scan_contrast:
+        factor = random_change(recipe.scan_contrast, recipe, pixel_values).exp()
+        pixel_values = median + (pixel_values - median) * factor
+    if recipe.scan_offset:
+        unit = (median - outside) / 2  # z is -2 outside
+        pixel_values = pixel_values + unit * random_change(recipe.scan_offset, recipe, pixel_values)
     return pixel_values
 
 

@@ -3,6 +3,8 @@
 Stage 1 learns from labels: choose_labelled, prepare_labelled, collate_labelled, paint_labelled.
 Stage 2 learns from masks: choose_training, choose_validation, prepare_masked, collate_masked,
 paint_healthy.
+Both may see whole scans: then a batch holds what `crop_views` returns until lesions are painted,
+and "pixel_values" afterwards.
 """
 
 import random
@@ -10,14 +12,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ..data.labels import HEALTHY, UNHEALTHY
 from ..data.patient import LabelledSlice
 from ..models.image_processing_rasalore import RasaloreImageProcessor
+from ..models.scan_view_rasalore import BRIGHTEST, crop_views
 from ..pseudo_masks.table import MaskTable
-from .painted_lesions import SyntheticLesionRecipe, paint_chosen
+from .painted_lesions import SyntheticLesionRecipe, paint_chosen, paint_lesions
 from .slice_loader import Batch, Sample
 from .work_list import WorkList
+
+OPTIONAL_MASKS = {"sam_masks", "ignored"}  # that some slices have
 
 
 # --- Stage 1: slices and labels -----------------------------------------------------------------
@@ -29,16 +35,15 @@ def choose_labelled(lesions: SyntheticLesionRecipe, work: WorkList) -> WorkList:
 
 
 def prepare_labelled(processor: RasaloreImageProcessor, example: LabelledSlice) -> Sample:
-    """Return {"pixel_values" (C, S, S), "labels"} of a slice."""
-    pixel_values = processor([example.image])["pixel_values"][0]
-    return {"pixel_values": pixel_values, "labels": example.label}
+    """Return {"pixel_values" (C, S, S) or the parts of its view, "labels"} of a slice."""
+    return {**prepare_image(processor, example), "labels": example.label}
 
 
 def collate_labelled(samples: list[Sample]) -> Batch:
-    """Return a batch: "pixel_values" (B, C, S, S) and "labels" (B,)."""
+    """Return a batch of what the samples hold; "labels" are (B,)."""
     return {
-        "pixel_values": torch.stack([torch.as_tensor(s["pixel_values"]) for s in samples]),
-        "labels": torch.tensor([s["labels"] for s in samples]),
+        name: torch.stack([torch.as_tensor(sample[name]) for sample in samples])
+        for name in samples[0]
     }
 
 
@@ -53,11 +58,9 @@ def paint_labelled(
         labels = batch["labels"]
         chosen = torch.rand(labels.shape, device=labels.device) >= lesions.blank_share
         if chosen.any():
-            masks = paint_chosen(
-                batch["pixel_values"], chosen, processor, lesions.darker_share, grey=True
-            )
+            masks = paint_slices(batch, chosen, processor, lesions, grey=True)
             labels[chosen] = torch.where(masks.flatten(1).amax(1) > 0, UNHEALTHY, HEALTHY)
-    return batch
+    return see_painted(batch, processor)
 
 
 # --- Stage 2: slices and pseudo-masks -----------------------------------------------------------
@@ -128,14 +131,13 @@ def refuse_no_mask(work: WorkList, purpose: str) -> None:
 def prepare_masked(
     processor: RasaloreImageProcessor, table: MaskTable | None, size: int, example: LabelledSlice
 ) -> Sample:
-    """Return {"pixel_values", "labels", "healthy", maybe "sam_masks" and "ignored"} of a slice.
+    """Return image, "labels", "healthy", maybe "sam_masks" and "ignored" of a slice.
 
     Args:
         table: pseudo-masks of the unhealthy slices; None where all lesions are painted.
         size: side of the masks in pixels, (size, size).
     """
-    images = [example.image]
-    sample: dict[str, Any] = {"pixel_values": processor(images)["pixel_values"][0]}
+    sample: dict[str, Any] = prepare_image(processor, example)
     sample["healthy"] = example.label == HEALTHY
     if table is None or sample["healthy"]:
         return {**sample, "labels": np.zeros((size, size), np.uint8)}
@@ -143,21 +145,22 @@ def prepare_masked(
     planes = {"labels": masks.pseudo_mask, "sam_masks": masks.sam_mask, "ignored": masks.ignored}
     for name, plane in planes.items():
         if plane is not None:
-            sample[name] = processor.crop_masks([plane], images, size)[0].numpy()
+            (cropped,) = processor.crop_masks([plane], [example.image], size, [example.seen])
+            sample[name] = cropped.numpy()
     return sample
 
 
 def collate_masked(samples: list[Sample]) -> Batch:
-    """Return a batch: "pixel_values" (B, C, S, S), masks (B, size, size), "healthy" (B,) bool.
+    """Return a batch: images (B, ...), masks (B, size, size), "healthy" (B,) bool.
 
     A healthy slice has an empty SAM mask where others have one, and nothing ignored.
     """
     batch = {
         name: torch.stack([torch.as_tensor(sample[name]) for sample in samples])
-        for name in ("pixel_values", "labels", "healthy")
+        for name in samples[0].keys() - OPTIONAL_MASKS
     }
     blank = np.zeros_like(samples[0]["labels"])
-    for name in ("sam_masks", "ignored"):
+    for name in OPTIONAL_MASKS:
         if any(name in sample for sample in samples):
             batch[name] = torch.stack([torch.as_tensor(s.get(name, blank)) for s in samples])
     return batch
@@ -168,12 +171,47 @@ def paint_healthy(
 ) -> None:
     """Paint a lesion into healthy slices of a batch, in place; the flags are taken out.
 
+    Afterwards the batch holds "pixel_values".
+
     A share of them stays blank: as it is, with an empty mask.
     """
     healthy = batch.pop("healthy")
     chosen = healthy & (torch.rand(healthy.shape, device=healthy.device) >= lesions.blank_share)
-    if not chosen.any():
-        return
-    masks = paint_chosen(batch["pixel_values"], chosen, processor, lesions.darker_share)
-    for name in batch.keys() & {"labels", "sam_masks"}:
-        batch[name][chosen] = masks
+    if chosen.any():
+        masks = paint_slices(batch, chosen, processor, lesions)
+        for name in batch.keys() & {"labels", "sam_masks"}:
+            batch[name][chosen] = masks
+    see_painted(batch, processor)
+
+
+# --- Images of both stages ----------------------------------------------------------------------
+def prepare_image(processor: RasaloreImageProcessor, example: LabelledSlice) -> Sample:
+    """Return {"pixel_values"} of a slice, or what `crop_views` returns where its scan is seen."""
+    if processor.see is None:
+        return {"pixel_values": processor([example.image])["pixel_values"][0]}
+    parts = crop_views(processor.require_views([example.image], [example.seen]), processor.size)
+    return {name: part[0] for name, part in parts.items()}
+
+
+def paint_slices(
+    batch: Batch,
+    chosen: Tensor,
+    processor: RasaloreImageProcessor,
+    lesions: SyntheticLesionRecipe,
+    grey: bool = False,
+) -> Tensor:
+    """Paint a lesion into some slices of a batch, in place; return their masks (n, 2 S, 2 S)."""
+    if processor.see is None:
+        return paint_chosen(batch["pixel_values"], chosen, processor, lesions.darker_share, grey)
+    relative = batch["relative"]  # three slices, through which one lesion goes
+    painted, masks = paint_lesions(relative[chosen] / BRIGHTEST, lesions.darker_share)
+    relative[chosen] = torch.where(batch["brain"][chosen], painted * BRIGHTEST, 0.0)
+    return masks
+
+
+def see_painted(batch: Batch, processor: RasaloreImageProcessor) -> Batch:
+    """Return the batch with "pixel_values" in place of what they are computed from, in place."""
+    if processor.see is not None:
+        parts = {name: batch.pop(name) for name in ("relative", "brain", "pixel_mm", "mad")}
+        batch["pixel_values"] = processor.to_channels(**parts)
+    return batch

@@ -56,9 +56,7 @@ def train(
         while progress.step < last_step:
             model.train()
             for step in loader.steps(progress.epoch, progress.batch):
-                set_learning_rates(
-                    optimizer, schedule, progress.step / per_epoch, last_step / per_epoch
-                )
+                set_learning_rates(optimizer, schedule, progress.step, last_step, per_epoch)
                 parts = learn(run, model, optimizer, step, loader.pieces, objective.losses)
                 progress.step, progress.batch = progress.step + 1, progress.batch + 1
                 if average:

@@ -21,6 +21,7 @@ class OptimizerRecipe:
             `halving_epochs`.
         warmup_epochs: how long the rate is `warmup_learning_rate`.
         warmup_learning_rate: constant during warm-up.
+        warmup_steps: over which the rate rises evenly to what the schedule says.
         hold_epochs: of "halving".
         halving_epochs: of "halving".
     """
@@ -32,6 +33,7 @@ class OptimizerRecipe:
     schedule: str = "cosine"
     warmup_epochs: float = 0.0
     warmup_learning_rate: float = 1e-5
+    warmup_steps: int = 0
     hold_epochs: float = 21.0
     halving_epochs: float = 20.0
 
@@ -57,18 +59,24 @@ def build_optimizer(
 
 
 def set_learning_rates(
-    optimizer: torch.optim.Optimizer, recipe: OptimizerRecipe, epoch: float, epochs: float
+    optimizer: torch.optim.Optimizer,
+    recipe: OptimizerRecipe,
+    step: int,
+    last_step: int,
+    per_epoch: int,
 ) -> None:
-    """Set each group's rate for a moment of the run, `epoch` of `epochs` in fractions.
+    """Set each group's rate for a step of the run, of `last_step` in all, `per_epoch` an epoch.
 
     A pure function of the position: resuming needs no scheduler state, and the number of processes
     does not change it.
     """
+    epoch, epochs = step / per_epoch, last_step / per_epoch
+    rise = min((step + 1) / max(recipe.warmup_steps, 1), 1.0)
     for group in optimizer.param_groups:
         if epoch < group.get("warmup_epochs", recipe.warmup_epochs):
             group["lr"] = recipe.warmup_learning_rate
         else:
-            group["lr"] = group["peak"] * schedule_factor(recipe, epoch, epochs)
+            group["lr"] = group["peak"] * schedule_factor(recipe, epoch, epochs) * rise
 
 
 def schedule_factor(recipe: OptimizerRecipe, epoch: float, epochs: float) -> float:

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import BaseImageProcessor, PreTrainedModel
 
-from ..data.patient import LabelledSlice, Patient
+from ..data.patient import LabelledSlice, Patient, See
 from ..data.splits import split_hash, write_split
 from ..files import replace_file, require_writable, write_json
 from ..provenance import peak_mib, provenance
@@ -139,11 +139,12 @@ class RunFolder:
         held_out: WorkList,
         prepare: Callable[[LabelledSlice], Sample],
         collate: Callable[[list[Sample]], Batch],
+        see: See | None = None,
     ) -> SliceLoader:
         """Return this process's batches of chosen slices; arguments as for `SliceLoader`."""
         rank, ranks = self.accelerator.process_index, self.accelerator.num_processes
         data, loop = self.recipe.data, self.recipe.loop
-        return SliceLoader(training, held_out, data, loop, prepare, collate, rank, ranks)
+        return SliceLoader(training, held_out, data, loop, prepare, collate, rank, ranks, see)
 
     def ended_before(self) -> bool:
         """Return whether this run ended here before, on the slices just listed, and say so."""

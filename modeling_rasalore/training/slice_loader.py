@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from ..data.patient import LabelledSlice
+from ..data.patient import LabelledSlice, See
 from ..data.slices import read_slices
 from ..recipes import DataRecipe, LoopRecipe
 from .work_list import WorkList
@@ -49,6 +49,7 @@ class SliceLoader:
         training, held_out: which slices.
         prepare: slice -> sample; it must not draw random numbers.
         collate: samples -> batch.
+        see: of the network's processor, where it sees whole scans.
         rank, ranks: this process, of how many.
     """
 
@@ -60,6 +61,7 @@ class SliceLoader:
     collate: Callable[[list[Sample]], Batch]
     rank: int = 0
     ranks: int = 1
+    see: See | None = None
 
     @property
     def pieces(self) -> int:
@@ -155,7 +157,11 @@ class EpochReader(IterableDataset):
         examples = {
             by_index[example.slice_index]: example
             for example in read_slices(
-                patient, data.modality, skip=data.skip_slices, only=by_index.keys()
+                patient,
+                data.modality,
+                skip=data.skip_slices,
+                only=by_index.keys(),
+                see=self.loader.see,
             )
         }
         if examples.keys() != rows:
@@ -184,6 +190,7 @@ class PatientReader(IterableDataset):
                 loader.data.modality,
                 skip=loader.data.skip_slices,
                 only=only,
+                see=loader.see,
             )
             samples = [loader.prepare(example) for example in examples]
             for start in range(0, len(samples), size):

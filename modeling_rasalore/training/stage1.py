@@ -81,7 +81,8 @@ def train_stage1(recipe: Stage1Recipe) -> Path:
         counts = training.check_labels().count_labels()
         run.accelerator.print(f"training slices by label: {counts}")
         used, validation = (choose_labelled(lesions, work) for work in (training, held_out))
-        loader = run.load(used, validation, partial(prepare_labelled, processor), collate_labelled)
+        prepare = partial(prepare_labelled, processor)
+        loader = run.load(used, validation, prepare, collate_labelled, processor.see)
 
         # --- Model and optimizer ----------------------------------------------------------------
         model = build_model(recipe)
@@ -170,7 +171,7 @@ def build_objective(recipe: Stage1Recipe, processor: RasaloreImageProcessor) -> 
     def losses(model: nn.Module, batch: Batch, epoch: int) -> dict[str, Tensor]:
         paint_labelled(batch, processor, recipe.synthetic_lesions)
         pixel_values, _ = augment_batch(
-            batch["pixel_values"], {}, recipe.augmentation, processor.value_range
+            batch["pixel_values"], {}, recipe.augmentation, processor.value_range, processor.levels
         )
         guidance = epoch < recipe.guidance_epochs
         return loss_parts(model(pixel_values, labels=batch["labels"], guidance=guidance))
@@ -202,5 +203,7 @@ def score_heatmaps(
         pixel_values = paint_labelled(batch, processor, lesions)["pixel_values"].to(model.device)
         for kind, values in totals.items():
             heatmaps = model.heatmaps(pixel_values, kind)
-            values += deletion_scores(heatmaps, pixel_values, model.unhealthy_probability).tolist()
+            values += deletion_scores(
+                heatmaps, pixel_values, model.unhealthy_probability, levels=processor.levels
+            ).tolist()
     return {kind: sum(values) / max(len(values), 1) for kind, values in totals.items()}

@@ -88,7 +88,7 @@ def train_stage2(recipe: Stage2Recipe) -> Path:
             f"the weights are chosen by {source} of validation patients"
         )
         prepare = partial(prepare_masked, processor, table, config.output_size)
-        loader = run.load(training, validation, prepare, collate_masked)
+        loader = run.load(training, validation, prepare, collate_masked, processor.see)
 
         # --- Model and optimizer ----------------------------------------------------------------
         start = recipe.initial_weights
@@ -145,7 +145,7 @@ def open_configurations(
     """Return processor and configuration, for one sequence or for all of them as channels."""
     processor = RasaloreImageProcessor.from_pretrained(folder)
     config = RasaloreConfig.from_pretrained(folder, modality=modality)
-    if modality == ALL:
+    if modality == ALL and processor.see is None:  # else `read_slices` says why that cannot be
         processor.num_channels = config.num_channels = len(MODALITIES)
     return processor, config
 
@@ -184,7 +184,7 @@ def build_objective(recipe: Stage2Recipe, processor: RasaloreImageProcessor) -> 
         paint_healthy(batch, processor, lesions)
         pixel_values = batch.pop("pixel_values")
         pixel_values, masks = augment_batch(
-            pixel_values, batch, recipe.augmentation, processor.value_range
+            pixel_values, batch, recipe.augmentation, processor.value_range, processor.levels
         )
         return loss_parts(model(pixel_values, **masks))
 
@@ -218,7 +218,7 @@ def find_temperature(
     def score_brain(batch: Batch) -> tuple[Tensor, Tensor]:
         paint_healthy(batch, processor, lesions)
         logits = model(batch["pixel_values"]).logits
-        brain = is_brain(batch["pixel_values"])[:, None].float()
+        brain = is_brain(batch["pixel_values"], processor.levels)[:, None].float()
         inside = F.interpolate(brain, logits.shape[-2:])[:, 0] > 0
         return logits[:, 0][inside], batch["labels"][inside]
 

@@ -13,9 +13,11 @@ HUB_CONFIGS = Path(__file__).parents[2] / "hub_configs"
 PRESETS: dict[str, PreTrainedConfig] = {
     "rasalore": RasaloreConfig.preset("poster"),
     "rasalore-released": RasaloreConfig.preset("released"),
+    "rasalore-base": RasaloreConfig.preset("base"),
     "rasalore-tiny": RasaloreConfig.preset("tiny"),
     "ddpt": DdptConfig.preset("poster"),
     "ddpt-released": DdptConfig.preset("released"),
+    "ddpt-base": DdptConfig.preset("base"),
     "ddpt-tiny": DdptConfig.preset("tiny"),
 }
 EVERY_CONFIG = pytest.mark.parametrize("name", PRESETS)

@@ -24,7 +24,7 @@ COUNTS = (7, 1, 12, 3, 5, 9, 2, 4)  # slices of each patient: uneven for any num
 
 @pytest.fixture(autouse=True)
 def _slices_without_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    def read(patient: Patient, modality: str, skip: int, only: Any) -> Any:
+    def read(patient: Patient, modality: str, skip: int, only: Any, see: Any) -> Any:
         for index in sorted(only):
             yield SimpleNamespace(patient_id=patient.patient_id, slice_index=index)
 
