@@ -1,19 +1,20 @@
-"""Lists the project's own rows: chance, intensity threshold, both stages' networks, the ceiling."""
+"""Lists the project's own rows: what needs no training, both stages' networks, the ceiling."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from omegaconf import MISSING
 from scipy import ndimage
 
 from ..data.patient import ALL
+from ..prediction.free_map import free_map, polarity_of, smoothed_rank
 from ..scans.background import brain_of
 from ..scans.naming import MODALITIES
-from .systems import GivenSystem, Image, System, read_runs
+from .systems import GivenSystem, Image, ScanSlices, System, read_runs
 from .trained import AllSequencesNetwork, SequenceNetworks, Stage1Heatmap, Stage2Network
 
 AVERAGE = "modalities"  # the key that means every network of one sequence
@@ -94,12 +95,14 @@ class OwnRow:
         title: of the system, for readers.
         key: of `TrainedRuns`, which names the folder of its network; "" where it needs none.
         build: recipe -> system.
+        seeded: whether chance has a part in its scores; if not, one seed of a study shows it.
     """
 
     name: str
     title: str
     key: str
     build: Callable[[TrainedRuns], System]
+    seeded: bool = True
 
     def folders(self, recipe: TrainedRuns) -> list[str]:
         return recipe.folders(self.key) if self.key else []
@@ -109,7 +112,8 @@ class OwnRow:
         if self.key == "stage1":
             runs.append(recipe.cut_from_heatmaps)
         flips = {"flips": recipe.flips} if self.key else {}
-        return {"seed": recipe.seed, **flips, **read_runs(self.name, runs)}
+        seed = {"seed": recipe.seed} if self.seeded else {}
+        return {**seed, **flips, **read_runs(self.name, runs)}
 
     def make(self, recipe: TrainedRuns) -> System:
         return self.build(recipe)
@@ -127,6 +131,24 @@ class IntensityThreshold(GivenSystem):
 
     def score(self, slices: Sequence[Image]) -> list[Image]:
         return [equalise(image) for image in slices]
+
+
+class FreeMap(GivenSystem):
+    """Intensity rank in the whole scan, smoothed in 3-D, and its difference to the mirror image.
+
+    Args:
+        mirror: whether the mirror image has a say.
+    """
+
+    WHOLE_SCANS: ClassVar[bool] = True
+
+    def __init__(self, mirror: bool):
+        self.make_map = free_map if mirror else smoothed_rank
+
+    def score(self, slices: ScanSlices) -> list[Image]:
+        scan, first = slices.stack(), slices.indices[0]
+        scores = self.make_map(scan, scan > 0, slices.spacing, polarity_of(slices.modality))
+        return [scores[index - first] for index in slices.indices]
 
 
 class Chance(GivenSystem):
@@ -161,6 +183,11 @@ def build_chance(runs: TrainedRuns) -> System:
 def build_threshold(runs: TrainedRuns) -> System:
     """Return the intensity threshold."""
     return IntensityThreshold()
+
+
+def build_free_map(mirror: bool, runs: TrainedRuns) -> System:
+    """Return the map that learns nothing, or its part of one hemisphere."""
+    return FreeMap(mirror)
 
 
 def build_heatmap(runs: TrainedRuns) -> Stage1Heatmap:
@@ -212,7 +239,9 @@ def rows_by_modality() -> list[OwnRow]:
 
 OWN_ROWS: tuple[OwnRow, ...] = (  # in the order of the table
     OwnRow("chance", "Chance", "", build_chance),
-    OwnRow("threshold", "Intensity threshold", "", build_threshold),
+    OwnRow("threshold", "Intensity threshold", "", build_threshold, seeded=False),
+    OwnRow("smoothed_rank", "Smoothed intensity rank", "", partial(build_free_map, False), False),
+    OwnRow("mirror", "Smoothed rank and mirror", "", partial(build_free_map, True), False),
     OwnRow("ddpt", "DDPT (stage 1)", "stage1", build_heatmap),
     network_row("synthetic_only", "Synthetic lesions only"),
     network_row("rasalore_poster", "RASALoRE, poster's start"),
@@ -222,4 +251,4 @@ OWN_ROWS: tuple[OwnRow, ...] = (  # in the order of the table
     *rows_by_modality(),
     network_row("ceiling", "Ceiling (true masks)"),
 )
-REFERENCES = 2  # chance and threshold: competitors come after them in the table
+REFERENCES = 4  # rows that learn nothing: competitors come after them in the table

@@ -153,6 +153,7 @@ def pool_system(
         seed: of the bootstrap over patients.
     """
     title = title_of(name, runs)
+    runs = runs_to_pool(name, runs)
     for run in runs:
         if not has_scores(run, name):
             reasons = [row["failure"] for row in run.rows(name)]
@@ -166,6 +167,14 @@ def pool_system(
     rows = evaluate_runs(name, scored, tables[0][0]["modality"], seed)
     cost = cost_of([table[0] for table in tables])
     return [row | {"title": title} | cost for row in rows]
+
+
+def runs_to_pool(name: str, runs: Sequence[FinishedBenchmark]) -> Sequence[FinishedBenchmark]:
+    """Return the runs whose maps count: those of one seed where chance has no part in them."""
+    scored = next(run for run in runs if run.rows(name))
+    if not has_scores(scored, name) or "seed" in scored.settings(name):
+        return runs
+    return [run for run in runs if run.seed == scored.seed]
 
 
 def title_of(name: str, runs: Sequence[FinishedBenchmark]) -> str:

@@ -14,8 +14,8 @@ from ..evaluation.rows import PatientScores, Thresholds
 from ..files import replace_file
 from ..recipes import DataRecipe
 from ..scans.background import brain_of
-from .slices import HeldOut, read_examples
-from .systems import Image, System
+from .slices import HeldOut, as_scan, read_examples
+from .systems import Image, ScanSlices, System
 
 
 def sequence_of(system: System, data: DataRecipe) -> str:
@@ -33,7 +33,7 @@ class ScoredPatients:
         name: of the system, for the progress bar.
         folder: of the maps, one file per patient.
         all_sequences: whether the system's slices hold all four sequences.
-        score: slices -> their maps; None where an earlier run has left all of them.
+        score: slices of a scan -> their maps; None where an earlier run has left all of them.
 
     Attributes:
         seconds: that scoring took.
@@ -45,7 +45,7 @@ class ScoredPatients:
         name: str,
         folder: Path,
         all_sequences: bool,
-        score: Callable[[Sequence[Image]], list[Image]] | None = None,
+        score: Callable[[ScanSlices], list[Image]] | None = None,
     ):
         self.held_out, self.name, self.folder = held_out, name, folder
         self.all_sequences, self.score = all_sequences, score
@@ -61,13 +61,13 @@ class ScoredPatients:
         images = [example.image for example in slices]
         return PatientScores(
             patient_id=patient.patient_id,
-            scores=self.read_maps(patient.patient_id, images),
+            scores=self.read_maps(patient.patient_id, as_scan(slices, self.held_out.data.modality)),
             truth=np.stack([example.lesion for example in slices]),
             brain=np.stack([brain_of(image) for image in images]),
             spacing=slices[0].spacing,
         )
 
-    def read_maps(self, patient_id: str, images: Sequence[Image]) -> np.ndarray:
+    def read_maps(self, patient_id: str, scan: ScanSlices) -> np.ndarray:
         """Return one patient's maps (S, H, W), computed where they are not on disk.
 
         Raises:
@@ -80,7 +80,7 @@ class ScoredPatients:
                     f"{path} is missing; delete its system's folder and score it again."
                 )
             started = time.monotonic()
-            maps = np.stack(self.score(images))
+            maps = np.stack(self.score(scan))
             self.seconds += time.monotonic() - started
             self.folder.mkdir(parents=True, exist_ok=True)
             replace_file(path, lambda draft: np.save(draft, maps))
@@ -93,11 +93,12 @@ def find_threshold(
     """Return the threshold of a false-alarm rate on healthy validation slices, without any mask."""
     inside = []
     for patient in patients:
-        healthy = read_examples(patient, data, system.ALL_SEQUENCES, labels={HEALTHY})
-        images = [example.image for example in healthy]
-        scores = system.score(images) if images else []
-        for score, image in zip(scores, images, strict=True):
-            inside.append(score[brain_of(image)])
+        labels = None if system.WHOLE_SCANS else {HEALTHY}
+        examples = read_examples(patient, data, system.ALL_SEQUENCES, labels=labels)
+        scores = system.score(as_scan(examples, data.modality)) if examples else []
+        for score, example in zip(scores, examples, strict=True):
+            if example.label == HEALTHY:
+                inside.append(score[brain_of(example.image)])
     if not inside:
         return Thresholds()
     threshold = false_alarm_threshold(np.concatenate(inside), false_alarm_rate)

@@ -45,6 +45,7 @@ class PromptedByStage1:
     """
 
     ALL_SEQUENCES: ClassVar[bool] = False
+    WHOLE_SCANS: ClassVar[bool] = False
     seconds: float | None = None
     peak_mib: float | None = None
 
