@@ -15,9 +15,18 @@ from ..prediction.free_map import free_map, polarity_of, smoothed_rank
 from ..scans.background import brain_of
 from ..scans.naming import MODALITIES
 from .systems import GivenSystem, Image, ScanSlices, System, read_runs
-from .trained import AllSequencesNetwork, SequenceNetworks, Stage1Heatmap, Stage2Network
+from .trained import (
+    AllSequencesNetwork,
+    SequenceNetworks,
+    Stage1Heatmap,
+    Stage2Network,
+    learns_from_painted_alone,
+    training_of,
+)
 
 AVERAGE = "modalities"  # the key that means every network of one sequence
+CONTROL = "rasalore_control"
+CONTROLLED = ("rasalore", "rasalore_with_sam", "rasalore_selftrained", "ceiling")
 
 
 @dataclass
@@ -51,6 +60,7 @@ class TrainedRuns:
     Attributes:
         stage1: folder of train/stage1.py; its split.json says who is held out.
         synthetic_only: folder of train/stage2.py on painted lesions, or on phantoms, alone.
+        rasalore_control: what RASALoRE starts from, trained as long on painted lesions alone.
         rasalore_poster: the same on stage 1's pseudo-masks, from random weights.
         rasalore: the same from a start on synthetic patients.
         rasalore_with_sam: the same with masks of a segmenter.
@@ -63,6 +73,7 @@ class TrainedRuns:
 
     stage1: str = MISSING
     synthetic_only: str = ""
+    rasalore_control: str = ""
     rasalore_poster: str = ""
     rasalore: str = ""
     rasalore_with_sam: str = ""
@@ -212,6 +223,34 @@ def build_all_modalities(without: str, runs: TrainedRuns) -> System:
     return AllSequencesNetwork(Path(runs.modalities.all), runs.flips, without)
 
 
+def controlled_rows(runs: TrainedRuns) -> list[str]:
+    """Return the rows that the control is one of: equal in all of `training_of`, start and steps.
+
+    What such a row has above its control, longer training alone does not bring.
+
+    Raises:
+        ValueError: it is no control of RASALoRE.
+    """
+    if not runs.rasalore_control:
+        return []
+    control = Path(runs.rasalore_control)
+    expected = training_of(control)
+    if not expected["initial_weights"] or not learns_from_painted_alone(control):
+        raise ValueError(
+            f"{CONTROL} must be a run with initial_weights and synthetic_lesions.share=1, got "
+            f"{control}; train it with the words of RASALoRE and that share."
+        )
+    given = {name: Path(folder) for name in CONTROLLED if (folder := getattr(runs, name))}
+    trained = {name: training_of(folder) for name, folder in given.items()}
+    other = trained.get("rasalore", expected)
+    if unlike := [key for key, value in expected.items() if other[key] != value]:
+        raise ValueError(
+            f"{CONTROL} must be trained as RASALoRE is, but {control} and {runs.rasalore} differ "
+            f"in {', '.join(unlike)}; train it with the same words and synthetic_lesions.share=1."
+        )
+    return [name for name, training in trained.items() if training == expected]
+
+
 def network_row(name: str, title: str) -> OwnRow:
     """Return the row of a stage-2 network whose key is its name."""
     return OwnRow(name, title, name, partial(build_network, name))
@@ -244,6 +283,7 @@ OWN_ROWS: tuple[OwnRow, ...] = (  # in the order of the table
     OwnRow("mirror", "Smoothed rank and mirror", "", partial(build_free_map, True), False),
     OwnRow("ddpt", "DDPT (stage 1)", "stage1", build_heatmap),
     network_row("synthetic_only", "Synthetic lesions only"),
+    network_row(CONTROL, "Control of RASALoRE (painted lesions alone)"),
     network_row("rasalore_poster", "RASALoRE, poster's start"),
     network_row("rasalore", "RASALoRE"),
     network_row("rasalore_with_sam", "RASALoRE with SAM"),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+from omegaconf import OmegaConf
 
 from ..data.patient import ALL
 from ..models.image_processing_rasalore import RasaloreImageProcessor
@@ -136,6 +137,26 @@ def summary_of(folder: Path) -> dict[str, Any]:
     """Return what the run that wrote a folder says of itself."""
     summary: dict[str, Any] = json.loads((folder / "run.json").read_text())
     return summary
+
+
+def training_of(folder: Path) -> dict[str, Any]:
+    """Return what a run and its control have in common: start, steps, schedule, scans, painting.
+
+    Raises:
+        ValueError: its recipe is not there.
+    """
+    if not (folder / "recipe.yaml").is_file():
+        raise ValueError(f"{folder} holds no recipe.yaml, which says how its network was trained.")
+    recipe: Any = OmegaConf.to_container(OmegaConf.load(folder / "recipe.yaml"))
+    shared = ("model", "initial_weights", "data", "optimizer", "augmentation", "loop")
+    painting = {key: v for key, v in recipe["synthetic_lesions"].items() if key != "share"}
+    training = {key: recipe[key] for key in shared} | {"synthetic_lesions": painting}
+    return training | {"steps": summary_of(folder).get("steps")}
+
+
+def learns_from_painted_alone(folder: Path) -> bool:
+    """Return whether all lesions of a run's training are painted."""
+    return bool(OmegaConf.load(folder / "recipe.yaml").synthetic_lesions.share == 1)
 
 
 def check_sequence(folder: Path, expected: str) -> None:

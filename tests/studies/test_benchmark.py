@@ -103,7 +103,7 @@ def test_a_model_of_another_split_is_refused(
         refuse_leaks(split, data, [folder])
 
 
-TRAINED = ("synthetic_only", "rasalore_poster", "rasalore", "rasalore_with_sam",
+TRAINED = ("synthetic_only", "rasalore_control", "rasalore_poster", "rasalore", "rasalore_with_sam",
            "rasalore_selftrained", "ceiling", "modalities.flair")  # fmt: skip
 
 
