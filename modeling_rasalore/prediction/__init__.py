@@ -1,9 +1,9 @@
 """Run a model over scans: one, many, an archive; thresholds, doubt.
 
 calibration.py   thresholds from healthy scans
+free_map.py      smoothing in 3-D, and the map that learns nothing
 journal.py       what is done, one line per scan
 loading.py       model and processor from a folder or the Hub
-mask_3d.py       parts, extent and smoothing in 3-D
 options.py       PredictionOptions, passed whole everywhere
 outputs.py       files written for one scan
 ray.py           many scans on a Ray cluster
@@ -11,5 +11,5 @@ report.py        manifest.json, results.csv, report.html, results.parquet
 run.py           many scans, in shards, resumable
 scoring.py       slices through the network
 uncertainty.py   spread of scores under the model's noise
-volume.py        VolumePrediction: one scan through a model
+volume.py        VolumePrediction: one scan through a model; parts of masks
 """

@@ -102,7 +102,8 @@ def calibrate(
         rates: shares in (0, 1), or mL above 0.
         unit: "voxels" (share of those inside the brain), "slices" (share of those with brain) or
             "ml" (mean volume per scan).
-        options: as for `predict_volume`, which must be called with the same flips and smoothing.
+        options: as for `predict_volume`, which must be called with the same flips, smoothing
+            and free map.
 
     Raises:
         ValueError: a rate or unit that does not exist, a scan without a brain, a rate so small that
@@ -146,6 +147,7 @@ def _entry(
         "unit": unit,
         "flips": options.flips,
         "smooth_mm": options.smooth_mm,
+        "free_map": options.free_map,
         "threshold": threshold,
         "observed": observed,
         **collected.counts,
@@ -164,7 +166,8 @@ def save_calibration(folder: Path, calibration: dict[str, Any]) -> Path:
 
 
 def _key(entry: dict[str, Any]) -> tuple[Any, ...]:
-    return entry["rate"], entry["unit"], entry.get("flips", False), entry.get("smooth_mm", 0.0)
+    made = entry.get("flips", False), entry.get("smooth_mm", 0.0), entry.get("free_map", 0.0)
+    return entry["rate"], entry["unit"], *made
 
 
 def find_calibration(source: str | Path, model: Any, revision: str = "main") -> dict[str, Any]:
@@ -208,7 +211,7 @@ def load_threshold(
 
     Raises:
         ValueError: not calibrated, for other weights, not for this rate, or for scores with other
-            flips or smoothing.
+            flips, smoothing or free map.
     """
     stored = find_calibration(source, model, revision)
     if not stored:
@@ -216,11 +219,12 @@ def load_threshold(
             f"--false-alarms needs a calibrated model, but {source} has no "
             f"{CALIBRATION_FILE}; run `rasalore calibrate` on healthy scans first."
         )
-    same = (unit, options.flips, options.smooth_mm)
+    same = (unit, options.flips, options.smooth_mm, options.free_map)
     thresholds = {e["rate"]: e["threshold"] for e in stored["thresholds"] if _key(e)[1:] == same}
     if rate not in thresholds:
         words = " --flips" * options.flips
         words += f" --smooth-mm {options.smooth_mm:g}" * bool(options.smooth_mm)
+        words += f" --free-map {options.free_map:g}" * bool(options.free_map)
         raise ValueError(
             f"the model is calibrated for false alarms of {sorted(thresholds)} of {unit} with "
             f"these options, not {rate:g}; run `rasalore calibrate --false-alarms {rate:g} --per "

@@ -31,13 +31,15 @@ class PredictionOptions:
             and a score that does not depend on which side is which.
         noise_samples: draws of the model's noise for spread and quality score; 0 for none.
         smooth_mm: standard deviation of a 3-D Gaussian that blurs the scores; 0 leaves them.
+        free_map: weight of the map that learns nothing in the logits of the scores, which it joins
+            after the blur; 0 leaves them.
         smallest_ml: connected parts of the mask with less volume are removed; 0 keeps all.
         precision: float type the model computes in: float32, bfloat16, or auto for what suits the
             model's device.
         format: of masks and maps, one of FORMATS; maps beside dicom-seg are NIfTI.
 
     Raises:
-        ValueError: a threshold outside [0, 1], a batch size below 1, a negative size, two
+        ValueError: a threshold outside [0, 1], a batch size below 1, a negative size or weight, two
             sequences, or an unknown format.
     """
 
@@ -68,6 +70,10 @@ class PredictionOptions:
     smooth_mm: Annotated[
         float, Option(min=0, help="standard deviation of a 3-D blur of the scores, mm")
     ] = 0.0
+    free_map: Annotated[
+        float,
+        Option(min=0, help="weight of smoothed, mirrored intensity, added to the scores' logits"),
+    ] = 0.0
     smallest_ml: Annotated[float, Option(min=0, help="remove smaller parts of masks")] = 0.0
     precision: str = "float32"
     format: Annotated[str, Option(help=f"of masks and maps: {', '.join(FORMATS)} (masks only)")] = (
@@ -92,6 +98,10 @@ class PredictionOptions:
             raise ValueError(
                 f"smoothing and the smallest part must be 0 or more, got {self.smooth_mm} mm and "
                 f"{self.smallest_ml} mL."
+            )
+        if not 0 <= self.free_map < inf:
+            raise ValueError(
+                f"the free map's weight must be 0 or more, got {self.free_map}; 1 lets it count."
             )
 
     @property

@@ -10,6 +10,7 @@ import torch
 
 from ..scans.background import BrainSlices, brain_of
 from ..scans.volumes import Volume
+from .free_map import fuse_scores
 from .options import PredictionOptions
 from .scoring import FloatImage, score_images
 
@@ -74,6 +75,7 @@ def draw_doubt(
     volume: Volume,
     options: PredictionOptions,
     seed: int = 0,
+    offsets: FloatImage | None = None,
 ) -> Doubt:
     """Return the spread of each voxel's score over noise draws, and a quality score of the case.
 
@@ -85,6 +87,7 @@ def draw_doubt(
         options: `noise_samples` draws, at least 2, of which `threshold` makes masks, averaged over
             mirror images with `flips`.
         seed: as for `predict_uncertainty`.
+        offsets: (S, H, W), what the free map adds to the logits of every draw; None for nothing.
 
     Raises:
         ValueError: as for `predict_uncertainty`.
@@ -96,11 +99,14 @@ def draw_doubt(
     with _drawing(model, samples, seed):
         images = BrainSlices(volume.slices)
         views = processor.see(images, volume.spacing) if processor.see else [None] * len(images)
-        for image, view, slice_spread in zip(images, views, spread, strict=True):
-            if not brain_of(image).any():
+        for index, (image, view, plane) in enumerate(zip(images, views, spread, strict=True)):
+            brain = brain_of(image)
+            if not brain.any():
                 continue
             draws = np.stack(list(_draws(model, processor, image, samples, options.flips, view)))
-            slice_spread[...] = draws.std(axis=0)
+            if offsets is not None:
+                draws = fuse_scores(draws, offsets[index], brain)
+            plane[...] = draws.std(axis=0)
             masks, mean_mask = draws > threshold, draws.mean(0) > threshold
             overlap += (masks & mean_mask).sum((1, 2))
             drawn += masks.sum((1, 2))

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,16 +10,18 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from ..scans.background import BrainSlices, brain_of, index_box
 from ..scans.slice_frame import box_corners
 from ..scans.volumes import Volume
+from .free_map import free_map, fuse_scores, fusion_offsets, polarity_of, smooth_scores
 from .loading import choose_precision, computing_in
-from .mask_3d import part_sizes, remove_small_parts, smooth_scores
 from .options import DEFAULT_OPTIONS, PredictionOptions
 from .scoring import FloatImage, fill_maps
 from .uncertainty import draw_doubt
 
+NEIGHBOURS_26 = np.ones((3, 3, 3))
 SMALLEST_BRAIN_ML = 0.1  # a mouse has 0.4
 MOSAIC_PARTS = 6  # low slices of one brain show up to 5: brain stem, cerebellum, lobes
 
@@ -99,26 +102,34 @@ def predict_volume(
         model: `RasaloreModel`, on any device, in any float type, in training mode or not.
         processor: the model's `RasaloreImageProcessor`.
         volume: from `read_volume`.
-        options: threshold, mirror images, smoothing, noise draws and the like.
+        options: threshold, mirror images, smoothing, free map, noise draws and the like.
         model_facts: what `describe_model` says; None: asked here, which reads all the weights.
 
     Raises:
-        ValueError: no brain in the scan, a model of several sequences, or noise draws of a model
-            without noise.
+        ValueError: no brain in the scan, a model of several sequences, noise draws of a model
+            without noise, or a free map of an unknown sequence.
     """
     _refuse_several_sequences(model, processor)
     images = require_brain(volume)
     views = processor.see(images, volume.spacing) if processor.see else None
+    offsets = None
+    if options.free_map:
+        offsets = free_map_offsets(images, volume, options.free_map, model)
     scores = np.zeros(volume.slices.shape, np.float32)
     with computing_in(choose_precision(model, options.precision), model):
         fill_maps(list(scores), model, processor, images, options.batch_size, options.flips, views)
         if options.smooth_mm:
             smooth_scores(scores, images.foreground(), volume.spacing, options.smooth_mm)
+        if offsets is not None:
+            for plane, offset, image in zip(scores, offsets, images, strict=True):
+                plane[...] = fuse_scores(plane, offset, brain_of(image))
         mask = (scores > options.threshold).view(np.uint8)
         if options.smallest_ml:
             smallest = options.smallest_ml * 1000 / volume.geometry.voxel_mm3
             remove_small_parts(mask, smallest)
-        doubt = draw_doubt(model, processor, volume, options) if options.noise_samples else None
+        doubt = None
+        if options.noise_samples:
+            doubt = draw_doubt(model, processor, volume, options, offsets=offsets)
     return VolumePrediction(
         scores,
         mask,
@@ -129,6 +140,20 @@ def predict_volume(
         doubt.spread if doubt else None,
         doubt.quality_score if doubt else None,
     )
+
+
+def free_map_offsets(images: BrainSlices, volume: Volume, weight: float, model: Any) -> FloatImage:
+    """Return what the free map adds to the logits of a scan's scores, (S, H, W).
+
+    The scan's own sequence says how lesions look, else the one that the model learned from.
+
+    Raises:
+        ValueError: neither is known.
+    """
+    learned = getattr(getattr(model, "config", None), "modality", None)
+    polarity = polarity_of(volume.sequence or learned)
+    brain = images.foreground()
+    return fusion_offsets(free_map(images, brain, volume.spacing, polarity), brain, weight)
 
 
 def require_brain(volume: Volume) -> BrainSlices:
@@ -220,3 +245,40 @@ def describe_model(model: Any) -> dict[str, str | None]:
         "modality": getattr(config, "modality", None),
         "weights_sha256": digest.hexdigest(),
     }
+
+
+# --- Parts of masks, found within the box that holds the mask: a volume may have 10^8 voxels ------
+def part_sizes(mask: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Return the voxels of each connected part of a mask (26 neighbours), in no order."""
+    box = index_box(mask)
+    return np.zeros(0, np.int64) if box is None else _count_voxels(_number_parts(mask[box]))[1:]
+
+
+def remove_small_parts(mask: NDArray[np.uint8], smallest: float) -> None:
+    """Set connected parts of a mask (S, H, W) with fewer than `smallest` voxels to 0, in place."""
+    box = index_box(mask)
+    if box is None:
+        return
+    numbers = _number_parts(mask[box])
+    stays = _count_voxels(numbers) >= smallest
+    stays[0] = False  # the background
+    for plane, plane_numbers in zip(mask[box], numbers, strict=True):
+        plane[...] = stays[plane_numbers]
+
+
+def _number_parts(mask: NDArray[np.uint8]) -> NDArray[Any]:
+    """Return the number of each voxel's connected part, from 1 on, and 0 outside the mask.
+
+    Two bytes per voxel, which is an eighth of a prediction, or four for more than 65535 parts.
+    """
+    with suppress(RuntimeError):  # more parts than uint16 has numbers
+        return ndimage.label(mask, NEIGHBOURS_26, output=np.uint16)[0]
+    return ndimage.label(mask, NEIGHBOURS_26)[0]
+
+
+def _count_voxels(numbers: NDArray[Any]) -> NDArray[np.int64]:
+    """Return the voxels of each part number; slice by slice, because counting copies to int64."""
+    counts = np.zeros(int(numbers.max()) + 1, np.int64)
+    for plane in numbers:
+        counts += np.bincount(plane.ravel(), minlength=len(counts))
+    return counts

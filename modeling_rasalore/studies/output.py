@@ -20,6 +20,7 @@ from ..evaluation.tables import (
 )
 from ..files import replace_file
 from ..recipes import DataRecipe
+from .own import CONTROL
 from .slices import read_examples
 
 PATIENTS_SHOWN = 4  # in the picture of slices, one slice each
@@ -45,6 +46,12 @@ def compare(rows: Sequence[Row], seed: int, name: str = "threshold") -> list[Row
         compare_rows(row, other, seed) | {"title": row["title"], "reference_title": other["title"]}
         for row, other in pairs
     ]
+
+
+def compare_controlled(rows: Sequence[Row], controlled: Sequence[str], seed: int) -> list[Row]:
+    """Return paired differences of the rows that have a control from it."""
+    chosen = [row for row in rows if row["system"] in (CONTROL, *controlled)]
+    return compare(chosen, seed, CONTROL)
 
 
 def write_tables(

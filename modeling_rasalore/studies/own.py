@@ -1,22 +1,32 @@
-"""Lists the project's own rows: chance, intensity threshold, both stages' networks, the ceiling."""
+"""Lists the project's own rows: what needs no training, both stages' networks, the ceiling."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from omegaconf import MISSING
 from scipy import ndimage
 
 from ..data.patient import ALL
+from ..prediction.free_map import free_map, polarity_of, smoothed_rank
 from ..scans.background import brain_of
 from ..scans.naming import MODALITIES
-from .systems import GivenSystem, Image, System, read_runs
-from .trained import AllSequencesNetwork, SequenceNetworks, Stage1Heatmap, Stage2Network
+from .systems import GivenSystem, Image, ScanSlices, System, read_runs
+from .trained import (
+    AllSequencesNetwork,
+    SequenceNetworks,
+    Stage1Heatmap,
+    Stage2Network,
+    learns_from_painted_alone,
+    training_of,
+)
 
 AVERAGE = "modalities"  # the key that means every network of one sequence
+CONTROL = "rasalore_control"
+CONTROLLED = ("rasalore", "rasalore_with_sam", "rasalore_selftrained", "ceiling")
 
 
 @dataclass
@@ -50,6 +60,7 @@ class TrainedRuns:
     Attributes:
         stage1: folder of train/stage1.py; its split.json says who is held out.
         synthetic_only: folder of train/stage2.py on painted lesions, or on phantoms, alone.
+        rasalore_control: what RASALoRE starts from, trained as long on painted lesions alone.
         rasalore_poster: the same on stage 1's pseudo-masks, from random weights.
         rasalore: the same from a start on synthetic patients.
         rasalore_with_sam: the same with masks of a segmenter.
@@ -62,6 +73,7 @@ class TrainedRuns:
 
     stage1: str = MISSING
     synthetic_only: str = ""
+    rasalore_control: str = ""
     rasalore_poster: str = ""
     rasalore: str = ""
     rasalore_with_sam: str = ""
@@ -94,12 +106,14 @@ class OwnRow:
         title: of the system, for readers.
         key: of `TrainedRuns`, which names the folder of its network; "" where it needs none.
         build: recipe -> system.
+        seeded: whether chance has a part in its scores; if not, one seed of a study shows it.
     """
 
     name: str
     title: str
     key: str
     build: Callable[[TrainedRuns], System]
+    seeded: bool = True
 
     def folders(self, recipe: TrainedRuns) -> list[str]:
         return recipe.folders(self.key) if self.key else []
@@ -109,7 +123,8 @@ class OwnRow:
         if self.key == "stage1":
             runs.append(recipe.cut_from_heatmaps)
         flips = {"flips": recipe.flips} if self.key else {}
-        return {"seed": recipe.seed, **flips, **read_runs(self.name, runs)}
+        seed = {"seed": recipe.seed} if self.seeded else {}
+        return {**seed, **flips, **read_runs(self.name, runs)}
 
     def make(self, recipe: TrainedRuns) -> System:
         return self.build(recipe)
@@ -127,6 +142,24 @@ class IntensityThreshold(GivenSystem):
 
     def score(self, slices: Sequence[Image]) -> list[Image]:
         return [equalise(image) for image in slices]
+
+
+class FreeMap(GivenSystem):
+    """Intensity rank in the whole scan, smoothed in 3-D, and its difference to the mirror image.
+
+    Args:
+        mirror: whether the mirror image has a say.
+    """
+
+    WHOLE_SCANS: ClassVar[bool] = True
+
+    def __init__(self, mirror: bool):
+        self.make_map = free_map if mirror else smoothed_rank
+
+    def score(self, slices: ScanSlices) -> list[Image]:
+        scan, first = slices.stack(), slices.indices[0]
+        scores = self.make_map(scan, scan > 0, slices.spacing, polarity_of(slices.modality))
+        return [scores[index - first] for index in slices.indices]
 
 
 class Chance(GivenSystem):
@@ -163,6 +196,11 @@ def build_threshold(runs: TrainedRuns) -> System:
     return IntensityThreshold()
 
 
+def build_free_map(mirror: bool, runs: TrainedRuns) -> System:
+    """Return the map that learns nothing, or its part of one hemisphere."""
+    return FreeMap(mirror)
+
+
 def build_heatmap(runs: TrainedRuns) -> Stage1Heatmap:
     """Return stage 1's heatmap, cut as the pseudo-masks were."""
     return Stage1Heatmap(Path(runs.stage1), runs.cut_from_heatmaps)
@@ -183,6 +221,34 @@ def build_modality(modality: str, runs: TrainedRuns) -> System:
 def build_all_modalities(without: str, runs: TrainedRuns) -> System:
     """Return the network of all sequences, which goes without one of them, or "" for none."""
     return AllSequencesNetwork(Path(runs.modalities.all), runs.flips, without)
+
+
+def controlled_rows(runs: TrainedRuns) -> list[str]:
+    """Return the rows that the control is one of: equal in all of `training_of`, start and steps.
+
+    What such a row has above its control, longer training alone does not bring.
+
+    Raises:
+        ValueError: it is no control of RASALoRE.
+    """
+    if not runs.rasalore_control:
+        return []
+    control = Path(runs.rasalore_control)
+    expected = training_of(control)
+    if not expected["initial_weights"] or not learns_from_painted_alone(control):
+        raise ValueError(
+            f"{CONTROL} must be a run with initial_weights and synthetic_lesions.share=1, got "
+            f"{control}; train it with the words of RASALoRE and that share."
+        )
+    given = {name: Path(folder) for name in CONTROLLED if (folder := getattr(runs, name))}
+    trained = {name: training_of(folder) for name, folder in given.items()}
+    other = trained.get("rasalore", expected)
+    if unlike := [key for key, value in expected.items() if other[key] != value]:
+        raise ValueError(
+            f"{CONTROL} must be trained as RASALoRE is, but {control} and {runs.rasalore} differ "
+            f"in {', '.join(unlike)}; train it with the same words and synthetic_lesions.share=1."
+        )
+    return [name for name, training in trained.items() if training == expected]
 
 
 def network_row(name: str, title: str) -> OwnRow:
@@ -212,9 +278,12 @@ def rows_by_modality() -> list[OwnRow]:
 
 OWN_ROWS: tuple[OwnRow, ...] = (  # in the order of the table
     OwnRow("chance", "Chance", "", build_chance),
-    OwnRow("threshold", "Intensity threshold", "", build_threshold),
+    OwnRow("threshold", "Intensity threshold", "", build_threshold, seeded=False),
+    OwnRow("smoothed_rank", "Smoothed intensity rank", "", partial(build_free_map, False), False),
+    OwnRow("mirror", "Smoothed rank and mirror", "", partial(build_free_map, True), False),
     OwnRow("ddpt", "DDPT (stage 1)", "stage1", build_heatmap),
     network_row("synthetic_only", "Synthetic lesions only"),
+    network_row(CONTROL, "Control of RASALoRE (painted lesions alone)"),
     network_row("rasalore_poster", "RASALoRE, poster's start"),
     network_row("rasalore", "RASALoRE"),
     network_row("rasalore_with_sam", "RASALoRE with SAM"),
@@ -222,4 +291,4 @@ OWN_ROWS: tuple[OwnRow, ...] = (  # in the order of the table
     *rows_by_modality(),
     network_row("ceiling", "Ceiling (true masks)"),
 )
-REFERENCES = 2  # chance and threshold: competitors come after them in the table
+REFERENCES = 4  # rows that learn nothing: competitors come after them in the table

@@ -15,12 +15,12 @@ from ..evaluation.rows import POOLED_SOURCES, Row, ScoredRun, Thresholds, evalua
 from ..evaluation.tables import difference_table
 from ..provenance import provenance
 from ..recipes import DataRecipe
-from .output import compare, failure_rows, write_grid, write_tables
+from .output import compare, compare_controlled, failure_rows, write_grid, write_tables
 from .scoring import ScoredPatients
 from .slices import HeldOut, data_name
 
 # The rows that all others are compared with, of those that are there.
-REFERENCES = ("threshold", "ddpt", "rasalore_poster", "rasalore", "rasalore_with_sam")
+REFERENCES = ("threshold", "mirror", "ddpt", "rasalore_poster", "rasalore", "rasalore_with_sam")
 # Facts of a system's settings.json that are of the benchmark; all others are of trained models.
 BENCHMARK_FACTS = ("flips", "size", "settings", "weights", "training_slices", "false_alarm_rate")
 # What folds and seeds may differ in: who is in them, where files lie, what chance decides.
@@ -133,9 +133,12 @@ def pool_folds(recipe: PoolRecipe) -> Path:
     tables = [pool_system(name, runs, patients, recipe.seed) for name in systems_of(runs)]
     rows = [row for table in tables for row in table]
     compared = {f"against_{name}": compare(rows, recipe.seed, name) for name in REFERENCES}
+    controlled = [name for run in runs[:1] for name in run.meta.get("controlled", [])]
+    compared["against_control"] = compare_controlled(rows, controlled, recipe.seed)
     meta = describe_runs(runs) | {key: value for key, value in compared.items() if value}
     out = Path(recipe.out)
-    differences = difference_table([*compared["against_threshold"], *compared["against_ddpt"]])
+    shown = [f"against_{name}" for name in ("threshold", "mirror", "ddpt", "control")]
+    differences = difference_table([row for name in shown for row in compared[name]])
     write_tables(out, meta, rows, headline(runs, patients), differences)
     folders = {patient: run.folder for run in reversed(runs) for patient in run.patients}
     tested = [patients[patient] for patient in meta["test_patients"]]
@@ -153,6 +156,10 @@ def pool_system(
         seed: of the bootstrap over patients.
     """
     title = title_of(name, runs)
+    numbers = repetitions(runs)
+    if not takes_a_seed(name, runs):  # its maps are the same at every seed
+        runs = one_of_each_split(name, runs)
+        numbers = [number if run.crossed else 0 for number, run in enumerate(runs)]
     for run in runs:
         if not has_scores(run, name):
             reasons = [row["failure"] for row in run.rows(name)]
@@ -161,11 +168,25 @@ def pool_system(
     tables = [run.rows(name) for run in runs]
     scored = [
         ScoredRun(stored_maps(name, run, patients), label_free_of(rows), repetition)
-        for run, rows, repetition in zip(runs, tables, repetitions(runs), strict=True)
+        for run, rows, repetition in zip(runs, tables, numbers, strict=True)
     ]
     rows = evaluate_runs(name, scored, tables[0][0]["modality"], seed)
     cost = cost_of([table[0] for table in tables])
     return [row | {"title": title} | cost for row in rows]
+
+
+def takes_a_seed(name: str, runs: Sequence[FinishedBenchmark]) -> bool:
+    """Return whether chance has a part in a system's scores, as far as its settings say."""
+    scored = [run for run in runs if has_scores(run, name)]
+    return not scored or "seed" in scored[0].settings(name)
+
+
+def one_of_each_split(name: str, runs: Sequence[FinishedBenchmark]) -> list[FinishedBenchmark]:
+    """Return a run of each split: one that has scores of a system, where there is one."""
+    chosen: dict[str, FinishedBenchmark] = {}
+    for run in sorted(runs, key=lambda run: not has_scores(run, name)):
+        chosen.setdefault(run.meta["split_sha256"], run)
+    return list(chosen.values())
 
 
 def title_of(name: str, runs: Sequence[FinishedBenchmark]) -> str:

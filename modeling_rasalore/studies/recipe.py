@@ -56,6 +56,7 @@ class StudyRecipe:
             is held out once.
         systems: rows of the table: "own", "all", or names with commas between them.
         selftrained: add a round of self-training.
+        control: add RASALoRE's start, trained as long as RASALoRE on painted lesions alone.
         poster: add stage 2 as on the poster, from random weights and heatmaps alone.
         cross: folders of further data sets with masks, scored as well.
         phantoms: the synthetic patients.
@@ -72,6 +73,7 @@ class StudyRecipe:
     folds: int = 0
     systems: str = "own"
     selftrained: bool = False
+    control: bool = False
     poster: bool = False
     cross: list[str] = field(default_factory=list)
     phantoms: PhantomRecipe = field(default_factory=PhantomRecipe)
@@ -81,5 +83,9 @@ class StudyRecipe:
 
     def trains(self, row: str) -> bool:
         """Return whether an optional row is trained: by its flag, or because `systems` names it."""
-        flags = {"rasalore_selftrained": self.selftrained, "rasalore_poster": self.poster}
+        flags = {
+            "rasalore_selftrained": self.selftrained,
+            "rasalore_control": self.control,
+            "rasalore_poster": self.poster,
+        }
         return flags[row] or row in [word.strip() for word in self.systems.split(",")]

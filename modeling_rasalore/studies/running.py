@@ -17,13 +17,14 @@ from ..data.layouts import find_patients
 from ..data.patient import ALL, Patient
 from ..data.splits import read_split, split_hash
 from ..evaluation.rows import Row, evaluate_system, write_results
+from ..evaluation.tables import difference_table
 from ..files import some, write_json
 from ..processes import run_apart
 from ..provenance import peak_mib, provenance
 from ..recipes import DataRecipe
 from .ablations import CHANGES, STAGE1_HEATMAPS, ChangedNetwork, ablation_rows
-from .output import compare, failure_rows, write_grid, write_tables
-from .own import OWN_ROWS, REFERENCES, TrainedRuns
+from .output import compare, compare_controlled, failure_rows, write_grid, write_tables
+from .own import OWN_ROWS, REFERENCES, TrainedRuns, controlled_rows
 from .scoring import ScoredPatients, find_threshold, sequence_of
 from .slices import HeldOut, Split, data_name, refuse_leaks, training_slices
 from .systems import COMPETITORS, System, SystemRow
@@ -105,6 +106,7 @@ def run_benchmark(recipe: BenchmarkRecipe) -> Path:
     held_out = load_held_out(recipe, split)
     folders = dict.fromkeys(folder for row in OWN_ROWS for folder in row.folders(recipe))
     data_sha256 = refuse_leaks(split, recipe.data, list(folders), held_out)
+    controlled_rows(recipe)  # a control that is none is refused before anything is scored
     with ThreadPoolExecutor(recipe.workers) as pool:  # each waits for a process of its own
         score = partial(score_row, recipe=recipe, split=split, held_out=held_out)
         rows = [row for table in pool.map(score, chosen) for row in table]
@@ -283,11 +285,15 @@ def write_benchmark(
         "seed": recipe.seed,
         "seeds": 1,
         "against_threshold": compare(rows, recipe.seed),
+        "controlled": (controlled := controlled_rows(recipe)),
     }
+    if against_control := compare_controlled(rows, controlled, recipe.seed):
+        meta["against_control"] = against_control
     if recipe.ablation:
         meta["ablations_against_whole"] = compare_ablations(recipe, rows)
     out = recipe.results
-    write_tables(out, meta, rows, headline(recipe, len(held_out.patients)))
+    first = headline(recipe, len(held_out.patients))
+    write_tables(out, meta, rows, first, difference_table(against_control))
     folders = {patient.patient_id: out for patient in held_out.patients}
     write_grid(out / "results_grid.png", held_out.patients, held_out.data, rows, folders)
 

@@ -8,14 +8,14 @@ import numpy as np
 from tqdm import tqdm
 
 from ..data.labels import HEALTHY
-from ..data.patient import LabelledSlice, Patient, See
+from ..data.patient import Patient, See
 from ..evaluation.metrics import false_alarm_threshold
 from ..evaluation.rows import PatientScores, Thresholds
 from ..files import replace_file
 from ..recipes import DataRecipe
 from ..scans.background import brain_of
-from .slices import HeldOut, read_examples
-from .systems import Image, System
+from .slices import HeldOut, as_scan, read_examples
+from .systems import Image, ScanSlices, System
 
 
 def sequence_of(system: System, data: DataRecipe) -> str:
@@ -33,7 +33,7 @@ class ScoredPatients:
         name: of the system, for the progress bar.
         folder: of the maps, one file per patient.
         all_sequences: whether the system's slices hold all four sequences.
-        score: slices -> their maps; None where an earlier run has left all of them.
+        score: slices of a scan -> their maps; None where an earlier run has left all of them.
         see: of a system that sees slices as part of their scan.
 
     Attributes:
@@ -46,7 +46,7 @@ class ScoredPatients:
         name: str,
         folder: Path,
         all_sequences: bool,
-        score: Callable[..., list[Image]] | None = None,
+        score: Callable[[ScanSlices], list[Image]] | None = None,
         see: See | None = None,
     ):
         self.held_out, self.name, self.folder = held_out, name, folder
@@ -64,13 +64,13 @@ class ScoredPatients:
         )
         return PatientScores(
             patient_id=patient.patient_id,
-            scores=self.read_maps(patient.patient_id, slices),
+            scores=self.read_maps(patient.patient_id, as_scan(slices, self.held_out.data.modality)),
             truth=np.stack([example.lesion for example in slices]),
             brain=np.stack([brain_of(example.image) for example in slices]),
             spacing=slices[0].spacing,
         )
 
-    def read_maps(self, patient_id: str, slices: Sequence[LabelledSlice]) -> np.ndarray:
+    def read_maps(self, patient_id: str, scan: ScanSlices) -> np.ndarray:
         """Return one patient's maps (S, H, W), computed where they are not on disk.
 
         Raises:
@@ -83,7 +83,7 @@ class ScoredPatients:
                     f"{path} is missing; delete its system's folder and score it again."
                 )
             started = time.monotonic()
-            maps = np.stack(score_examples(self.score, self.see, slices))
+            maps = np.stack(self.score(scan))
             self.seconds += time.monotonic() - started
             self.folder.mkdir(parents=True, exist_ok=True)
             replace_file(path, lambda draft: np.save(draft, maps))
@@ -96,20 +96,14 @@ def find_threshold(
     """Return the threshold of a false-alarm rate on healthy validation slices, without any mask."""
     inside = []
     for patient in patients:
+        labels = None if system.WHOLE_SCANS else {HEALTHY}
         see = getattr(system, "see", None)
-        healthy = read_examples(patient, data, system.ALL_SEQUENCES, labels={HEALTHY}, see=see)
-        scores = score_examples(system.score, see, healthy) if healthy else []
-        for score, example in zip(scores, healthy, strict=True):
-            inside.append(score[brain_of(example.image)])
+        examples = read_examples(patient, data, system.ALL_SEQUENCES, labels=labels, see=see)
+        scores = system.score(as_scan(examples, data.modality)) if examples else []
+        for score, example in zip(scores, examples, strict=True):
+            if example.label == HEALTHY:
+                inside.append(score[brain_of(example.image)])
     if not inside:
         return Thresholds()
     threshold = false_alarm_threshold(np.concatenate(inside), false_alarm_rate)
     return Thresholds(threshold, false_alarm_rate)
-
-
-def score_examples(
-    score: Callable[..., list[Image]], see: See | None, examples: Sequence[LabelledSlice]
-) -> list[Image]:
-    """Return a system's maps of slices, which it may see as part of their scan."""
-    images = [example.image for example in examples]
-    return score(images, [example.seen for example in examples]) if see else score(images)

@@ -15,7 +15,7 @@ from ..data.splits import refuse_other_split
 from ..evaluation.leaks import check_disjoint, image_fingerprint
 from ..recipes import DataRecipe
 from ..scans.naming import MODALITIES
-from .systems import Image
+from .systems import Image, ScanSlices
 
 WHITE = 0.99  # quantile of a scan's brain that becomes intensity 1
 Split = Mapping[str, Sequence[Patient]]
@@ -60,6 +60,15 @@ def read_examples(
         for example, channels in zip(examples, planes, strict=True)
         if labels is None or example.label in labels
     ]
+
+
+def as_scan(examples: Sequence[LabelledSlice], modality: str) -> ScanSlices:
+    """Return slices of one patient, at least one, as systems score them."""
+    images = [example.image for example in examples]
+    indices = [example.slice_index for example in examples]
+    seen = [example.seen for example in examples]
+    views = None if seen[0] is None else seen
+    return ScanSlices(images, indices, examples[0].spacing, modality, views)
 
 
 def training_slices(

@@ -108,6 +108,17 @@ class Line:
         words = f"pseudo_masks={masks}", f"initial_weights={start}", self.darker_word()
         return self.stage2(title, out, *words)
 
+    def control_stage2(self, title: str, out: Path, masks: Path, start: Path) -> Step:
+        """Return the training of `continue_stage2` with painted lesions in place of pseudo-masks.
+
+        Same start, same steps, same slices without a lesion: what it gains, longer training brings.
+        """
+        words = f"pseudo_masks={masks}", f"initial_weights={start}", self.darker_word()
+        common = self.training_words(self.study.preset, out)
+        alone = "synthetic_lesions.share=1"  # after the study's own words: else it is no control
+        recipe = load_recipe(Stage2Recipe, [*common, *words, *self.study.stage2, alone])
+        return Step(title, partial(train_stage2, recipe), out)
+
     def warm_up(self, title: str, out: Path, *split: str) -> Step:
         """Return the training of stage 2 on nothing but lesions painted into healthy slices."""
         words = "synthetic_lesions.share=1", self.darker_word(), FROM_RANDOM, "loop.max_steps=400"

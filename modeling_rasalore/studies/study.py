@@ -251,7 +251,7 @@ def plan_run(run: Run, plan: Plan) -> None:
 
 
 def plan_further_rows(run: Run, plan: Plan) -> None:
-    """Add the round of self-training and the poster's start, where they are asked for."""
+    """Add self-training, RASALoRE's control and the poster's start, where they are asked for."""
     line, folder, stage1 = run.line, run.folder, run.folder / "stage1"
     masks, networks = [], []
     if line.study.trains("rasalore_selftrained"):
@@ -263,8 +263,12 @@ def plan_further_rows(run: Run, plan: Plan) -> None:
         cut = line.cut_masks("pseudo-masks, poster", stage1, folder / "poster_masks")
         masks.append(cut)
         networks.append(line.poster_stage2("stage 2, poster", folder / "poster", cut.out))
+    if line.study.trains("rasalore_control"):
+        out, title = folder / "control", "stage 2, RASALoRE's control"
+        networks.append(line.control_stage2(title, out, folder / "pseudo_masks", run.start))
     plan.add(*masks)
-    plan.add(*networks)
+    for first in range(0, len(networks), 2):  # two go side by side
+        plan.add(*networks[first : first + 2])
 
 
 # --- What judges ----------------------------------------------------------------------------------
@@ -296,6 +300,7 @@ def benchmark_of(run: Run) -> BenchmarkRecipe:
         rasalore=str(folder / "stage2"),
         ceiling="" if run.untaught else str(folder / "ceiling"),
         rasalore_selftrained=further.get("rasalore_selftrained", ""),
+        rasalore_control=further.get("rasalore_control", ""),
         rasalore_poster=further.get("rasalore_poster", ""),
         data=run.line.data,
         out=str(run.out),
@@ -307,7 +312,8 @@ def benchmark_of(run: Run) -> BenchmarkRecipe:
 
 def further_folders(run: Run) -> dict[str, str]:
     """Return row -> folder of the networks that are asked for besides."""
-    names = {"rasalore_selftrained": "selftrained", "rasalore_poster": "poster"}
+    names = {"rasalore_selftrained": "selftrained", "rasalore_control": "control"}
+    names["rasalore_poster"] = "poster"
     return {
         row: str(run.folder / name) for row, name in names.items() if run.line.study.trains(row)
     }

@@ -1,8 +1,9 @@
 """Says what the benchmark asks of a system and of a row, and keeps the rows of competitors."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,46 @@ if TYPE_CHECKING:
     from .running import BenchmarkRecipe
 
 Image = NDArray[np.float32]  # (H, W), or (4, H, W) for a system of all sequences
-Views = Sequence[Any] | None  # what `see` of a system says of slices; None without it
+
+
+@dataclass(frozen=True, eq=False)
+class ScanSlices(Sequence[Image]):
+    """Slices of one scan, ascending: a list of images that knows where they lie.
+
+    Attributes:
+        images: (H, W) each, or (4, H, W); 0 in the background and above 0 in the brain.
+        indices: which slices of the scan they are; one without brain may be missing.
+        spacing: mm between slices, rows and columns.
+        modality: the sequence.
+        views: what a system's `see` says of each slice; None without it.
+    """
+
+    images: Sequence[Image]
+    indices: Sequence[int]
+    spacing: tuple[float, float, float]
+    modality: str
+    views: Sequence[Any] | None = None
+
+    @overload
+    def __getitem__(self, index: int) -> Image: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Image]: ...
+    def __getitem__(self, index: int | slice) -> Image | Sequence[Image]:
+        return self.images[index]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def stack(self) -> NDArray[np.float32]:
+        """Return the slices at their distances, (S, H, W) of one sequence; 0 where one is missing.
+
+        Slice number `indices[i] - indices[0]` is image i.
+        """
+        depth = self.indices[-1] - self.indices[0] + 1
+        scan = np.zeros((depth, *self.images[0].shape), np.float32)
+        for index, image in zip(self.indices, self.images, strict=True):
+            scan[index - self.indices[0]] = image
+        return scan
 
 
 class System(Protocol):
@@ -21,15 +61,18 @@ class System(Protocol):
 
     Attributes:
         ALL_SEQUENCES: whether slices hold all four sequences, (4, H, W), instead of one.
+        WHOLE_SCANS: whether a slice's scores depend on its scan's other slices, so that all of them
+            are scored where healthy ones alone are wanted.
         weights: "trained", "stand-in", "none" or a repo id.
         seconds: wall time that training took, None where nothing is trained.
         peak_mib: peak memory of training, None where nothing is trained.
 
-    A system that sees slices as part of their scan has a method `see`, as `read_slices` takes it,
-    and `score` takes what that said of each slice as `views`.
+    A system that sees slices as part of their scan has a method `see`, as `read_slices` takes it;
+    what that says of each slice are the `views` of what it scores.
     """
 
     ALL_SEQUENCES: ClassVar[bool]
+    WHOLE_SCANS: ClassVar[bool]
     weights: str
     seconds: float | None
     peak_mib: float | None
@@ -38,8 +81,8 @@ class System(Protocol):
         """Learn from slices (H, W) and their labels, 0 healthy and 1 unhealthy; no mask exists."""
         ...
 
-    def score(self, slices: Sequence[Image]) -> list[Image]:
-        """Return anomaly scores in [0, 1] of slices (H, W), in their own frame; 0 outside."""
+    def score(self, slices: ScanSlices) -> list[Image]:
+        """Return anomaly scores in [0, 1] of one scan's slices, in their own frame; 0 outside."""
         ...
 
     def save(self, folder: Path) -> None:
@@ -51,6 +94,7 @@ class GivenSystem:
     """A system that comes ready: it has no parameters, or a stage's training made it."""
 
     ALL_SEQUENCES: ClassVar[bool] = False
+    WHOLE_SCANS: ClassVar[bool] = False
     weights = "none"
     seconds: float | None = None
     peak_mib: float | None = None

@@ -1,21 +1,22 @@
 """Makes systems of trained networks: stage 1's heatmap, and stage-2 networks of any sequences."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+from omegaconf import OmegaConf
 
-from ..data.patient import ALL
+from ..data.patient import ALL, See
 from ..models.image_processing_rasalore import RasaloreImageProcessor
 from ..models.modeling_ddpt import DdptModel
 from ..models.modeling_rasalore import RasaloreModel
 from ..prediction.volume import predict_slices
 from ..pseudo_masks.rule import SCALING, PseudoMaskRule
 from ..scans.naming import MODALITIES
-from .systems import GivenSystem, Image, Views
+from .systems import GivenSystem, Image, ScanSlices
 
 
 class Stage1Heatmap(GivenSystem):
@@ -40,11 +41,11 @@ class Stage1Heatmap(GivenSystem):
         self.see = self.processor.see
         self.seconds, self.peak_mib = training_cost(folder)
 
-    def score(self, slices: Sequence[Image], views: Views = None) -> list[Image]:
+    def score(self, slices: ScanSlices) -> list[Image]:
         maps = []
         for start in range(0, len(slices), 32):
             batch = list(slices[start : start + 32])
-            seen = views and views[start : start + 32]
+            seen = slices.views and slices.views[start : start + 32]
             heatmaps = self.model.heatmaps(**self.processor(batch, views=seen, return_tensors="pt"))
             maps += self.processor.post_process_maps(heatmaps, batch, views=seen)
         return [self.rule.scores(*pair) for pair in zip(maps, slices, strict=True)]
@@ -77,8 +78,8 @@ class Stage2Network(GivenSystem):
         self.see = self.processor.see
         self.seconds, self.peak_mib = training_cost(folder)
 
-    def score(self, slices: Sequence[Image], views: Views = None) -> list[Image]:
-        return predict_slices(self.model, self.processor, slices, 16, self.flips, views)
+    def score(self, slices: ScanSlices) -> list[Image]:
+        return predict_slices(self.model, self.processor, slices, 16, self.flips, slices.views)
 
 
 class SequenceNetworks(GivenSystem):
@@ -101,19 +102,29 @@ class SequenceNetworks(GivenSystem):
         self.seconds = sum(seconds or 0 for seconds, _ in costs)
         self.peak_mib = max(peak or 0 for _, peak in costs)
 
-    def score(self, slices: Sequence[Image]) -> list[Image]:
+    def score(self, slices: ScanSlices) -> list[Image]:
         """A sequence that is missing has no say in the mean."""
         totals = [np.zeros(image.shape[-2:], np.float32) for image in slices]
         voters = np.zeros(len(slices), int)
         for name, network in self.networks.items():
             planes = [image[MODALITIES.index(name)] for image in slices]
             voters += [bool(plane.any()) for plane in planes]
-            for total, scores in zip(totals, network.score(planes), strict=True):
+            scan = see_slices(replace(slices, images=planes, modality=name), network.see)
+            for total, scores in zip(totals, network.score(scan), strict=True):
                 total += scores
         return [
             (total / max(count, 1)).clip(0, 1)
             for total, count in zip(totals, voters.tolist(), strict=True)  # a NumPy count: float64
         ]
+
+
+def see_slices(slices: ScanSlices, see: See | None) -> ScanSlices:
+    """Return slices of one sequence with what `see` says of each, where there is one."""
+    if see is None or not any(image.any() for image in slices):
+        return slices
+    scan = see(slices.stack(), slices.spacing)
+    first = slices.indices[0]
+    return replace(slices, views=[scan[index - first] for index in slices.indices])
 
 
 class AllSequencesNetwork(Stage2Network):
@@ -127,11 +138,12 @@ class AllSequencesNetwork(Stage2Network):
         self.without = without
         self.sequence = f"{ALL} but {without}" if without else ALL
 
-    def score(self, slices: Sequence[Image], views: Views = None) -> list[Image]:
+    def score(self, slices: ScanSlices) -> list[Image]:
         if self.without:
-            slices = [image.copy() for image in slices]
-            for image in slices:
+            images = [image.copy() for image in slices]
+            for image in images:
                 image[MODALITIES.index(self.without)] = 0
+            slices = replace(slices, images=images)
         return super().score(slices)
 
 
@@ -139,6 +151,26 @@ def summary_of(folder: Path) -> dict[str, Any]:
     """Return what the run that wrote a folder says of itself."""
     summary: dict[str, Any] = json.loads((folder / "run.json").read_text())
     return summary
+
+
+def training_of(folder: Path) -> dict[str, Any]:
+    """Return what a run and its control have in common: start, steps, schedule, scans, painting.
+
+    Raises:
+        ValueError: its recipe is not there.
+    """
+    if not (folder / "recipe.yaml").is_file():
+        raise ValueError(f"{folder} holds no recipe.yaml, which says how its network was trained.")
+    recipe: Any = OmegaConf.to_container(OmegaConf.load(folder / "recipe.yaml"))
+    shared = ("model", "initial_weights", "data", "optimizer", "augmentation", "loop")
+    painting = {key: v for key, v in recipe["synthetic_lesions"].items() if key != "share"}
+    training = {key: recipe[key] for key in shared} | {"synthetic_lesions": painting}
+    return training | {"steps": summary_of(folder).get("steps")}
+
+
+def learns_from_painted_alone(folder: Path) -> bool:
+    """Return whether all lesions of a run's training are painted."""
+    return bool(OmegaConf.load(folder / "recipe.yaml").synthetic_lesions.share == 1)
 
 
 def check_sequence(folder: Path, expected: str) -> None:

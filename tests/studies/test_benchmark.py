@@ -18,7 +18,9 @@ from modeling_rasalore.data.layouts import find_patients
 from modeling_rasalore.data.patient import Patient
 from modeling_rasalore.data.phantoms import write_phantoms
 from modeling_rasalore.data.splits import write_split
+from modeling_rasalore.evaluation.metrics import false_alarm_threshold
 from modeling_rasalore.evaluation.tables import cost_table, results_table, sequence_table
+from modeling_rasalore.prediction.free_map import POLARITIES, free_map
 from modeling_rasalore.recipes import DataRecipe, run_script
 from modeling_rasalore.studies.own import OWN_ROWS, ModalityRuns
 from modeling_rasalore.studies.running import (
@@ -28,7 +30,15 @@ from modeling_rasalore.studies.running import (
     clear_unless,
     known_rows,
 )
-from modeling_rasalore.studies.slices import HeldOut, read_examples, refuse_leaks, training_slices
+from modeling_rasalore.studies.scoring import find_threshold
+from modeling_rasalore.studies.slices import (
+    HeldOut,
+    as_scan,
+    read_examples,
+    refuse_leaks,
+    training_slices,
+)
+from modeling_rasalore.studies.systems import ScanSlices
 
 Split = dict[str, list[Patient]]
 
@@ -93,7 +103,7 @@ def test_a_model_of_another_split_is_refused(
         refuse_leaks(split, data, [folder])
 
 
-TRAINED = ("synthetic_only", "rasalore_poster", "rasalore", "rasalore_with_sam",
+TRAINED = ("synthetic_only", "rasalore_control", "rasalore_poster", "rasalore", "rasalore_with_sam",
            "rasalore_selftrained", "ceiling", "modalities.flair")  # fmt: skip
 
 
@@ -176,6 +186,41 @@ def test_training_slices_have_a_known_label_and_can_be_fewer(
     assert len(fewer) == len(fewer_labels) == 7 < len(slices)
 
 
+# --- Systems that see a scan whole ----------------------------------------------------------------
+def test_slices_of_a_scan_are_images_that_know_their_distances() -> None:
+    images = [np.full((2, 3), value, np.float32) for value in (1, 2, 3)]
+    scan = ScanSlices(images, [4, 5, 7], (3.0, 1.0, 1.0), "t2")
+    assert len(scan) == 3 and scan[1] is images[1] and scan[1:] == images[1:]
+    assert [image[0, 0] for image in scan] == [1, 2, 3]
+    assert scan.stack()[:, 0, 0].tolist() == [1, 2, 0, 3]
+
+
+def test_the_rows_without_training_score_the_whole_scan(split: Split, data: DataRecipe) -> None:
+    patient = split["validation"][0]
+    examples = read_examples(patient, data)
+    scan = as_scan(examples, "t2")
+    stacked = np.stack([example.image for example in examples])
+    system = known_rows()["mirror"].make(recipe())
+    scores = np.stack(system.score(scan))
+    expected = free_map(stacked, stacked > 0, examples[0].spacing, POLARITIES["t2"])
+    assert np.array_equal(scores, expected)
+    healthy = np.array([example.label for example in examples]) == 0
+    assert 0 < healthy.sum() < len(healthy)
+    found = find_threshold(system, [patient], data, 0.01)
+    inside = (stacked > 0)[healthy]
+    assert found.label_free == false_alarm_threshold(scores[healthy][inside], 0.01)
+
+
+def test_rows_without_training_say_darker_where_lesions_are(split: Split, data: DataRecipe) -> None:
+    scan = as_scan(read_examples(split["test"][-1], replace(data, modality="t1")), "t1")
+    bright, dark = (
+        np.stack(known_rows()["smoothed_rank"].make(recipe()).score(replace(scan, modality=name)))
+        for name in ("t2", "t1")
+    )
+    brain = scan.stack() > 0
+    assert bright[brain] == pytest.approx(1 - dark[brain], abs=1e-5)
+
+
 # --- Which systems ------------------------------------------------------------------------------
 def test_every_system_of_the_table_has_a_builder_and_a_name() -> None:
     rows = known_rows()
@@ -187,21 +232,23 @@ def test_every_system_of_the_table_has_a_builder_and_a_name() -> None:
 
 
 def test_systems_without_their_folder_have_no_row() -> None:
-    assert choose("own") == ["chance", "threshold", "ddpt"]
+    unlearned = ["chance", "threshold", "smoothed_rank", "mirror"]
+    assert choose("own") == [*unlearned, "ddpt"]
     assert choose("own", rasalore="x")[-1] == "rasalore"
     assert choose("cae, ae") == ["ae", "cae"]
-    given = {"chance", "threshold", "ddpt", *(row.name for row in (*LEARNED, *PROMPTED))}
-    assert set(choose("all")) == given == set(known_rows()) - {row.name for row in OWN_ROWS[3:]}
+    given = {*unlearned, "ddpt", *(row.name for row in (*LEARNED, *PROMPTED))}
+    assert set(choose("all")) == given == set(known_rows()) - {row.name for row in OWN_ROWS[5:]}
+    assert list(known_rows())[:5] == [*unlearned, "ae"]
     names = ["rasalore_poster", "rasalore", "rasalore_selftrained"]
     folders = dict(zip(names, "xyz", strict=True))
-    assert choose("own", **folders)[3:] == names
+    assert choose("own", **folders)[5:] == names
     rows = known_rows()
     assert [rows[name].folders(recipe(**folders)) for name in names] == [["x"], ["y"], ["z"]]
     two = {"modalities": ModalityRuns(t2="x", flair="y")}
-    assert choose("own", **two)[3:] == ["rasalore_t2", "rasalore_flair", "rasalore_average"]
+    assert choose("own", **two)[5:] == ["rasalore_t2", "rasalore_flair", "rasalore_average"]
     assert rows["rasalore_average"].folders(recipe(**two)) == ["x", "y"]
     without = [f"rasalore_all_without_{name}" for name in ("t1", "t1ce", "t2", "flair")]
-    assert choose("own", modalities=ModalityRuns(all="x"))[3:] == ["rasalore_all", *without]
+    assert choose("own", modalities=ModalityRuns(all="x"))[5:] == ["rasalore_all", *without]
 
 
 def test_wrong_names_of_systems_are_refused() -> None:
@@ -251,7 +298,7 @@ def test_another_data_set_is_scored_with_thresholds_of_the_training_data_set(
     other, out = tmp_path / "elsewhere", tmp_path / "out"
     write_phantoms(other, 3, seed=8, shape=(44, 54, 44), voxel_size=4.0, processes=1)
     words = [f"data.root={data.root}", "data.skip_slices=8", f"stage1={stage('stage1')}",
-             f"out={out}", "systems=threshold"]  # fmt: skip
+             f"out={out}", "systems=threshold,smoothed_rank,mirror"]  # fmt: skip
     benchmark(words)
     benchmark([*words, f"cross.root={other}", "cross.modality=flair"])
     folders = (out, out / "cross" / "elsewhere")
@@ -260,11 +307,12 @@ def test_another_data_set_is_scored_with_thresholds_of_the_training_data_set(
     assert there["meta"]["learned_from"] == {"root": data.root, "modality": "t2"}
     assert there["meta"]["scored_on"] == {"root": str(other), "modality": "flair"}
     assert {row["modality"] for row in there["rows"]} == {"flair"}
-    values = [
-        next(r["threshold_value"] for r in found["rows"] if r["threshold"] == "label_free")
-        for found in (here, there)
-    ]
-    assert values[0] == values[1]
+    for system in ("threshold", "smoothed_rank", "mirror"):
+        rows = [r for found in (here, there) for r in found["rows"] if r["system"] == system]
+        values = [r["threshold_value"] for r in rows if r["threshold"] == "label_free"]
+        assert len(rows) == 12 and len(values) == 4 and len(set(values)) == 1
+        settings = json.loads((out / "systems" / system / "settings.json").read_text())
+        assert "seed" not in settings
     table = (folders[1] / "results.md").read_text()
     assert table.startswith("Scored: all 3 patients of `elsewhere` (flair). Learned from, ")
 

@@ -105,13 +105,19 @@ def test_real_scans_start_on_synthetic_patients_and_end_in_a_table(
 def test_folds_score_every_patient_once_and_other_data_sets_each_time(
     strangers: Path, tmp_path: Path
 ) -> None:
-    own, others = "threshold,rasalore,rasalore_selftrained", tmp_path / "others"
+    own, others = "threshold,mirror,rasalore_control,rasalore,ceiling", tmp_path / "others"
     write_phantoms(others, 1, seed=4, **GRID)
-    told = f"data.root={strangers}", f"systems={own}", f"cross=[{others}]"
+    told = f"data.root={strangers}", f"systems={own}", f"cross=[{others}]", "selftrained=true"
     out = run(tmp_path / "out", *told, "folds=2")
     for data, pooled in ((strangers, "pooled"), (others, "pooled/cross/others")):
         assert scored(out / pooled) == set(own.split(","))
         assert patients_of(out / pooled) == sorted(p.name for p in data.iterdir())
+        meta = json.loads((out / pooled / "results.json").read_text())["meta"]
+        assert {row["system"] for row in meta["against_control"]} == {"rasalore", "ceiling"}
+        assert len(meta["against_mirror"]) > len(meta["against_control"])
+        table = (out / pooled / "results.md").read_text()
+        assert "| RASALoRE | paper | 0.5 | Control of RASALoRE (painted lesions alone) |" in table
+        assert table.count("| Smoothed rank and mirror | paper | 0.5 | ") == 2  # scores, difference
 
 
 def test_without_masks_a_study_ends_in_criteria_that_need_none(

@@ -23,7 +23,7 @@ from transformers import Sam2Config, Sam2Model, SamConfig, SamImageProcessorPil,
 
 from modeling_rasalore.pseudo_masks.segmenter import PromptedSegmenter
 from modeling_rasalore.scans.background import brain_of
-from modeling_rasalore.studies.systems import Image
+from modeling_rasalore.studies.systems import Image, ScanSlices
 from modeling_rasalore.studies.trained import Stage1Heatmap
 
 from .stand_in import learn_regions
@@ -45,13 +45,14 @@ class PromptedByStage1:
     """
 
     ALL_SEQUENCES: ClassVar[bool] = False
+    WHOLE_SCANS: ClassVar[bool] = False
     seconds: float | None = None
     peak_mib: float | None = None
 
     def __init__(
         self, heatmaps: Stage1Heatmap, repo: str, second: bool, prompt: str, seed: int = 0
     ):
-        self.heatmaps = heatmaps
+        self.heatmaps, self.see = heatmaps, heatmaps.see
         self.weights, self.seed = repo, seed
         try:
             model: nn.Module = (Sam2Model if second else SamModel).from_pretrained(repo)
@@ -69,7 +70,7 @@ class PromptedByStage1:
         if self.weights == "stand-in":
             learn_regions(self.segmenter, slices, STAND_IN_STEPS, self.seed)
 
-    def score(self, slices: Sequence[Image]) -> list[Image]:
+    def score(self, slices: ScanSlices) -> list[Image]:
         scores = []
         for image, heatmap in zip(slices, self.heatmaps.score(slices), strict=True):
             pseudo_mask = (heatmap > 0.5).astype(np.uint8)

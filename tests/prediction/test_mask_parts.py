@@ -1,14 +1,10 @@
-"""Masks in 3-D, by hand: parts, extent, smoothing inside the brain."""
+"""Masks in 3-D, by hand: parts and extent."""
 
 import numpy as np
 import pytest
 from scipy import ndimage
 
-from modeling_rasalore.prediction.mask_3d import (
-    part_sizes,
-    remove_small_parts,
-    smooth_scores,
-)
+from modeling_rasalore.prediction.volume import part_sizes, remove_small_parts
 
 
 def parts() -> np.ndarray:
@@ -58,21 +54,3 @@ def test_removing_from_an_empty_mask_leaves_it_empty() -> None:
     mask = np.zeros((2, 3, 4), np.uint8)
     remove_small_parts(mask, 5)
     assert not mask.any()
-
-
-def test_without_a_border_smoothing_is_a_gaussian_in_mm() -> None:
-    scores = np.zeros((15, 21, 31), np.float32)
-    scores[7, 10, 15] = 1
-    brain = np.ones(scores.shape, bool)
-    expected = ndimage.gaussian_filter(scores, [1.0 / 2, 1.0, 2.0], mode="constant")
-    smooth_scores(scores, brain, (2.0, 1.0, 0.5), 1.0)
-    assert scores[5:10, 6:15, 7:24] == pytest.approx(expected[5:10, 6:15, 7:24], abs=1e-5)
-
-
-def test_equal_scores_stay_equal_up_to_the_brains_border() -> None:
-    brain = np.zeros((6, 8, 8), bool)
-    brain[1:5, 2:7, 1:6] = True
-    scores = np.where(brain, np.float32(0.7), np.float32(0))
-    smooth_scores(scores, brain, (1.0, 1.0, 1.0), 1.5)
-    assert scores[brain] == pytest.approx(0.7, abs=1e-6)
-    assert not scores[~brain].any()
