@@ -54,7 +54,7 @@ class Helper:
             return
         if failure:
             with suppress(BrokenProcessPool, OSError):  # it may have ended by itself
-                os.kill(self.process_id.result(), signal.SIGTERM)
+                end_child(self.process_id.result())
         self.pool.shutdown()
 
     def start(self, work: Work, threads: int, log: Path) -> Future[None]:
@@ -63,6 +63,20 @@ class Helper:
             self.pool = start_process()
             self.process_id = self.pool.submit(os.getpid)
         return self.pool.submit(run_logged, work, threads, log)
+
+
+def end_child(process_id: int, patience: float = 5.0) -> None:
+    """End a process of a pool: asked to, so that it cleans up, and killed if it does not.
+
+    Args:
+        patience: seconds until then. Code that runs while a module is imported, or an object is
+            freed, can swallow the exception that asks.
+    """
+    os.kill(process_id, signal.SIGTERM)
+    for child in multiprocessing.active_children():
+        if child.pid == process_id:
+            child.join(patience)
+            child.kill()
 
 
 def run_logged(work: Work, threads: int, log: Path) -> None:

@@ -5,13 +5,14 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
-from modeling_rasalore.processes import Helper, run_apart
+from modeling_rasalore.processes import Helper, end_child, run_apart
 
 
 def fail() -> None:
@@ -43,6 +44,24 @@ def test_a_helper_ends_at_once_where_this_process_fails(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="bad input"), Helper() as helper:
         helper.start(partial(time.sleep, 600), 1, tmp_path / "log")
         raise ValueError("bad input")
+
+
+def ignore_the_end() -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    time.sleep(600)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="ends processes without asking")
+def test_a_helper_that_does_not_listen_is_killed(tmp_path: Path) -> None:
+    with Helper() as helper:
+        future = helper.start(ignore_the_end, 1, tmp_path / "log")
+        process_id = helper.process_id.result()
+        while not (tmp_path / "log").exists():
+            time.sleep(0.05)
+        time.sleep(0.2)
+        end_child(process_id, patience=0.5)
+        with pytest.raises(BrokenProcessPool):
+            future.result(timeout=60)
 
 
 BUSY = """

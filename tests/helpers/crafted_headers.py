@@ -168,7 +168,7 @@ REFUSED: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "no magic word": ("a.nii", lambda: SCAN.replace(b"n+1", b"abc"), "magic word"),
     "another format": ("a.nii", lambda: b"DICM" * 200, "does not start with 348"),
     "an empty file": ("a.nii", lambda: b"", "the file is empty"),
-    "another ending": ("a.mgz", lambda: gzip.compress(SCAN), "convert it to NIfTI"),
+    "another ending": ("a.mnc", lambda: SCAN, "convert it to NIfTI"),
 }
 # file name, content, what the warning says, None where nothing needs saying
 REPAIRED: dict[str, tuple[str, Callable[[], bytes], str | None]] = {
