@@ -1,15 +1,18 @@
-"""Run `pipeline("brain-anomaly-segmentation", model=...)`: slices in, score maps and masks out."""
+"""Run `pipeline("brain-anomaly-segmentation", model=...)`: slices or scans in, scores out."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 from transformers import AutoModel
 from transformers.pipelines import PIPELINE_REGISTRY, Pipeline
 
-from .image_processing_rasalore import FloatImage, as_slices, unit_range
+from .image_processing_rasalore import as_slices, unit_range
+from .scan_view_rasalore import FloatImage
 
 try:
     from PIL import Image
@@ -17,6 +20,7 @@ except ImportError:  # arrays and .npy files need no Pillow
     Image = None  # type: ignore[assignment]
 
 TASK = "brain-anomaly-segmentation"
+AT_ONCE = 8  # slices of a scan that go through the model together
 
 
 class BrainAnomalyPipeline(Pipeline):
@@ -31,8 +35,11 @@ class BrainAnomalyPipeline(Pipeline):
     quality: soft Dice of scores and mask in [0, 1], near 1 where the scores are decided (Borges
         et al. 2024, soft Dice confidence; not a measured accuracy); None for an empty mask.
 
+    A model that sees whole scans takes a scan instead, an array (S, H, W) whose background is 0,
+    and gives scores and mask (S, H, W): `pipe(scan, spacing=(slice, row, column) in mm)`.
+
     Keyword arguments, here or in a call: `threshold` in [0, 1], default 0.5; `batch_size`, how
-    many slices of a list go through the model at once.
+    many slices of a list go through the model at once, scans go one by one.
     """
 
     _load_tokenizer = False
@@ -46,28 +53,51 @@ class BrainAnomalyPipeline(Pipeline):
         self.model.eval()
 
     def _sanitize_parameters(
-        self, threshold: float | None = None
+        self, threshold: float | None = None, spacing: Sequence[float] | None = None
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        reading = {} if spacing is None else {"spacing": spacing}
         if threshold is None:
-            return {}, {}, {}
+            return reading, {}, {}
         if not 0 <= threshold <= 1:
             raise ValueError(
                 f"threshold must lie in [0, 1], got {threshold}; 0.5 is the usual choice."
             )
-        return {}, {}, {"threshold": threshold}
+        return reading, {}, {"threshold": threshold}
 
-    def preprocess(self, image: Any) -> dict[str, Any]:
+    def preprocess(self, image: Any, spacing: Sequence[float] | None = None) -> dict[str, Any]:
         slice_image = as_slice(image)
+        if self.image_processor.see is not None:
+            return self.preprocess_scan(slice_image, spacing)
         inputs = self.image_processor(slice_image, return_tensors="pt")
         # In a list: the library would add an axis to a bare array when it takes a batch apart.
         return {"pixel_values": inputs["pixel_values"], "image": [slice_image]}
 
+    def preprocess_scan(self, scan: FloatImage, spacing: Sequence[float] | None) -> dict[str, Any]:
+        """What the model sees of a scan (S, H, W); ValueError without its spacing."""
+        if spacing is None:
+            raise ValueError(
+                "this model sees whole scans: pass an array (S, H, W), background 0, with "
+                "spacing=(slice, row, column) in mm."
+            )
+        views = list(self.image_processor.see_scan(scan, spacing))
+        inputs = self.image_processor(scan, views=views, return_tensors="pt")
+        return {"pixel_values": inputs["pixel_values"], "image": [scan], "views": [views]}
+
     def _forward(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        logits = self.model(pixel_values=inputs["pixel_values"].to(self.model.dtype)).logits
-        return {"scores": logits.float().sigmoid(), "image": inputs["image"]}
+        pixel_values = inputs.pop("pixel_values").to(self.model.dtype)
+        if len(inputs.get("views", ())) > 1:
+            raise ValueError("a scan is a batch of its own; leave out batch_size.")
+        # A scan has more slices than a batch should.
+        parts = pixel_values.split(AT_ONCE) if "views" in inputs else [pixel_values]
+        scores = [self.model(pixel_values=part).logits.float().sigmoid() for part in parts]
+        return {"scores": torch.cat(scores), **inputs}
 
     def postprocess(self, outputs: dict[str, Any], threshold: float = 0.5) -> dict[str, Any]:
-        scores = self.scores_in_slice(outputs["scores"], outputs["image"][0])
+        image = outputs["image"][0]
+        if "views" in outputs:
+            scores = self.scores_in_scan(outputs["scores"], image, outputs["views"][0])
+        else:
+            scores = self.scores_in_slice(outputs["scores"], image)
         mask = (scores > threshold).astype(np.uint8)
         return {
             "scores": scores,
@@ -81,6 +111,11 @@ class BrainAnomalyPipeline(Pipeline):
         whole = self.image_processor.post_process_maps(scores, [image])[0]
         brain = (unit_range(image) > 0).any(axis=0)
         return np.where(brain, whole, np.float32(0))
+
+    def scores_in_scan(self, scores: Tensor, scan: FloatImage, views: list[Any]) -> FloatImage:
+        """Scores (S, 1, h, w) of the square in the frame of the scan (S, H, W), 0 off the brain."""
+        maps = self.image_processor.post_process_maps(scores, scan, views=views)
+        return np.where(scan > 0, np.stack(maps), np.float32(0))
 
 
 def as_slice(image: Any) -> FloatImage:

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..prediction.volume import predict_slices
+from .stranger import SPACING
 
 STRANGER = Path(__file__).with_name("stranger.py")
 
@@ -26,11 +27,14 @@ def check_model(model: Any, processor: Any, folder: Path) -> list[str]:
         ValueError: logits are not finite, the folder does not load, or an output differs.
     """
     images = probe_slices()
-    ours = {"logits": model(**processor(list(images), return_tensors="pt")).logits}
+    views = list(processor.see(images, SPACING)) if processor.see else None
+    inputs = processor(list(images), views=views, return_tensors="pt")
+    ours = {"logits": model(**inputs).logits}
     if not ours["logits"].isfinite().all():
         raise ValueError("the model's logits are not finite, so its training went astray.")
     if model.config.model_type == "rasalore":
-        ours["scores"] = torch.from_numpy(np.stack(predict_slices(model, processor, list(images))))
+        scores = predict_slices(model, processor, list(images), views=views)
+        ours["scores"] = torch.from_numpy(np.stack(scores))
     theirs = outputs_without_package(folder, images)
     for name, expected in ours.items():
         if not torch.allclose(expected, theirs[name], rtol=1e-4, atol=1e-5):

@@ -10,12 +10,14 @@ Slices and result are safetensors files.
 import sys
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, pipeline
 
 PACKAGE = "modeling_rasalore"
+SPACING = (5.0, 1.0, 1.0)  # mm between the slices, rows and columns of a scan
 
 
 class HidePackage:
@@ -34,12 +36,17 @@ def run_model(source: str, revision: str, images: list[Any]) -> dict[str, Tensor
     processor = AutoImageProcessor.from_pretrained(source, **words)
     model = AutoModel.from_pretrained(source, **words).eval()
     assert model.config.model_type == config.model_type
-    logits = model(**processor(images, return_tensors="pt")).logits
+    whole = processor.view == "scan"  # then the images are one
+    seen = {"spacing": SPACING} if whole else {}
+    logits = model(**processor(images, return_tensors="pt", **seen)).logits
     outputs = {"logits": logits.contiguous()}
     if config.model_type == "rasalore":
         segment = pipeline("brain-anomaly-segmentation", model=source, device="cpu", **words)
-        results = segment(images, batch_size=2)
-        outputs["scores"] = torch.stack([torch.from_numpy(row["scores"]) for row in results])
+        if whole:
+            scores = segment(np.stack(images), **seen)["scores"]
+        else:
+            scores = np.stack([row["scores"] for row in segment(images, batch_size=2)])
+        outputs["scores"] = torch.from_numpy(scores)
     return outputs
 
 
