@@ -12,7 +12,8 @@ Start it again after an interruption: patients that are done are kept. `source=t
 true masks instead, for the ceiling row of the benchmark and nothing else.
 """
 
-from modeling_rasalore.pseudo_masks.makers import PseudoMaskRecipe, make_pseudo_masks
+from modeling_rasalore.pseudo_masks.makers import make_pseudo_masks
+from modeling_rasalore.pseudo_masks.recipe import PseudoMaskRecipe
 from modeling_rasalore.recipes import run_script
 
 

@@ -1,6 +1,6 @@
 """Name what data sets consist of: a patient before anything is opened, and a labelled slice."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -123,3 +123,14 @@ class LabelledSlice:
         """(H, W) bool, True in the lesion; only of slices that were read with their masks."""
         assert self.mask is not None, f"{self.patient_id} was read without its mask"
         return self.mask > 0
+
+
+def stack_slices(images: Sequence[np.ndarray], indices: Sequence[int]) -> np.ndarray:
+    """Return slices (H, W) of a scan at their distances, (S, H, W); 0 where one is missing.
+
+    Slice number `indices[i] - indices[0]` is image i; the indices ascend.
+    """
+    scan = np.zeros((indices[-1] - indices[0] + 1, *images[0].shape), np.float32)
+    for index, image in zip(indices, images, strict=True):
+        scan[index - indices[0]] = image
+    return scan

@@ -1,81 +1,20 @@
 """Make the pseudo-masks of all unhealthy training and validation slices, patient by patient."""
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from omegaconf import MISSING
 from tqdm import tqdm
 
-from ..data.labels import UNHEALTHY
 from ..data.layouts import find_patients
-from ..data.patient import LabelledSlice, Patient, See
-from ..data.slices import read_slices
+from ..data.patient import Patient
 from ..data.splits import read_split, refuse_other_split, split_hash, write_split
 from ..files import claim_folder, write_json
-from ..models.image_processing_rasalore import RasaloreImageProcessor
-from ..models.modeling_ddpt import DdptModel
-from ..prediction.loading import load_model
-from ..prediction.volume import predict_slices
 from ..provenance import provenance
-from ..recipes import DataRecipe
-from .rule import SCALING, PseudoMaskRule
-from .segmenter import PromptedSegmenter
-from .table import Mask, SliceMasks, table_path, write_masks
-
-Image = NDArray[np.float32]
-
-
-@dataclass
-class PseudoMaskRecipe:
-    """What the masks are made from.
-
-    Attributes:
-        stage1: folder of train/stage1.py; its split.json decides who is in.
-        out: folder of the masks.
-        source: "ddpt", or "truth" for the ceiling.
-        threshold: of the scaled heatmap.
-        filter_reach: of the guided filter that lets a heatmap follow the slice's edges, in shares
-            of the square root of the brain's area; 0, the poster: no filter.
-        minimum_probability: unhealthy slices that stage 1 itself gives less than this are left out:
-            what it does not recognise it does not locate either. The poster keeps all: 0.
-        appearance: folder of a stage-2 network that saw painted lesions only: what a lesion looks
-            like, where the heatmap says what made the slice unhealthy. Their mean is cut. The
-            poster: none.
-        teacher: folder of a finished stage-2 run, whose weights may be a running mean (loop.ema):
-            its scores, averaged over mirror images, are cut in place of heatmaps. The poster: none.
-        uncertain_above: of a teacher: higher scores are lesion or uncertain, lower ones are not
-            lesion. Uncertain pixels, where the next network had better not believe the teacher, are
-            marked and left out of all that stage 2 computes.
-        uncertain_up_to: of a teacher: higher scores are lesion.
-        segmenter: repo id or folder of a SamModel; empty: no M_SAM.
-        segmenter_revision: of the repo; empty: its newest.
-        prompt: "box" or "points".
-        seed: of the points.
-        batch_size: slices scored at once.
-    """
-
-    stage1: str = MISSING
-    out: str = MISSING
-    data: DataRecipe = field(default_factory=DataRecipe)
-    source: str = "ddpt"
-    threshold: float = 0.5
-    filter_reach: float = 0.0
-    minimum_probability: float = 0.0
-    appearance: str = ""
-    teacher: str = ""
-    uncertain_above: float = 0.3
-    uncertain_up_to: float = 0.7
-    segmenter: str = ""
-    segmenter_revision: str | None = None
-    prompt: str = "box"
-    seed: int = 0
-    batch_size: int = 32
+from .fused import FusedMaker
+from .recipe import PseudoMaskRecipe, check_sources
+from .sources import HeatmapMaker, ScoreMaker, TeacherMaker, TruthMaker
+from .table import table_path, write_masks
 
 
 def make_pseudo_masks(recipe: PseudoMaskRecipe) -> Path:
@@ -88,10 +27,10 @@ def make_pseudo_masks(recipe: PseudoMaskRecipe) -> Path:
     check_sources(recipe)
     out = Path(recipe.out)
     split = read_split(Path(recipe.stage1) / "split.json", find_patients(recipe.data.root))
-    sources = list(filter(None, (recipe.stage1, recipe.appearance, recipe.teacher)))
+    sources = list(filter(None, (recipe.stage1, recipe.appearance, recipe.teacher, *recipe.fuse)))
     for folder in sources:
         refuse_other_split(folder, split)
-    make = build_maker(recipe)
+    make = build_maker(recipe, split["train"])
     claim_folder(out, settings_of(recipe), "masks")
     write_split(split, out / "split.json", sources)
 
@@ -121,198 +60,10 @@ def settings_of(recipe: PseudoMaskRecipe) -> dict[str, Any]:
     return settings | {"modality": recipe.data.modality, "skip_slices": recipe.data.skip_slices}
 
 
-def check_sources(recipe: PseudoMaskRecipe) -> None:
-    """Raise ValueError for sources that do not exist or exclude each other, and for bounds."""
-    if recipe.source not in ("ddpt", "truth"):
-        raise ValueError(f"source must be 'ddpt' or 'truth', got {recipe.source!r}.")
-    others = ("source", "threshold", "filter_reach", "minimum_probability", "appearance")
-    given = [name for name in others if getattr(recipe, name) != getattr(PseudoMaskRecipe, name)]
-    if recipe.teacher and given:
-        raise ValueError(
-            f"a teacher's scores are cut alone; leave out {' and '.join(given)}, or teacher."
-        )
-    low, high = recipe.uncertain_above, recipe.uncertain_up_to
-    if not 0 <= low <= high < 1:
-        raise ValueError(
-            "scores are uncertain from uncertain_above up to uncertain_up_to, with 0 <= first <= "
-            f"second < 1, got {low:g} and {high:g}."
-        )
-
-
-def build_maker(recipe: PseudoMaskRecipe) -> "ScoreMaker | TruthMaker":
-    """Return what makes the masks of a recipe."""
+def build_maker(recipe: PseudoMaskRecipe, training: Sequence[Patient]) -> ScoreMaker | TruthMaker:
+    """Return what makes the masks of a recipe; `training` patients may say how."""
     if recipe.source == "truth":
         return TruthMaker(recipe)
+    if recipe.source == "fused":
+        return FusedMaker(recipe, training)
     return TeacherMaker(recipe) if recipe.teacher else HeatmapMaker(recipe)
-
-
-def load_segmenter(recipe: PseudoMaskRecipe) -> PromptedSegmenter | None:
-    """Return the segmenter that refines the masks, None where the recipe names none."""
-    if not recipe.segmenter:
-        return None
-    return PromptedSegmenter.from_pretrained(
-        recipe.segmenter, recipe.prompt, recipe.seed, recipe.segmenter_revision
-    )
-
-
-def segmenter_facts(
-    recipe: PseudoMaskRecipe, segmenter: PromptedSegmenter | None
-) -> dict[str, Any]:
-    """Return what run.json says of it, also whether it is the benchmark's stand-in for one."""
-    stand_in = bool(segmenter and getattr(segmenter.model.config, "stand_in", False))
-    return {"segmenter": recipe.segmenter or None, "stand_in": stand_in}
-
-
-class ScoreMaker(ABC):
-    """Pseudo-masks cut from scores, and M_SAM where a segmenter is given.
-
-    Attributes:
-        facts: what run.json says of how they were made.
-        see: of the processor of a network that sees whole scans; None where there is none.
-    """
-
-    facts: dict[str, Any]
-    see: See | None
-
-    def __init__(self, recipe: PseudoMaskRecipe, device: torch.device):
-        self.recipe = recipe
-        self.segmenter = load_segmenter(recipe)
-        if self.segmenter:
-            self.segmenter.model.to(device)
-
-    @abstractmethod
-    def locate(self, images: list[Image], views: list[Any]) -> list[Image | None]:
-        """Return scores (H, W) of slices in their own frames; None for a slice without a mask.
-
-        Args:
-            views: what `see` said of the slices, None each without it.
-        """
-
-    def cut(self, scores: Image) -> tuple[Mask, Mask | None]:
-        """Return the pseudo-mask of a slice's scores, and the pixels to ignore, both (H, W)."""
-        return (scores > 0.5).astype(np.uint8), None
-
-    def __call__(self, patient: Patient) -> Iterator[SliceMasks]:
-        data = self.recipe.data
-        slices = list(
-            read_slices(
-                patient, data.modality, skip=data.skip_slices, labels={UNHEALTHY}, see=self.see
-            )
-        )
-        for start in range(0, len(slices), self.recipe.batch_size):
-            batch = slices[start : start + self.recipe.batch_size]
-            located = self.locate([e.image for e in batch], [e.seen for e in batch])
-            for example, scores in zip(batch, located, strict=True):
-                if scores is not None:
-                    yield self.masks(example, scores)
-
-    def masks(self, example: LabelledSlice, scores: Image) -> SliceMasks:
-        """Return a slice's masks."""
-        image = example.image
-        pseudo_mask, ignored = self.cut(scores)
-        sam_mask = self.segmenter.segment(image, pseudo_mask) if self.segmenter else None
-        return slice_masks(example, pseudo_mask, sam_mask, ignored)
-
-
-class HeatmapMaker(ScoreMaker):
-    """Pseudo-masks M_DDPT of stage 1's heatmaps."""
-
-    def __init__(self, recipe: PseudoMaskRecipe):
-        self.model = DdptModel.from_pretrained(recipe.stage1).eval()
-        self.model.to("cuda" if torch.cuda.is_available() else "cpu")
-        super().__init__(recipe, self.model.device)
-        self.processor = RasaloreImageProcessor.from_pretrained(recipe.stage1)
-        scaling = SCALING[self.model.config.heatmap]
-        self.rule = PseudoMaskRule(scaling, recipe.threshold, recipe.filter_reach)
-        self.appearance = load_model(recipe.appearance) if recipe.appearance else None
-        self.see = self.processor.see or (self.appearance and self.appearance[1].see)
-        if self.appearance:  # where it sees a lesion counts here, not how sure it is
-            self.appearance[0].config.temperature = 1.0
-        self.facts = {
-            "heatmap": self.model.config.heatmap,
-            **asdict(self.rule),
-            "appearance": recipe.appearance or None,
-            **segmenter_facts(recipe, self.segmenter),
-        }
-
-    def locate(self, images: list[Image], views: list[Any]) -> list[Image | None]:
-        """Return scores of what stage 1 recognises as unhealthy itself."""
-        inputs = self.processor(images, views=views, return_tensors="pt").to(self.model.device)
-        probabilities = self.model.unhealthy_probability(**inputs).tolist()
-        heatmaps = self.model.heatmaps(**inputs)
-        heatmaps = self.processor.post_process_maps(heatmaps, images, views=views)
-        scores = [self.rule.scores(*pair) for pair in zip(heatmaps, images, strict=True)]
-        if self.appearance:
-            maps = predict_slices(*self.appearance, images, self.recipe.batch_size, views=views)
-            scores = [np.float32(0.5) * (s + m) for s, m in zip(scores, maps, strict=True)]
-        least = self.recipe.minimum_probability
-        return [s if p >= least else None for s, p in zip(scores, probabilities, strict=True)]
-
-
-class TeacherMaker(ScoreMaker):
-    """Pseudo-masks of a finished stage-2 network, without the pixels that it is unsure of."""
-
-    def __init__(self, recipe: PseudoMaskRecipe):
-        if not (Path(recipe.teacher) / "run.json").is_file():
-            raise ValueError(
-                f"teacher must be a finished run of train/stage2.py, but {recipe.teacher} holds no "
-                "run.json."
-            )
-        self.network = load_model(recipe.teacher)
-        self.see = self.network[1].see
-        model, modality = self.network[0], recipe.data.modality
-        if model.config.modality != modality:
-            raise ValueError(
-                f"{recipe.teacher} learned from {model.config.modality}, and data.modality is "
-                f"{modality}; a teacher sees the sequence that it knows."
-            )
-        super().__init__(recipe, model.device)
-        self.facts = {
-            "teacher": recipe.teacher,
-            "uncertain_above": recipe.uncertain_above,
-            "uncertain_up_to": recipe.uncertain_up_to,
-            **segmenter_facts(recipe, self.segmenter),
-        }
-
-    def locate(self, images: list[Image], views: list[Any]) -> list[Image | None]:
-        return [*predict_slices(*self.network, images, self.recipe.batch_size, True, views)]
-
-    def cut(self, scores: Image) -> tuple[Mask, Mask | None]:
-        pseudo_mask = scores > self.recipe.uncertain_up_to
-        ignored = (scores > self.recipe.uncertain_above) & ~pseudo_mask
-        return pseudo_mask.astype(np.uint8), ignored.astype(np.uint8)
-
-
-class TruthMaker:
-    """True masks in place of pseudo-masks: an oracle, for the ceiling row only."""
-
-    facts: dict[str, Any] = {"oracle": True}  # noqa: RUF012 - constant
-
-    def __init__(self, recipe: PseudoMaskRecipe):
-        self.data = recipe.data
-
-    def __call__(self, patient: Patient) -> Iterator[SliceMasks]:
-        if patient.mask is None:
-            raise ValueError(f"source=truth needs a mask of every patient; {patient} has none.")
-        for example in read_slices(
-            patient,
-            self.data.modality,
-            with_mask=True,
-            skip=self.data.skip_slices,
-            labels={UNHEALTHY},
-        ):
-            assert example.mask is not None  # the patient has a mask, and it was read
-            yield slice_masks(example, example.mask)
-
-
-def slice_masks(
-    example: LabelledSlice,
-    pseudo_mask: Mask,
-    sam_mask: Mask | None = None,
-    ignored: Mask | None = None,
-) -> SliceMasks:
-    """Return a slice's masks with their area."""
-    _, row_mm, column_mm = example.spacing
-    area = float(pseudo_mask.sum() * row_mm * column_mm)
-    key = example.patient_id, example.slice_index
-    return SliceMasks(*key, pseudo_mask, area, sam_mask, ignored)

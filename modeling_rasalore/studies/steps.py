@@ -16,7 +16,8 @@ from ..prediction.volume import predict_volume
 from ..processes import Work
 from ..pseudo_masks.comparison import ComparisonRecipe, compare_runs
 from ..pseudo_masks.criteria import choices_table
-from ..pseudo_masks.makers import PseudoMaskRecipe, make_pseudo_masks
+from ..pseudo_masks.makers import make_pseudo_masks
+from ..pseudo_masks.recipe import PseudoMaskRecipe
 from ..recipes import DataRecipe, load_recipe, preset_folder
 from ..scans.background import BrainSlices
 from ..scans.overlays import overlay_montage

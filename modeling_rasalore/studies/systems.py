@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from ..data.patient import See
+from ..data.patient import See, stack_slices
 
 if TYPE_CHECKING:
     from .running import BenchmarkRecipe
@@ -49,11 +49,7 @@ class ScanSlices(Sequence[Image]):
 
         Slice number `indices[i] - indices[0]` is image i.
         """
-        depth = self.indices[-1] - self.indices[0] + 1
-        scan = np.zeros((depth, *self.images[0].shape), np.float32)
-        for index, image in zip(self.indices, self.images, strict=True):
-            scan[index - self.indices[0]] = image
-        return scan
+        return stack_slices(self.images, self.indices)
 
 
 class System(Protocol):

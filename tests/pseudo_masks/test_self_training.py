@@ -22,7 +22,8 @@ from modeling_rasalore.data.slices import read_slices
 from modeling_rasalore.data.splits import split_patients, write_split
 from modeling_rasalore.prediction.loading import load_model
 from modeling_rasalore.prediction.volume import predict_slices
-from modeling_rasalore.pseudo_masks.makers import PseudoMaskRecipe, make_pseudo_masks
+from modeling_rasalore.pseudo_masks.makers import make_pseudo_masks
+from modeling_rasalore.pseudo_masks.recipe import PseudoMaskRecipe
 from modeling_rasalore.pseudo_masks.table import MaskTable, write_masks
 from modeling_rasalore.recipes import load_recipe
 from modeling_rasalore.studies.trained import Stage1Heatmap

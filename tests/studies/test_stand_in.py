@@ -12,12 +12,9 @@ from baselines import prompted
 from baselines.prompted import PromptedByStage1, tiny_processor
 from baselines.stand_in import in_model_frame
 
-from modeling_rasalore.pseudo_masks.makers import (
-    PseudoMaskRecipe,
-    load_segmenter,
-    segmenter_facts,
-)
+from modeling_rasalore.pseudo_masks.recipe import PseudoMaskRecipe
 from modeling_rasalore.pseudo_masks.segmenter import PromptedSegmenter, to_rgb
+from modeling_rasalore.pseudo_masks.sources import load_segmenter, segmenter_facts
 from modeling_rasalore.studies.trained import weights_of
 
 
