@@ -52,7 +52,7 @@ class PromptedByStage1:
     def __init__(
         self, heatmaps: Stage1Heatmap, repo: str, second: bool, prompt: str, seed: int = 0
     ):
-        self.heatmaps, self.see = heatmaps, heatmaps.see
+        self.heatmaps, self.see = heatmaps, getattr(heatmaps, "see", None)
         self.weights, self.seed = repo, seed
         try:
             model: nn.Module = (Sam2Model if second else SamModel).from_pretrained(repo)
