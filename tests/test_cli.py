@@ -400,6 +400,27 @@ def test_smoothing_and_removal_change_masks_only_when_asked_for(scan, model, tmp
     assert smooth[plain > 0].std() < 0.9 * plain[plain > 0].std()
 
 
+def test_the_free_map_joins_the_scores_and_is_recorded(scan, model, tmp_path, capsys):
+    words = {"plain": [], "none": ["--free-map", "0"], "fused": ["--free-map", "1"]}
+    for name, options in words.items():
+        options = [*options, "--assume-modality", "t2"]
+        assert predict(scan, model=model, out=tmp_path / name, options=options) == 0
+        manifest = json.loads((tmp_path / name / "manifest.json").read_text())
+        assert manifest["settings"]["free_map"] == float(name == "fused")
+    plain, none, fused = (read_volume(tmp_path / name / "a_scores.nii.gz").slices for name in words)
+    assert np.array_equal(plain, none)
+    assert np.array_equal(plain > 0, fused > 0) and not np.allclose(plain, fused, atol=0.01)
+    assert predict(scan, model=model, out=tmp_path, options=["--free-map", "-1"]) == 2
+    words = ["calibrate", str(scan), "--model", str(model), "--false-alarms", "0.1", "--quiet"]
+    assert main([*words, "--free-map", "0.5", "--assume-modality", "t2"]) == 0
+    stored = json.loads((model / "calibration.json").read_text())["thresholds"]
+    assert [entry["free_map"] for entry in stored] == [0.5]
+    assert predict(scan, model=model, out=tmp_path, options=["--false-alarms", "0.1"]) == 1
+    assert (
+        "calibrated for false alarms of [] of voxels with these options" in capsys.readouterr().err
+    )
+
+
 def test_device_and_precision_are_chosen_and_said(scan, model, tmp_path, capsys):
     assert predict(scan, model=model, out=tmp_path / "a", options=["--device", "cpu"]) == 0
     assert "computing on cpu in float32" in capsys.readouterr().out

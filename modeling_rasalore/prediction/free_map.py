@@ -83,7 +83,8 @@ def free_map(slices: Slices, brain: BoolImage, spacing: Spacing, polarity: Polar
     """Return the map that learns nothing, (S, H, W) in [0, 1], 0 outside the brain.
 
     1. r: the rank, smoothed with 2 mm.
-    2. d: the rank, smoothed with 4 mm, less that of the mirrored voxel.
+    2. d: the rank, smoothed with 4 mm, less that of the mirrored voxel; 0 where that is not brain.
+       The midline is the column of the brain's centre of mass.
     3. (r + d + 1) / 3; where only the other side tells, (d + 1) / 2.
 
     Args:

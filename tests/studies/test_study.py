@@ -116,8 +116,8 @@ def test_folds_score_every_patient_once_and_other_data_sets_each_time(
         assert {row["system"] for row in meta["against_control"]} == {"rasalore", "ceiling"}
         assert len(meta["against_mirror"]) > len(meta["against_control"])
         table = (out / pooled / "results.md").read_text()
-        assert "| RASALoRE | paper | 0.5 | Control of RASALoRE (painted lesions alone) |" in table
-        assert table.count("| Smoothed rank and mirror | paper | 0.5 | ") == 2  # scores, difference
+        for other in ("Control of RASALoRE (painted lesions alone)", "Smoothed rank and mirror"):
+            assert f"| RASALoRE | paper | 0.5 | {other} |" in table
 
 
 def test_without_masks_a_study_ends_in_criteria_that_need_none(
