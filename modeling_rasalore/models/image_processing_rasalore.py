@@ -92,6 +92,9 @@ class RasaloreImageProcessor(BaseImageProcessor):
         """Raise ValueError for another view, or channels that are not what the network takes."""
         if self.view not in ("slice", "scan"):
             raise ValueError(f"view must be 'slice' or 'scan', got {self.view!r}.")
+        for name in self.scan_channels:
+            if name not in (*CHANNELS, "neighbours"):
+                raise ValueError(f"channels are {[*CHANNELS, 'neighbours']}, got {name!r}.")
         if self.view == "scan" and len(self.scan_channels) != self.num_channels:
             raise ValueError(
                 f"num_channels must be the number of channels {list(self.scan_channels)} that a "

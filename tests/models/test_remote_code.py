@@ -45,7 +45,8 @@ for folder in sys.argv[2:]:
     model = AutoModel.from_pretrained(folder, trust_remote_code=True)
     assert model.config.model_type == config.model_type
     image = load_file(f"{folder}/slices.safetensors")["slices"]
-    inputs = processor(list(image.numpy()), return_tensors="pt")
+    seen = {"spacing": (5, 1, 1)} if processor.view == "scan" else {}
+    inputs = processor(list(image.numpy()), return_tensors="pt", **seen)
     with torch.no_grad():
         result = {"pixel_values": inputs.pixel_values, "logits": model(**inputs).logits}
     if config.model_type == "rasalore":
@@ -73,6 +74,13 @@ def stage2() -> tuple[RasaloreModel, RasaloreImageProcessor]:
     return RasaloreModel(config).eval(), processor
 
 
+def base() -> tuple[RasaloreModel, RasaloreImageProcessor]:
+    """The preset that sees whole scans, smaller and always with the same weights."""
+    torch.manual_seed(0)
+    config = RasaloreConfig.preset("base", image_size=32, base_channels=4)
+    return RasaloreModel(config).eval(), RasaloreImageProcessor(32, 4, view="scan")
+
+
 @pytest.fixture(scope="module")
 def stage1() -> tuple[DdptModel, RasaloreImageProcessor]:
     config = DdptConfig.preset("tiny")
@@ -96,7 +104,11 @@ def elsewhere(
 ) -> dict[str, Path]:
     """Folders of both saved models, after a process in a lean environment has used them."""
     root = tmp_path_factory.mktemp("saved")
-    folders = {"stage1": save(*stage1, root / "ddpt"), "stage2": save(*stage2, root / "rasalore")}
+    folders = {
+        "stage1": save(*stage1, root / "ddpt"),
+        "stage2": save(*stage2, root / "rasalore"),
+        "base": save(*base(), root / "base"),
+    }
     python = lean_python(root / "lean")
     arguments = [str(torch.get_num_threads()), *map(str, folders.values())]
     done = subprocess.run(
@@ -131,6 +143,15 @@ def test_stage_2_gives_the_same_logits_without_the_package(
     assert torch.equal(theirs["logits"], model(**inputs).logits)
 
 
+@torch.no_grad()
+def test_a_scan_is_seen_the_same_without_the_package(elsewhere: dict[str, Path]) -> None:
+    model, processor = base()
+    theirs = results(elsewhere["base"])
+    inputs = processor(SLICES, spacing=(5, 1, 1), return_tensors="pt")
+    assert torch.equal(theirs["pixel_values"], inputs.pixel_values)
+    assert torch.equal(theirs["logits"], model(**inputs).logits)
+
+
 def test_another_process_makes_and_reads_the_same_location_embeddings(
     stage2: tuple[RasaloreModel, RasaloreImageProcessor], elsewhere: dict[str, Path]
 ) -> None:
@@ -152,7 +173,7 @@ def test_stage_1_gives_the_same_logits_and_heatmaps_without_the_package(
 
 def test_a_saved_folder_holds_the_code_of_its_own_model_only(elsewhere: dict[str, Path]) -> None:
     code = {name: {p.stem for p in folder.glob("*.py")} for name, folder in elsewhere.items()}
-    processor = {"image_processing_rasalore"}
+    processor = {"image_processing_rasalore", "scan_view_rasalore"}
     assert code["stage2"] == processor | {
         "attention_rasalore",
         "configuration_rasalore",
