@@ -57,7 +57,10 @@ class BenchmarkRecipe(TrainedRuns):
         medsam: repo id or folder of MedSAM.
         medsam2: repo id or folder of MedSAM2; needs conversion to a Sam2Model folder first.
         training_slices: most slices that competing systems learn from; 0: all.
-        false_alarm_rate: of brain voxels of healthy slices, for label-free thresholds.
+        false_alarm_rate: the most of a scan's healthy brain that may be marked at a label-free
+            threshold.
+        scans_above: share of scans in which more may be marked: the threshold is exceeded by so
+            many of n validation patients and one more; by 1 of n + 1 where n promise no less.
         workers: systems at a time, which share the cores; times are those of shared cores.
     """
 
@@ -72,6 +75,7 @@ class BenchmarkRecipe(TrainedRuns):
     cross: CrossRecipe = field(default_factory=CrossRecipe)
     training_slices: int = 0
     false_alarm_rate: float = 0.01
+    scans_above: float = 0.1
     workers: int = 1
 
     @property
@@ -98,8 +102,7 @@ def run_benchmark(recipe: BenchmarkRecipe) -> Path:
     Raises:
         ValueError: a wrong name, a mask that is missing, or a scored patient that may be known.
     """
-    if recipe.workers < 1:
-        raise ValueError(f"workers must be at least 1, got {recipe.workers}.")
+    check_numbers(recipe)
     chosen = choose_rows(recipe)
     split = load_split(recipe)
     held_out = load_held_out(recipe, split)
@@ -110,6 +113,17 @@ def run_benchmark(recipe: BenchmarkRecipe) -> Path:
         rows = [row for table in pool.map(score, chosen) for row in table]
     write_benchmark(recipe, rows, split, held_out, data_sha256)
     return recipe.results
+
+
+def check_numbers(recipe: BenchmarkRecipe) -> None:
+    """Raise ValueError for numbers that are none, before anything is fitted."""
+    if recipe.workers < 1:
+        raise ValueError(f"workers must be at least 1, got {recipe.workers}.")
+    if not (0 < recipe.false_alarm_rate < 1 and 0 <= recipe.scans_above < 1):
+        raise ValueError(
+            "false_alarm_rate must lie in (0, 1) and scans_above in [0, 1), got "
+            f"{recipe.false_alarm_rate:g} and {recipe.scans_above:g}."
+        )
 
 
 # --- Which systems, on whom -----------------------------------------------------------------------
@@ -195,6 +209,7 @@ def claim_folder(row: SystemRow, recipe: BenchmarkRecipe, split: Split, held_out
         "split_sha256": split_hash(split),
         "training_slices": recipe.training_slices,
         "false_alarm_rate": recipe.false_alarm_rate,
+        "scans_above": recipe.scans_above,
     }
     folder = clear_unless(Path(recipe.out) / "systems" / row.name, facts)
     if recipe.cross.root:
@@ -222,20 +237,27 @@ def run_system(row: SystemRow, recipe: BenchmarkRecipe) -> None:
     split = load_split(recipe)
     held_out = load_held_out(recipe, split)
     system = fit_or_restore(row, recipe, split)
-    scores = folder / "scores"
+    rate, scores = recipe.false_alarm_rate, folder / "scores"
     patients = ScoredPatients(held_out, row.name, scores, system.ALL_SEQUENCES, system.score)
     rows = evaluate_system(
         row.name,
         patients,
-        find_threshold(system, split["validation"], recipe.data, recipe.false_alarm_rate),
+        find_threshold(system, split["validation"], recipe.data, rate, recipe.scans_above),
         sequence_of(system, held_out.data),
         seconds=system.seconds,
         peak_mib=system.peak_mib,
         weights=system.weights,
         seed=recipe.seed,
     )
-    more = {"scoring_seconds": patients.seconds, "scoring_peak_mib": peak_mib()}
-    more["all_sequences"] = system.ALL_SEQUENCES
+    crossed = bool(recipe.cross.root)
+    more = {
+        "scoring_seconds": patients.seconds,
+        "scoring_peak_mib": peak_mib(),
+        "all_sequences": system.ALL_SEQUENCES,
+        "healthy_thresholds": stored_thresholds(recipe, row.name)
+        if crossed
+        else patients.healthy_thresholds(rate),
+    }
     write_results(folder / "rows.json", {}, [entry | more for entry in rows])
 
 
@@ -259,6 +281,17 @@ def fit_or_restore(row: SystemRow, recipe: BenchmarkRecipe, split: Split) -> Sys
     known = json.loads(cost.read_text())
     system.seconds, system.peak_mib = known["seconds"], known["peak_mib"]
     return system
+
+
+def stored_thresholds(recipe: BenchmarkRecipe, name: str) -> dict[str, float]:
+    """Return what the healthy slices of the data set that a system learned from need, by patient.
+
+    Those of its test patients, where they were scored before.
+    """
+    path = Path(recipe.out) / "systems" / name / "rows.json"
+    rows = json.loads(path.read_text())["rows"] if path.is_file() else [{}]
+    known: dict[str, float] = rows[0].get("healthy_thresholds", {})
+    return known
 
 
 # --- What is written ------------------------------------------------------------------------------

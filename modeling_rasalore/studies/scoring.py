@@ -1,4 +1,8 @@
-"""Scores patients with one system, and takes its threshold from healthy slices."""
+"""Scores patients with one system, and takes its threshold from healthy slices.
+
+Healthy slices of unhealthy patients may be all the healthy brain there is, so those of one patient
+count as one healthy scan.
+"""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -9,8 +13,8 @@ from tqdm import tqdm
 
 from ..data.labels import HEALTHY
 from ..data.patient import Patient
-from ..evaluation.metrics import false_alarm_threshold
 from ..evaluation.rows import PatientScores, Thresholds
+from ..evaluation.scan_thresholds import promised_threshold, scan_threshold
 from ..files import replace_file
 from ..recipes import DataRecipe
 from ..scans.background import brain_of
@@ -86,19 +90,63 @@ class ScoredPatients:
             replace_file(path, lambda draft: np.save(draft, maps))
         return np.asarray(np.load(path))
 
+    def healthy_thresholds(self, false_alarm_rate: float) -> dict[str, float]:
+        """Return patient id -> the threshold that the patient's healthy slices need.
+
+        Slice labels say which they are; patients without any are not there.
+        """
+        thresholds = {}
+        for patient in self.held_out.patients:
+            slices = read_examples(patient, self.held_out.data, self.all_sequences)
+            images = [example.image for example in slices]
+            healthy = [n for n, example in enumerate(slices) if example.label == HEALTHY]
+            if healthy:
+                maps = list(self.read_maps(patient.patient_id, images)[healthy])
+                chosen = [images[n] for n in healthy]
+                thresholds[patient.patient_id] = threshold_of(maps, chosen, false_alarm_rate)
+        return thresholds
+
 
 def find_threshold(
-    system: System, patients: Sequence[Patient], data: DataRecipe, false_alarm_rate: float
+    system: System,
+    patients: Sequence[Patient],
+    data: DataRecipe,
+    false_alarm_rate: float,
+    scans_above: float,
 ) -> Thresholds:
-    """Return the threshold of a false-alarm rate on healthy validation slices, without any mask."""
-    inside = []
+    """Return the threshold that validation patients' healthy slices need, without any mask.
+
+    Args:
+        false_alarm_rate, scans_above: as for `choose_threshold`.
+    """
+    thresholds = []
     for patient in patients:
         healthy = read_examples(patient, data, system.ALL_SEQUENCES, labels={HEALTHY})
-        images = [example.image for example in healthy]
-        scores = system.score(images) if images else []
-        for score, image in zip(scores, images, strict=True):
-            inside.append(score[brain_of(image)])
-    if not inside:
+        if images := [example.image for example in healthy]:
+            thresholds.append(threshold_of(system.score(images), images, false_alarm_rate))
+    return choose_threshold(thresholds, false_alarm_rate, scans_above)
+
+
+def threshold_of(maps: Sequence[Image], images: Sequence[Image], rate: float) -> float:
+    """Return the lowest threshold at which at most `rate` of the brain in one patient's healthy
+    slices is marked."""
+    brain = np.stack([brain_of(image) for image in images])
+    return scan_threshold(np.stack(maps), brain, rate)
+
+
+def choose_threshold(
+    thresholds: Sequence[float], false_alarm_rate: float, scans_above: float
+) -> Thresholds:
+    """Return the label-free threshold of patients that a system has not learned from.
+
+    Args:
+        thresholds: of one patient each; without any there is none.
+        false_alarm_rate: the most of a scan's healthy brain that may be marked.
+        scans_above: share of scans in which more may be marked; 1 of n + 1 where n patients
+            cannot promise less.
+    """
+    if not thresholds:
         return Thresholds()
-    threshold = false_alarm_threshold(np.concatenate(inside), false_alarm_rate)
-    return Thresholds(threshold, false_alarm_rate)
+    least = 1 / (len(thresholds) + 1)
+    promise = promised_threshold(thresholds, max(scans_above, least))
+    return Thresholds(promise.threshold, false_alarm_rate, promise)

@@ -138,7 +138,7 @@ def test_scans_without_brain_calibrate_nothing(tmp_path):
     for unit in ("voxels", "slices", "ml"):
         with pytest.raises(ValueError, match="must show one brain"):
             calibrate(BrightIsAbnormal(), PROCESSOR, [blank], [0.5], unit)
-        with pytest.raises(ValueError, match="at least one healthy scan .* got 0 scans"):
+        with pytest.raises(ValueError, match=r"at least one healthy scan .* got 0 scans"):
             calibrate(BrightIsAbnormal(), PROCESSOR, [], [0.5], unit)
 
 
