@@ -157,11 +157,12 @@ def choose_rows(recipe: BenchmarkRecipe) -> list[SystemRow]:
 
 def load_split(recipe: BenchmarkRecipe) -> dict[str, list[Patient]]:
     """Return stage 1's split."""
-    return read_split(Path(recipe.stage1) / "split.json", find_patients(recipe.data.root))
+    patients = find_patients(recipe.data.root, recipe.data.same_person)
+    return read_split(Path(recipe.stage1) / "split.json", patients)
 
 
 def load_held_out(recipe: BenchmarkRecipe, split: Split) -> HeldOut:
-    """Return the test patients, or all patients of another data set.
+    """Return the test patients, or all patients of another data set whom no table leaves out.
 
     Raises:
         ValueError: masks are missing; all sequences at once; or a `cross.modality` without another
@@ -177,7 +178,9 @@ def load_held_out(recipe: BenchmarkRecipe, split: Split) -> HeldOut:
             f"cross.modality is of the data set that cross.root names, got {recipe.cross.modality} "
             "and no cross.root; give it, or data.modality."
         )
-    patients = find_patients(recipe.cross.root) if recipe.cross.root else split["test"]
+    root, persons = recipe.cross.root, recipe.data.same_person
+    everyone = find_patients(root, persons) if root else split["test"]
+    patients = [patient for patient in everyone if not patient.left_out]
     unscored = [patient.patient_id for patient in patients if patient.mask is None]
     if unscored:
         raise ValueError(
