@@ -224,13 +224,13 @@ def calibrate(
     options: PredictionOptions,
     per: Per = "voxels",
     scans_above: Annotated[
-        float,
+        float | None,
         typer.Option(
             min=0,
-            help="share of new scans in which more may be marked, such as 0.1 from 9 healthy scans "
-            "on; if not given, 1 of n + 1 for n healthy scans",
+            help="share of new scans in which more may be marked, such as 0.05 from 19 healthy "
+            "scans on; if not given, 0.1, or 1 of n + 1 for n < 9; 0: always 1 of n + 1",
         ),
-    ] = 0.0,
+    ] = None,
     device: Device = "auto",
     precision: Precision = "auto",
     quiet: Quiet = False,

@@ -5,7 +5,7 @@ new scan is exchangeable with those n (same scanner, protocol and kind of people
 learned from), the threshold that it needs has any rank among all n + 1 with equal probability. So
 it is above the k-th strictest of the n in at most k of n + 1 scans, whatever the scores look like
 (split conformal prediction: Papadopoulos et al. 2002, Inductive Confidence Machines for
-Regression). Scores of one pooled quantile promise nothing for a scan: half of them may lie above.
+Regression). A quantile of all scans' scores together promises nothing for a single scan.
 """
 
 from collections.abc import Sequence
@@ -17,6 +17,7 @@ import numpy as np
 from .metrics import false_alarm_threshold
 
 UNITS = ("voxels", "slices", "ml")
+USUAL_SHARE = 0.1  # of new scans; the strictest of many thresholds is that of the oddest scan
 ROUNDING = 1e-9  # a share of 0.1 of 10 scans is one scan, whatever its last bit
 
 
@@ -108,6 +109,11 @@ def promised_threshold(thresholds: Sequence[float], share: float = 0.0) -> Promi
             f"{1 / (scans + 1):.3g} or more."
         )
     return Promise(sorted(thresholds, reverse=True)[rank - 1], scans, rank)
+
+
+def attainable_share(share: float, scans: int) -> float:
+    """Return the share of new scans nearest to `share` that so many healthy scans can promise."""
+    return max(share, 1 / (scans + 1))
 
 
 def scans_needed(share: float) -> int:

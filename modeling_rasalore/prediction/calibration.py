@@ -10,7 +10,13 @@ import numpy as np
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import RemoteEntryNotFoundError
 
-from ..evaluation.scan_thresholds import UNITS, promised_threshold, scan_threshold
+from ..evaluation.scan_thresholds import (
+    UNITS,
+    USUAL_SHARE,
+    attainable_share,
+    promised_threshold,
+    scan_threshold,
+)
 from ..files import write_json
 from ..remote_files import is_repo_id, without_waiting_for_hub
 from ..scans.background import BrainSlices
@@ -58,7 +64,7 @@ def calibrate(
     rates: Sequence[float],
     unit: str = "voxels",
     options: PredictionOptions = DEFAULT_OPTIONS,
-    scans_above: float = 0.0,
+    scans_above: float | None = None,
 ) -> dict[str, Any]:
     """Return the thresholds at which few new scans have more false alarms than the asked rates.
 
@@ -74,8 +80,8 @@ def calibrate(
         unit: "voxels" (share of those inside the brain), "slices" (share of those with brain in
             which any voxel is marked) or "ml".
         options: as for `predict_volume`, which must be called with the same flips and smoothing.
-        scans_above: share of new scans in which more may be marked; 0: the least that can be
-            promised from so many scans, 1 of n + 1.
+        scans_above: share of new scans in which more may be marked; None: a tenth, or 1 of n + 1
+            where n scans cannot promise so little.
 
     Raises:
         ValueError: a rate or unit that does not exist, no scan or one without a brain, a share of
@@ -93,6 +99,8 @@ def calibrate(
         prediction = predict_volume(model, processor, scan, options, facts)
         brain = BrainSlices(scan.slices).foreground()
         collected.add(prediction.scores, brain, prediction.voxel_mm3 / 1000)
+    if scans_above is None:
+        scans_above = attainable_share(USUAL_SHARE, len(collected.thresholds[rates[0]]))
     entries = [_entry(collected, rate, options, scans_above) for rate in rates]
     return {"weights_sha256": facts["weights_sha256"], "thresholds": entries}
 

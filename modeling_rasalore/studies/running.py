@@ -59,8 +59,8 @@ class BenchmarkRecipe(TrainedRuns):
         training_slices: most slices that competing systems learn from; 0: all.
         false_alarm_rate: the most of a scan's healthy brain that may be marked at a label-free
             threshold.
-        scans_above: share of scans in which more may be marked: the threshold is exceeded by so
-            many of n validation patients and one more; by 1 of n + 1 where n promise no less.
+        scans_above: share of scans in which more may be marked; 1 of n + 1 where n patients, whose
+            healthy slices count as one scan each, cannot promise so little.
         workers: systems at a time, which share the cores; times are those of shared cores.
     """
 
@@ -75,7 +75,7 @@ class BenchmarkRecipe(TrainedRuns):
     cross: CrossRecipe = field(default_factory=CrossRecipe)
     training_slices: int = 0
     false_alarm_rate: float = 0.01
-    scans_above: float = 0.1
+    scans_above: float = 0.25
     workers: int = 1
 
     @property

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from ..data.labels import HEALTHY
 from ..data.patient import Patient
 from ..evaluation.rows import PatientScores, Thresholds
-from ..evaluation.scan_thresholds import promised_threshold, scan_threshold
+from ..evaluation.scan_thresholds import attainable_share, promised_threshold, scan_threshold
 from ..files import replace_file
 from ..recipes import DataRecipe
 from ..scans.background import brain_of
@@ -147,6 +147,5 @@ def choose_threshold(
     """
     if not thresholds:
         return Thresholds()
-    least = 1 / (len(thresholds) + 1)
-    promise = promised_threshold(thresholds, max(scans_above, least))
+    promise = promised_threshold(thresholds, attainable_share(scans_above, len(thresholds)))
     return Thresholds(promise.threshold, false_alarm_rate, promise)

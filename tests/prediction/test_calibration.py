@@ -81,6 +81,15 @@ def test_a_share_of_scans_leaves_so_many_healthy_scans_above(tmp_path, unit, rat
     assert "in at most 3 of 7 scans" in entry["promise"]
 
 
+def test_many_scans_promise_a_tenth_where_no_share_is_asked_for(tmp_path):
+    words = []
+    for asked in (None, 0.0):
+        scans = healthy(tmp_path, 2, count=20)
+        result = calibrate(BrightIsAbnormal(), PROCESSOR, scans, [0.05], scans_above=asked)
+        words.append(result["thresholds"][0]["promise"])
+    assert words[0].startswith("in at most 2 of 21") and words[1].startswith("in at most 1 of 21")
+
+
 def test_scans_are_read_one_after_the_other_and_not_kept(tmp_path):
     alive, most = weakref.WeakSet(), []
 
