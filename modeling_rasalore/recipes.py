@@ -36,6 +36,11 @@ class DataRecipe:
             more memory.
         lanes: patients read side by side. Processes times workers should divide it: each reader
             then opens patients of its own.
+        same_person: table of persons who are in another data set as well, a CSV file with a column
+            patient and others that begin with same_person. Whom its first column names and whose
+            other scan is not in root is left out of every split, so that the other data set can be
+            scored; scans of one person in root stay together. Networks that know a scored person
+            are refused.
     """
 
     root: str = MISSING
@@ -43,6 +48,7 @@ class DataRecipe:
     skip_slices: int | str = "auto"
     shuffle_buffer: int = 2000
     lanes: int = 16
+    same_person: str = ""
 
 
 @dataclass

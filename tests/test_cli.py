@@ -354,7 +354,12 @@ def test_a_calibrated_threshold_is_used_and_an_unknown_rate_refused(scan, model,
     assert main(["calibrate", str(scan), "--model", str(folder), *rate]) == 0
     (entry,) = json.loads((folder / "calibration.json").read_text())["thresholds"]
     assert (entry["scans"], entry["slices"], entry["voxels"]) == (1, 4, 12 * 16 * 4)
-    assert entry["observed"] <= 0.05
+    said = capsys.readouterr().out
+    assert "in at most 1 of 2 scans is more than 5 % of healthy brain marked (from 1 scans" in said
+    assert "same scanner, protocol and kind of people" in said
+    few = ["calibrate", str(scan), "--model", str(folder), *rate, "--scans-above", "0.1"]
+    assert main(few) == 1
+    assert "give 9 healthy scans" in capsys.readouterr().err
     assert predict(scan, model=folder, out=tmp_path / "out", options=rate) == 0
     assert json.loads((tmp_path / "out" / "a.json").read_text())["threshold"] == entry["threshold"]
     options = ["--false-alarms", "0.07"]

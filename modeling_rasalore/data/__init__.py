@@ -4,7 +4,7 @@ label_table.py       slice_labels.csv as other programs leave it -> rows
 labels.py            slice labels: of that table, or by areas
 layouts.py           BraTS 20/21/23, MSD and plain folders -> patients
 patient.py           Patient: what is known before anything is opened
-persons.py           whom names of files and folders mean, and which visit
+persons.py           whom names and a table of persons mean, and which visit
 phantom_template.py  the tissue maps that synthetic brains are warped from
 phantom_tumours.py   tumours of synthetic patients
 phantoms.py          synthetic patients

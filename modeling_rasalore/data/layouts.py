@@ -26,7 +26,7 @@ from ..scans.volume_writing import find_own_results
 from ..scans.volumes import VolumeError, read_facts, read_volume
 from .labels import LABELS_FILE, add_slice_labels
 from .patient import Patient, PreparedSlices
-from .persons import patient_id_of_path
+from .persons import patient_id_of_path, tell_persons
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ LAYOUTS = (
 )
 
 
-def find_patients(root: str | Path) -> list[Patient]:
+def find_patients(root: str | Path, same_person: str | Path = "") -> list[Patient]:
     """Return the patients below `root`, sorted by patient_id.
 
     Known layouts: BraTS20, BraTS21, BraTS23, MSD Task01, nnU-Net; else any folder of patient
@@ -79,10 +79,21 @@ def find_patients(root: str | Path) -> list[Patient]:
     healthy or unhealthy, or 0 or 1) in `root` gives the slice labels. Slices of
     train/prepare_slices.py are read from a folder, a web address or a data set's repo id.
 
+    Args:
+        same_person: table of persons who are in another data set as well; "" for none. See
+            `tell_persons`: they are in the list, and `left_out` says who has no part.
+
     Raises:
         ValueError: nothing recognised, two files for one role, a patient with neither a mask nor
-            slice labels, or a labels file that is malformed or names an unknown patient.
+            slice labels, a labels file that is malformed or names an unknown patient, or a table
+            of persons that is none or leaves nobody.
     """
+    patients = _find_patients(root)
+    return tell_persons(patients, same_person) if same_person else patients
+
+
+def _find_patients(root: str | Path) -> list[Patient]:
+    """Return the patients of scans or of prepared slices."""
     if is_remote(root) or (Path(root) / SLICES_FILE).is_file():
         return _find_prepared(str(root))
     root = Path(root)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .persons import person_of
+from .persons import Identity, person_of
 
 ALL = "all"  # in place of a modality: all of them as channels, in this order
 Skip = int | str  # lowest and highest slices that are left out: a number, or AUTO
@@ -75,6 +75,8 @@ class Patient:
         source: name of the layout.
         prepared: where the slices are, for patients without scans; `images` and `mask` then only
             say what there is.
+        identity: who the patient is by a table of persons; None where none was given, or where it
+            says nothing of this one.
     """
 
     patient_id: str
@@ -85,11 +87,22 @@ class Patient:
     slice_labels: dict[int, int] | None = None
     source: str = "folder"
     prepared: PreparedSlices | None = None
+    identity: Identity | None = None
 
     @property
     def person(self) -> str:
         """Who was scanned; one person may have been scanned at several visits."""
-        return person_of(self.patient_id)
+        return self.identity.person if self.identity else person_of(self.patient_id)
+
+    @property
+    def other_names(self) -> tuple[str, ...]:
+        """The person's names in other data sets, as far as a table tells."""
+        return self.identity.others if self.identity else ()
+
+    @property
+    def left_out(self) -> bool:
+        """Whether the patient has no part, because another data set shows the same person."""
+        return self.identity is not None and self.identity.left_out
 
 
 @dataclass(frozen=True, eq=False)

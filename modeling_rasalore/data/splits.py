@@ -24,7 +24,8 @@ def split_patients(
 ) -> dict[str, list[Patient]]:
     """Return {"train": ..., "validation": ..., "test": ...}, no person in two of them.
 
-    The same patients and seed give the same split, whatever order they are listed in.
+    The same patients and seed give the same split, whatever order they are listed in. Those whom a
+    table of persons leaves out are in none of the three.
 
     Args:
         patients: all patients, each once.
@@ -38,6 +39,7 @@ def split_patients(
         ValueError: too few persons for a non-empty training set beside what is asked for, or no
             such fold.
     """
+    patients = [patient for patient in patients if not patient.left_out]
     persons = sorted({patient.person for patient in patients})
     random.Random(seed).shuffle(persons)
     _check_fold(folds, fold, len(persons))
@@ -83,7 +85,7 @@ def read_split(path: str | Path, patients: Sequence[Patient]) -> dict[str, list[
 
     Raises:
         ValueError: not such a file, changed since it was written, one person in two splits, or a
-            patient that is not among `patients`.
+            patient that is not among `patients` or whom a table of persons leaves out.
     """
     ids = _read_all(path)[0]
     known = {patient.patient_id: patient for patient in patients}
@@ -91,6 +93,7 @@ def read_split(path: str | Path, patients: Sequence[Patient]) -> dict[str, list[
     if unknown:
         raise ValueError(f"{path}: {some(unknown)} not found among the {len(known)} patients here.")
     split = {name: [known[patient_id] for patient_id in ids[name]] for name in SPLITS}
+    _refuse_left_out(split, path)
     _refuse_overlap(split, path)
     return split
 
@@ -99,18 +102,44 @@ def refuse_other_split(folder: str | Path, split: Mapping[str, Sequence[Patient]
     """Raise ValueError where the model in `folder` may know patients that this split holds out.
 
     It, and whatever it started from, may come from this very split, or from a data set with none
-    of these patients, such as phantoms.
+    of these patients, such as phantoms. Other names of theirs count as far as a table of persons
+    tells them.
     """
     here = _ids(split)
     everyone = _persons(here)
+    patients = [patient for part in split.values() for patient in part]
     for ids in _read_all(Path(folder) / "split.json"):
         known = _persons(ids)
+        _refuse_same_persons(folder, known, patients)
         if everyone & known and _hash_of(ids) != _hash_of(here):
             raise ValueError(
                 f"{folder}, or what it started from, was trained on another split of the same "
                 "patients, so it may know those who are held out here; train it on this split, or "
                 "on none of these patients."
             )
+
+
+def refuse_known_persons(folder: str | Path, scored: Sequence[Patient]) -> None:
+    """Raise ValueError where the model in `folder` learned from somebody who is to be scored.
+
+    Under another name, in another data set, as far as a table of persons tells; so may whatever it
+    started from.
+    """
+    for ids in _read_all(Path(folder) / "split.json"):
+        _refuse_same_persons(folder, _persons(ids), scored)
+
+
+def _refuse_same_persons(folder: str | Path, known: set[str], patients: Sequence[Patient]) -> None:
+    """Raise ValueError where patients have another name among the known persons."""
+    same = {p.patient_id: sorted(known & {*p.other_names}) for p in patients}
+    if pairs := [
+        f"{name} ({', '.join(others)})" for name, others in sorted(same.items()) if others
+    ]:
+        raise ValueError(
+            f"{folder}, or what it started from, was trained on a split with scans of the same "
+            f"persons: {some(pairs)}; train it with data.same_person=<the table that says so>, "
+            "which leaves them out."
+        )
 
 
 def _read_all(path: str | Path) -> list[Ids]:
@@ -172,13 +201,25 @@ def _hash_of(ids: Mapping[str, Sequence[str]]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
+def _refuse_left_out(split: Mapping[str, Sequence[Patient]], path: str | Path) -> None:
+    left_out = [p for part in split.values() for p in part if p.left_out]
+    if left_out:
+        pairs = [f"{p.patient_id} ({', '.join(p.other_names)})" for p in left_out]
+        raise ValueError(
+            f"{path} holds persons whom data.same_person leaves out, since another data set shows "
+            f"them as well: {some(pairs)}; make a new split with that table."
+        )
+
+
 def _refuse_overlap(split: Mapping[str, Sequence[Patient]], path: str | Path) -> None:
-    split_of: dict[str, str] = {}
+    split_of: dict[str, tuple[str, Patient]] = {}
     for name in SPLITS:
-        for person in {patient.person for patient in split[name]}:
-            if person in split_of:
+        for patient in split[name]:
+            first, other = split_of.setdefault(patient.person, (name, patient))
+            if first != name:
+                names = sorted({person_of(p.patient_id) for p in (patient, other)})
+                both = f" (the same person as {names[1]})" if len(names) > 1 else ""
                 raise ValueError(
-                    f"{path}: {person} is in {split_of[person]} and in {name}; a patient may be in "
+                    f"{path}: {names[0]}{both} is in {first} and in {name}; a patient may be in "
                     "one split only, so make a new split."
                 )
-            split_of[person] = name

@@ -7,6 +7,7 @@ metrics.py          Dice, average precision, calibration
 patient_scores.py   one patient's maps -> a tally
 row_scores.py       tallies of a test set -> the scores of a row
 rows.py             maps of a system -> rows of results.json
+scan_thresholds.py  the threshold that a new scan keeps to
 slice_grid.py       a picture of slices by systems
 tables.py           rows -> Markdown and a figure
 """

@@ -19,6 +19,7 @@ from .intervals import Estimate, paired_bootstrap
 from .leaks import check_disjoint
 from .metrics import best_threshold
 from .patient_scores import (
+    HEALTHY_BRAIN,
     VIEWS,
     PatientScores,
     Tally,
@@ -29,30 +30,38 @@ from .patient_scores import (
     tally_patient,
 )
 from .row_scores import Row, ranking_scores, threshold_scores
+from .scan_thresholds import Promise
 
 THRESHOLD_SOURCES = {
     "0.5": "fixed",
-    "label_free": "quantile of scores inside the brain on healthy validation slices",
+    "label_free": "of healthy validation slices, those of each patient being one scan",
     "oracle": "best on the true masks of the test set; never a result",
 }
 POOLED_SOURCES = {
     "0.5": "fixed",
-    "label_free": f"of each run, for its own patients: {THRESHOLD_SOURCES['label_free']}",
+    "label_free": "of each run, for its own patients: of the healthy slices of patients that other "
+    "folds test, which count as one scan per patient",
     "oracle": "one for all slices of all runs, best on their true masks; never a result",
 }
 # Keys of a row that name patients: what is published leaves them out.
-BY_PATIENT = ("dice_by_patient", "average_precision_by_patient")
+BY_PATIENT = ("dice_by_patient", "average_precision_by_patient", "healthy_thresholds")
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """A system's label-free threshold, and the share of false-alarm voxels it was asked for.
+    """A system's label-free threshold, and what it was asked for.
 
     Without one (no healthy validation slices) the results have no `label_free` column.
+
+    Attributes:
+        label_free: the threshold.
+        false_alarm_rate: the most of a scan's healthy brain that may be marked.
+        promise: in how many scans more may be marked; None where nothing is promised.
     """
 
     label_free: float | None = None
     false_alarm_rate: float | None = None
+    promise: Promise | None = None
 
 
 @dataclass(frozen=True)
@@ -113,7 +122,7 @@ def evaluate_runs(
     runs = [hold_generator(run) for run in runs]
     thresholds = thresholds_of(runs)
     tallies = [
-        (run.seed, tally_patient(patient, values))
+        (run.seed, count_scan_above(tally_patient(patient, values), run.thresholds))
         for run, values in zip(runs, thresholds, strict=True)
         for patient in run.patients
     ]
@@ -122,7 +131,7 @@ def evaluate_runs(
     oracles = {view: oracle_threshold(merged, view, shared) for view in VIEWS}
     merged = with_oracle_outcomes(merged, runs, oracles)
     rankings = ranking_scores(merged, seed)
-    rate = runs[0].thresholds.false_alarm_rate
+    rate, promise = runs[0].thresholds.false_alarm_rate, weakest_promise(runs)
     sources = THRESHOLD_SOURCES if len(runs) == 1 else POOLED_SOURCES
     return [
         {
@@ -133,6 +142,7 @@ def evaluate_runs(
             "threshold_value": (shared | {"oracle": oracles[view]}).get(name),
             "threshold_source": sources[name],
             "false_alarm_rate": rate if name == "label_free" else None,
+            "promise": promise if name == "label_free" else None,
             **threshold_scores(merged, view, name, seed),
             **rankings[view],
         }
@@ -155,6 +165,32 @@ def thresholds_of(runs: Sequence[ScoredRun]) -> list[dict[str, float]]:
         {"0.5": 0.5} if value is None or None in label_free else {"0.5": 0.5, "label_free": value}
         for value in label_free
     ]
+
+
+def weakest_promise(runs: Sequence[ScoredRun]) -> Row | None:
+    """What the label-free thresholds of all runs promise, as a row states it; None for nothing."""
+    promises = [run.thresholds.promise for run in runs]
+    rate = runs[0].thresholds.false_alarm_rate
+    known = [promise for promise in promises if promise is not None]
+    if rate is None or len(known) < len(promises):
+        return None
+    weakest = max(known, key=lambda promise: promise.share)
+    return {
+        "rank": weakest.rank,
+        "scans": weakest.scans,
+        "in_words": weakest.in_words(rate),
+    }
+
+
+def count_scan_above(tally: Tally, thresholds: Thresholds) -> Tally:
+    """The tally with whether more of the patient's healthy brain is marked than was asked for."""
+    key, rate = ("volume", "label_free"), thresholds.false_alarm_rate
+    if key not in tally.outcomes or rate is None:
+        return tally
+    marked, brain = tally.outcomes[key][HEALTHY_BRAIN]
+    above = np.array([marked > rate * brain] if brain else [], float)
+    outcome = tally.outcomes[key] | {"scans_above_rate": above}
+    return replace(tally, outcomes=tally.outcomes | {key: outcome})
 
 
 def is_shared(thresholds: Sequence[Mapping[str, float]], name: str) -> bool:

@@ -57,12 +57,13 @@ def overview_table(rows: Sequence[Row]) -> str:
     """Return a Markdown table of all systems at a glance, one line each; failed ones left out.
 
     Dice at every threshold and average precision of the paper view, then what the label-free
-    threshold gives in whole volumes: Dice, false alarms, and the share of healthy brain above it.
+    threshold gives in whole volumes: Dice, false alarms, the share of healthy brain above it, and
+    the share of scans with more of it above than was asked for.
     """
     header = (
         *("System", "Dice at 0.5", "Dice, label-free", "Dice, oracle (no claim)"),
         *("Average precision", "Volumes: Dice, label-free", "False alarms per healthy slice"),
-        "Healthy brain marked, %",
+        *("Healthy brain marked, %", "Scans with more than asked, %"),
     )
     by_system: dict[str, dict[tuple[str, str], Row]] = {}
     for row in rows:
@@ -74,8 +75,8 @@ def overview_table(rows: Sequence[Row]) -> str:
         volume = system_rows.get(("volume", "label_free"), {})
         alarms = _number(volume.get("false_alarms_per_healthy_slice"), 1, 2)
         precision = _percent(system_rows.get(("paper", "0.5"), {}), "average_precision")
-        marked = _percent(volume, "healthy_brain_marked")
-        lines.append((name, *dices, precision, _percent(volume, "dice"), alarms, marked))
+        marked = (_percent(volume, key) for key in ("healthy_brain_marked", "scans_above_rate"))
+        lines.append((name, *dices, precision, _percent(volume, "dice"), alarms, *marked))
     return markdown_table(header, lines)
 
 

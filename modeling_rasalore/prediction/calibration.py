@@ -1,7 +1,7 @@
-"""Find score thresholds for a false-alarm rate on healthy scans, and store them beside a model."""
+"""Find score thresholds that keep false alarms down in new scans, and store them beside a model."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,13 @@ import numpy as np
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import RemoteEntryNotFoundError
 
-from ..evaluation.metrics import THRESHOLDS, false_alarm_threshold, score_histograms
+from ..evaluation.scan_thresholds import (
+    UNITS,
+    USUAL_SHARE,
+    attainable_share,
+    promised_threshold,
+    scan_threshold,
+)
 from ..files import write_json
 from ..remote_files import is_repo_id, without_waiting_for_hub
 from ..scans.background import BrainSlices
@@ -19,68 +25,36 @@ from .options import DEFAULT_OPTIONS, PredictionOptions
 from .volume import describe_model, predict_volume
 
 CALIBRATION_FILE = "calibration.json"
-UNITS = ("voxels", "slices", "ml")
+ASSUMPTION = (
+    "this holds for new scans like the healthy ones: same scanner, protocol and kind of people"
+)
 
 
 @dataclass
-class _HealthyScores:
-    """Counts scores of healthy scans; no map is held.
+class _HealthyScans:
+    """The thresholds that healthy scans need; no score is held.
 
     Attributes:
-        voxels: brain voxels per bin of score.
-        millilitres: their volume per bin of score.
-        highest: the highest score of each slice with brain.
-        smallest_ml: volume of the smallest voxel seen.
-        scans: how many.
+        rates, unit: as for `calibrate`.
+        thresholds: by rate, one per scan.
+        slices: with brain.
+        voxels: of brain.
     """
 
-    voxels: np.ndarray = field(default_factory=lambda: np.zeros(len(THRESHOLDS), np.int64))
-    millilitres: np.ndarray = field(default_factory=lambda: np.zeros(len(THRESHOLDS)))
-    highest: list[float] = field(default_factory=list)
-    smallest_ml: float = np.inf
-    scans: int = 0
+    rates: Sequence[float]
+    unit: str
+    thresholds: dict[float, list[float]] = field(init=False)
+    slices: int = 0
+    voxels: int = 0
+
+    def __post_init__(self) -> None:
+        self.thresholds = {rate: [] for rate in self.rates}
 
     def add(self, scores: np.ndarray, brain: np.ndarray, voxel_ml: float) -> None:
-        counts = np.zeros_like(self.voxels)
-        for plane, inside in zip(scores, brain, strict=True):
-            values = plane[inside]
-            if values.size:
-                counts += score_histograms(values[None], np.zeros((1, values.size), bool))[0, 0]
-                self.highest.append(float(values.max()))
-        self.voxels += counts
-        self.millilitres += counts * voxel_ml
-        self.smallest_ml = min(self.smallest_ml, voxel_ml)
-        self.scans += 1
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """How much was seen, for people."""
-        counts = {"scans": self.scans, "slices": len(self.highest)}
-        return {**counts, "voxels": int(self.voxels.sum())}
-
-    def smallest_rate(self, unit: str) -> float:
-        """The rate that one single false alarm makes."""
-        if unit == "ml":
-            return self.smallest_ml / max(self.scans, 1)
-        return 1 / max(self.counts[unit], 1)
-
-    def threshold(self, rate: float, unit: str) -> tuple[float, float]:
-        """Return the lowest threshold that keeps to the rate, and the rate it gives here."""
-        if unit == "slices":
-            highest = np.array(self.highest)
-            threshold = false_alarm_threshold(highest, rate)
-            return threshold, float(np.mean(highest > threshold))
-        per_bin = self.voxels / self.voxels.sum() if unit == "voxels" else self.millilitres
-        above = (per_bin[::-1].cumsum()[::-1] - per_bin) / (self.scans if unit == "ml" else 1)
-        bin_ = int(np.argmax(above <= rate + 1e-12))
-        return min(float(THRESHOLDS[bin_]), 1.0), max(float(above[bin_]), 0.0)
-
-    def saturated(self, unit: str) -> float:
-        """The rate of scores that are 1, which no threshold below 1 can go under."""
-        if unit == "slices":
-            return float(np.mean(np.array(self.highest) >= 1))
-        per_bin = self.voxels / self.voxels.sum() if unit == "voxels" else self.millilitres
-        return float(per_bin[THRESHOLDS >= 1].sum()) / (self.scans if unit == "ml" else 1)
+        for rate, thresholds in self.thresholds.items():
+            thresholds.append(scan_threshold(scores, brain, rate, self.unit, voxel_ml))
+        self.slices += int(brain.any(axis=(1, 2)).sum())
+        self.voxels += int(brain.sum())
 
 
 def calibrate(
@@ -90,25 +64,30 @@ def calibrate(
     rates: Sequence[float],
     unit: str = "voxels",
     options: PredictionOptions = DEFAULT_OPTIONS,
+    scans_above: float | None = None,
 ) -> dict[str, Any]:
-    """Return the thresholds that keep false alarms on healthy scans to the asked rates.
+    """Return the thresholds at which few new scans have more false alarms than the asked rates.
 
-    The result names the model by the hash of its weights and holds the numbers each threshold was
-    derived from. A slice raises a false alarm when any of its voxels is above the threshold.
+    Each healthy scan has one threshold per rate, the lowest that keeps to it there. Of n scans'
+    the k-th strictest is taken: in at most k of n + 1 scans like them is more marked. The result
+    says so in one sentence per rate, and names the model by the hash of its weights.
 
     Args:
         model, processor: as for `predict_volume`.
-        healthy: scans without anomaly that the model was not trained on.
-        rates: shares in (0, 1), or mL above 0.
-        unit: "voxels" (share of those inside the brain), "slices" (share of those with brain) or
-            "ml" (mean volume per scan).
+        healthy: scans without anomaly that the model was not trained on, of the same scanner,
+            protocol and kind of people as the scans that the threshold will serve.
+        rates: the most that may be marked in a scan: shares in (0, 1), or mL above 0.
+        unit: "voxels" (share of those inside the brain), "slices" (share of those with brain in
+            which any voxel is marked) or "ml".
         options: as for `predict_volume`, which must be called with the same flips, smoothing
             and free map.
+        scans_above: share of new scans in which more may be marked; None: a tenth, or 1 of n + 1
+            where n scans cannot promise so little.
 
     Raises:
-        ValueError: a rate or unit that does not exist, a scan without a brain, a rate so small that
-            not even one voxel or slice of these scans may exceed it, or scores so often 1 that
-            only an empty mask would keep to it.
+        ValueError: a rate or unit that does not exist, no scan or one without a brain, a share of
+            scans that needs more of them, or scores so often 1 that only an empty mask would keep
+            to a rate.
     """
     highest = np.inf if unit == "ml" else 1
     if unit not in UNITS or not rates or not all(0 < rate < highest for rate in rates):
@@ -116,31 +95,29 @@ def calibrate(
             f"rates must lie in (0, 1) of voxels or slices, or be above 0 ml, got {rates} of "
             f"{unit}."
         )
-    collected, facts = _HealthyScores(), describe_model(model)
+    collected, facts = _HealthyScans(rates, unit), describe_model(model)
     for scan in healthy:
         prediction = predict_volume(model, processor, scan, options, facts)
         brain = BrainSlices(scan.slices).foreground()
         collected.add(prediction.scores, brain, prediction.voxel_mm3 / 1000)
-    if not collected.highest or min(rates) < collected.smallest_rate(unit):
-        counted = ", ".join(f"{count} {name}" for name, count in collected.counts.items())
-        raise ValueError(
-            f"one false alarm must not exceed the rate of {min(rates):g} {unit}, but it makes "
-            f"{collected.smallest_rate(unit):.3g} of {counted}; give more scans or a higher rate."
-        )
-    entries = [_entry(collected, rate, unit, options) for rate in rates]
+    if scans_above is None:
+        scans_above = attainable_share(USUAL_SHARE, len(collected.thresholds[rates[0]]))
+    entries = [_entry(collected, rate, options, scans_above) for rate in rates]
     return {"weights_sha256": facts["weights_sha256"], "thresholds": entries}
 
 
 def _entry(
-    collected: _HealthyScores, rate: float, unit: str, options: PredictionOptions
+    collected: _HealthyScans, rate: float, options: PredictionOptions, scans_above: float
 ) -> dict[str, Any]:
-    """Return the threshold for a rate, and the numbers that it was derived from."""
-    threshold, observed = collected.threshold(rate, unit)
-    if threshold >= 1:
+    """Return the threshold for a rate, what it promises, and the numbers it was derived from."""
+    unit, by_scan = collected.unit, collected.thresholds[rate]
+    promise = promised_threshold(by_scan, scans_above)
+    if promise.threshold >= 1:
         raise ValueError(
-            f"no threshold below 1 keeps to a rate of {rate:g} of {unit}: the healthy scores "
-            f"are 1 in {collected.saturated(unit):.3g} of {unit}; ask for a higher rate, blur the "
-            "scores with --smooth-mm, or calibrate --per another unit."
+            f"no threshold below 1 keeps to a rate of {rate:g} of {unit} in all but "
+            f"{promise.rank - 1} of {promise.scans} healthy scans, whose scores are 1 more often; "
+            "ask for a higher rate or share of scans, blur the scores with --smooth-mm, or "
+            "calibrate --per another unit."
         )
     return {
         "rate": rate,
@@ -148,9 +125,13 @@ def _entry(
         "flips": options.flips,
         "smooth_mm": options.smooth_mm,
         "free_map": options.free_map,
-        "threshold": threshold,
-        "observed": observed,
-        **collected.counts,
+        "threshold": promise.threshold,
+        "promise": promise.in_words(rate, unit),
+        "rank": promise.rank,
+        "scans": promise.scans,
+        "slices": collected.slices,
+        "voxels": collected.voxels,
+        "thresholds_of_scans": sorted(by_scan, reverse=True),
     }
 
 
@@ -213,6 +194,18 @@ def load_threshold(
         ValueError: not calibrated, for other weights, not for this rate, or for scores with other
             flips, smoothing or free map.
     """
+    return float(_load_entry(source, model, rate, unit, options, revision)["threshold"])
+
+
+def _load_entry(
+    source: str | Path,
+    model: Any,
+    rate: float,
+    unit: str,
+    options: PredictionOptions,
+    revision: str,
+) -> dict[str, Any]:
+    """Return what is stored for a rate; as `load_threshold`."""
     stored = find_calibration(source, model, revision)
     if not stored:
         raise ValueError(
@@ -220,17 +213,29 @@ def load_threshold(
             f"{CALIBRATION_FILE}; run `rasalore calibrate` on healthy scans first."
         )
     same = (unit, options.flips, options.smooth_mm, options.free_map)
-    thresholds = {e["rate"]: e["threshold"] for e in stored["thresholds"] if _key(e)[1:] == same}
-    if rate not in thresholds:
+    entries = {entry["rate"]: entry for entry in stored["thresholds"] if _key(entry)[1:] == same}
+    if rate not in entries:
         words = " --flips" * options.flips
         words += f" --smooth-mm {options.smooth_mm:g}" * bool(options.smooth_mm)
         words += f" --free-map {options.free_map:g}" * bool(options.free_map)
         raise ValueError(
-            f"the model is calibrated for false alarms of {sorted(thresholds)} of {unit} with "
+            f"the model is calibrated for false alarms of {sorted(entries)} of {unit} with "
             f"these options, not {rate:g}; run `rasalore calibrate --false-alarms {rate:g} --per "
             f"{unit}{words}`."
         )
-    return float(thresholds[rate])
+    entry: dict[str, Any] = entries[rate]
+    return entry
+
+
+def promise_of(entry: Mapping[str, Any]) -> str:
+    """Return what a stored threshold promises, as a sentence without its full stop.
+
+    Earlier versions stored a quantile of all scans' scores together, which can still be used.
+    """
+    if "promise" in entry:
+        return f"{entry['promise']} ({ASSUMPTION})"
+    pooled = f"{entry['rate']:g} of healthy {entry['unit']} of all scans together"
+    return f"{pooled}, by an earlier version; calibrate anew for a promise about single scans"
 
 
 def at_false_alarms(
@@ -249,9 +254,9 @@ def at_false_alarms(
     Raises:
         ValueError: as for `load_threshold`.
     """
-    threshold = load_threshold(source, model, rate, unit, options, revision)
-    words = f"calibrated for {rate:g} of healthy {unit}"
-    return replace(options, threshold=threshold, threshold_source=words)
+    entry = _load_entry(source, model, rate, unit, options, revision)
+    words = f"calibrated: {promise_of(entry)}"
+    return replace(options, threshold=float(entry["threshold"]), threshold_source=words)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Turn heatmaps into pseudo-masks and a table; judge runs without masks.
 
 comparison.py  finished runs compared on validation patients
-criteria.py    which run is better, told without masks
+criteria.py    which run or rate of false alarms is better, told without masks
 deletion.py    score heatmaps by deleting their hottest pixels
 fused.py       pseudo-masks of heatmaps, networks and the free map together
 fusion.py      maps on one scale, weighted by slice labels, cut at two levels

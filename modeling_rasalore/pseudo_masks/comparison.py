@@ -69,7 +69,9 @@ def compare_runs(recipe: ComparisonRecipe) -> dict[str, Values]:
     Raises:
         ValueError: nothing to compare, or runs of another split or sequence.
     """
-    split = read_split(Path(recipe.stage1) / "split.json", find_patients(recipe.data.root))
+    split = read_split(
+        Path(recipe.stage1) / "split.json", find_patients(recipe.data.root, recipe.data.same_person)
+    )
     check_runs(recipe, split)
     networks = {name: open_network(name, recipe.data.modality) for name in recipe.runs}
     classifier = DdptModel.from_pretrained(recipe.stage1).eval()

@@ -26,7 +26,8 @@ def make_pseudo_masks(recipe: PseudoMaskRecipe) -> Path:
     """
     check_sources(recipe)
     out = Path(recipe.out)
-    split = read_split(Path(recipe.stage1) / "split.json", find_patients(recipe.data.root))
+    patients = find_patients(recipe.data.root, recipe.data.same_person)
+    split = read_split(Path(recipe.stage1) / "split.json", patients)
     sources = list(filter(None, (recipe.stage1, recipe.appearance, recipe.teacher, *recipe.fuse)))
     for folder in sources:
         refuse_other_split(folder, split)

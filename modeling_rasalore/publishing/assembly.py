@@ -27,7 +27,7 @@ from .repository import Target
 SOURCES = ("stage1", "stage2", "scans", "space")
 MODEL_TYPES = {"stage1": "ddpt", "stage2": "rasalore"}
 # Keys of a run's recipe that name folders of this machine; training.yaml leaves them to its user.
-LOCAL_KEYS = ("out", "pseudo_masks", "initial_weights", "root")
+LOCAL_KEYS = ("out", "pseudo_masks", "initial_weights", "root", "same_person")
 AUTO_SKIP = "15 of 155 (none of scans with fewer than 50)"  # skip_slices=auto in words
 
 

@@ -63,13 +63,23 @@ def write_tables(
         more: further tables, after the overview; "" is left out.
     """
     write_results(out / "results.json", meta, rows)
-    tables = [headline, overview_table(rows), *more, sequence_table(rows)]
+    tables = [headline, promise_line(rows), overview_table(rows), *more, sequence_table(rows)]
     tables += [results_table(rows), cost_table(rows)]
     text = "\n".join(filter(None, tables))
     replace_file(out / "results.md", lambda draft: draft.write_text(text, encoding="utf-8"))
     replace_file(out / "results.png", lambda draft: results_figure(rows, draft))
     print(text)
     print(f"done: {out / 'results.json'}, results.md, results.png")
+
+
+def promise_line(rows: Sequence[Row]) -> str:
+    """Return what the label-free thresholds promise, as the line under the headline; "" without."""
+    promises = [promise["in_words"] for row in rows if (promise := row.get("promise"))]
+    sentences = "; or ".join(dict.fromkeys(promises))
+    return (
+        f"Label-free thresholds: {sentences}, of scans like those that gave them. The healthy "
+        "slices of a patient count as one scan.\n"
+    ) * bool(promises)
 
 
 # --- The picture of slices ------------------------------------------------------------------------

@@ -12,21 +12,25 @@ from omegaconf import MISSING, OmegaConf
 from ..data.layouts import find_patients
 from ..data.patient import Patient
 from ..evaluation.rows import POOLED_SOURCES, Row, ScoredRun, Thresholds, evaluate_runs
+from ..evaluation.scan_thresholds import Promise
 from ..evaluation.tables import difference_table
 from ..provenance import provenance
 from ..recipes import DataRecipe
 from .output import compare, compare_controlled, failure_rows, write_grid, write_tables
-from .scoring import ScoredPatients
+from .scoring import ScoredPatients, choose_threshold
 from .slices import HeldOut, data_name
 
 # The rows that all others are compared with, of those that are there.
 REFERENCES = ("threshold", "mirror", "ddpt", "rasalore_poster", "rasalore", "rasalore_with_sam")
 # Facts of a system's settings.json that are of the benchmark; all others are of trained models.
-BENCHMARK_FACTS = ("flips", "size", "settings", "weights", "training_slices", "false_alarm_rate")
+BENCHMARK_FACTS = (
+    *("flips", "size", "settings", "weights", "training_slices"),
+    *("false_alarm_rate", "scans_above"),
+)
 # What folds and seeds may differ in: who is in them, where files lie, what chance decides.
 FREE = (
     *(".out", ".model", ".pseudo_masks", ".initial_weights", ".data.root", ".loop.seed"),
-    *(".split.seed", ".split.fold", ".data.shuffle_buffer", ".data.lanes"),
+    *(".split.seed", ".split.fold", ".data.shuffle_buffer", ".data.lanes", ".data.same_person"),
 )
 # Of config.json: every fold chooses a heatmap and fits a temperature of its own.
 FREE_FIELDS = ("heatmap", "temperature", "transformers_version")
@@ -167,8 +171,8 @@ def pool_system(
             return failure_rows(name, title, run.meta["modality"], reason)
     tables = [run.rows(name) for run in runs]
     scored = [
-        ScoredRun(stored_maps(name, run, patients), label_free_of(rows), repetition)
-        for run, rows, repetition in zip(runs, tables, numbers, strict=True)
+        ScoredRun(stored_maps(name, run, patients), find_threshold(name, run, runs), repetition)
+        for run, repetition in zip(runs, numbers, strict=True)
     ]
     rows = evaluate_runs(name, scored, tables[0][0]["modality"], seed)
     cost = cost_of([table[0] for table in tables])
@@ -203,11 +207,35 @@ def stored_maps(
     return ScoredPatients(held_out, name, folder, run.rows(name)[0]["all_sequences"])
 
 
-def label_free_of(rows: Sequence[Row]) -> Thresholds:
+def find_threshold(
+    name: str, run: FinishedBenchmark, runs: Sequence[FinishedBenchmark]
+) -> Thresholds:
+    """Return a system's label-free threshold for the patients of one run.
+
+    Each patient was scored by networks that have not learned from that one, so the other folds'
+    patients give the threshold of a fold, those of all folds that of another data set: many more
+    than the validation patients, whose threshold stands where there are no others. This takes the
+    networks of a seed's folds to score alike. Masks have no part in it, slice labels have.
+    """
+    others = [other for other in runs if other.seed == run.seed and (run.crossed or other != run)]
+    by_patient: dict[str, float] = {}
+    for other in others:
+        first: Row = next(iter(other.rows(name)), {})
+        by_patient |= first.get("healthy_thresholds") or {}
+    if not by_patient:
+        return stated_threshold(run.rows(name))
+    settings = run.settings(name)
+    rate, above = settings["false_alarm_rate"], settings.get("scans_above", 0.0)
+    return choose_threshold(list(by_patient.values()), rate, above)
+
+
+def stated_threshold(rows: Sequence[Row]) -> Thresholds:
     """Return the label-free threshold that a system's rows state."""
     for row in rows:
         if row["threshold"] == "label_free":
-            return Thresholds(row["threshold_value"], row["false_alarm_rate"])
+            value, stated = row["threshold_value"], row.get("promise")
+            promise = Promise(value, stated["scans"], stated["rank"]) if stated else None
+            return Thresholds(value, row["false_alarm_rate"], promise)
     return Thresholds()
 
 
@@ -235,7 +263,10 @@ def describe_runs(runs: Sequence[FinishedBenchmark]) -> dict[str, Any]:
         "averaged": len(set(repetitions(runs))),
         "thresholds": POOLED_SOURCES,
         "label_free_thresholds": {
-            name: [label_free_of(run.rows(name)).label_free for run in runs]
+            name: [
+                find_threshold(name, run, runs).label_free if has_scores(run, name) else None
+                for run in runs
+            ]
             for name in systems_of(runs)
         },
         "runs": [

@@ -14,11 +14,14 @@ class StudyData:
         modality: t1, t1ce, t2 or flair.
         skip_slices: lowest and highest axial slices left out, as of every training; auto leaves 15
             of 96 out of synthetic patients.
+        same_person: as of every training: table of persons who are in another data set as well, who
+            are left out; for `cross`, too.
     """
 
     root: str = ""
     modality: str = "t2"
     skip_slices: int | str = "auto"
+    same_person: str = ""
 
 
 @dataclass

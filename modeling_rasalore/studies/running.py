@@ -58,7 +58,10 @@ class BenchmarkRecipe(TrainedRuns):
         medsam: repo id or folder of MedSAM.
         medsam2: repo id or folder of MedSAM2; needs conversion to a Sam2Model folder first.
         training_slices: most slices that competing systems learn from; 0: all.
-        false_alarm_rate: of brain voxels of healthy slices, for label-free thresholds.
+        false_alarm_rate: the most of a scan's healthy brain that may be marked at a label-free
+            threshold.
+        scans_above: share of scans in which more may be marked; 1 of n + 1 where n patients, whose
+            healthy slices count as one scan each, cannot promise so little.
         workers: systems at a time, which share the cores; times are those of shared cores.
     """
 
@@ -73,6 +76,7 @@ class BenchmarkRecipe(TrainedRuns):
     cross: CrossRecipe = field(default_factory=CrossRecipe)
     training_slices: int = 0
     false_alarm_rate: float = 0.01
+    scans_above: float = 0.25
     workers: int = 1
 
     @property
@@ -99,8 +103,7 @@ def run_benchmark(recipe: BenchmarkRecipe) -> Path:
     Raises:
         ValueError: a wrong name, a mask that is missing, or a scored patient that may be known.
     """
-    if recipe.workers < 1:
-        raise ValueError(f"workers must be at least 1, got {recipe.workers}.")
+    check_numbers(recipe)
     chosen = choose_rows(recipe)
     split = load_split(recipe)
     held_out = load_held_out(recipe, split)
@@ -112,6 +115,17 @@ def run_benchmark(recipe: BenchmarkRecipe) -> Path:
         rows = [row for table in pool.map(score, chosen) for row in table]
     write_benchmark(recipe, rows, split, held_out, data_sha256)
     return recipe.results
+
+
+def check_numbers(recipe: BenchmarkRecipe) -> None:
+    """Raise ValueError for numbers that are none, before anything is fitted."""
+    if recipe.workers < 1:
+        raise ValueError(f"workers must be at least 1, got {recipe.workers}.")
+    if not (0 < recipe.false_alarm_rate < 1 and 0 <= recipe.scans_above < 1):
+        raise ValueError(
+            "false_alarm_rate must lie in (0, 1) and scans_above in [0, 1), got "
+            f"{recipe.false_alarm_rate:g} and {recipe.scans_above:g}."
+        )
 
 
 # --- Which systems, on whom -----------------------------------------------------------------------
@@ -145,11 +159,12 @@ def choose_rows(recipe: BenchmarkRecipe) -> list[SystemRow]:
 
 def load_split(recipe: BenchmarkRecipe) -> dict[str, list[Patient]]:
     """Return stage 1's split."""
-    return read_split(Path(recipe.stage1) / "split.json", find_patients(recipe.data.root))
+    patients = find_patients(recipe.data.root, recipe.data.same_person)
+    return read_split(Path(recipe.stage1) / "split.json", patients)
 
 
 def load_held_out(recipe: BenchmarkRecipe, split: Split) -> HeldOut:
-    """Return the test patients, or all patients of another data set.
+    """Return the test patients, or all patients of another data set whom no table leaves out.
 
     Raises:
         ValueError: masks are missing; all sequences at once; or a `cross.modality` without another
@@ -165,7 +180,9 @@ def load_held_out(recipe: BenchmarkRecipe, split: Split) -> HeldOut:
             f"cross.modality is of the data set that cross.root names, got {recipe.cross.modality} "
             "and no cross.root; give it, or data.modality."
         )
-    patients = find_patients(recipe.cross.root) if recipe.cross.root else split["test"]
+    root, persons = recipe.cross.root, recipe.data.same_person
+    everyone = find_patients(root, persons) if root else split["test"]
+    patients = [patient for patient in everyone if not patient.left_out]
     unscored = [patient.patient_id for patient in patients if patient.mask is None]
     if unscored:
         raise ValueError(
@@ -197,6 +214,7 @@ def claim_folder(row: SystemRow, recipe: BenchmarkRecipe, split: Split, held_out
         "split_sha256": split_hash(split),
         "training_slices": recipe.training_slices,
         "false_alarm_rate": recipe.false_alarm_rate,
+        "scans_above": recipe.scans_above,
     }
     folder = clear_unless(Path(recipe.out) / "systems" / row.name, facts)
     if recipe.cross.root:
@@ -224,21 +242,28 @@ def run_system(row: SystemRow, recipe: BenchmarkRecipe) -> None:
     split = load_split(recipe)
     held_out = load_held_out(recipe, split)
     system = fit_or_restore(row, recipe, split)
-    scores = folder / "scores"
+    rate, scores = recipe.false_alarm_rate, folder / "scores"
     see = getattr(system, "see", None)
     patients = ScoredPatients(held_out, row.name, scores, system.ALL_SEQUENCES, system.score, see)
     rows = evaluate_system(
         row.name,
         patients,
-        find_threshold(system, split["validation"], recipe.data, recipe.false_alarm_rate),
+        find_threshold(system, split["validation"], recipe.data, rate, recipe.scans_above),
         sequence_of(system, held_out.data),
         seconds=system.seconds,
         peak_mib=system.peak_mib,
         weights=system.weights,
         seed=recipe.seed,
     )
-    more = {"scoring_seconds": patients.seconds, "scoring_peak_mib": peak_mib()}
-    more["all_sequences"] = system.ALL_SEQUENCES
+    crossed = bool(recipe.cross.root)
+    more = {
+        "scoring_seconds": patients.seconds,
+        "scoring_peak_mib": peak_mib(),
+        "all_sequences": system.ALL_SEQUENCES,
+        "healthy_thresholds": stored_thresholds(recipe, row.name)
+        if crossed
+        else patients.healthy_thresholds(rate),
+    }
     write_results(folder / "rows.json", {}, [entry | more for entry in rows])
 
 
@@ -262,6 +287,17 @@ def fit_or_restore(row: SystemRow, recipe: BenchmarkRecipe, split: Split) -> Sys
     known = json.loads(cost.read_text())
     system.seconds, system.peak_mib = known["seconds"], known["peak_mib"]
     return system
+
+
+def stored_thresholds(recipe: BenchmarkRecipe, name: str) -> dict[str, float]:
+    """Return what the healthy slices of the data set that a system learned from need, by patient.
+
+    Those of its test patients, where they were scored before.
+    """
+    path = Path(recipe.out) / "systems" / name / "rows.json"
+    rows = json.loads(path.read_text())["rows"] if path.is_file() else [{}]
+    known: dict[str, float] = rows[0].get("healthy_thresholds", {})
+    return known
 
 
 # --- What is written ------------------------------------------------------------------------------

@@ -1,4 +1,8 @@
-"""Scores patients with one system, and takes its threshold from healthy slices."""
+"""Scores patients with one system, and takes its threshold from healthy slices.
+
+Healthy slices of unhealthy patients may be all the healthy brain there is, so those of one patient
+count as one healthy scan.
+"""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -8,9 +12,9 @@ import numpy as np
 from tqdm import tqdm
 
 from ..data.labels import HEALTHY
-from ..data.patient import Patient, See
-from ..evaluation.metrics import false_alarm_threshold
+from ..data.patient import LabelledSlice, Patient, See
 from ..evaluation.rows import PatientScores, Thresholds
+from ..evaluation.scan_thresholds import attainable_share, promised_threshold, scan_threshold
 from ..files import replace_file
 from ..recipes import DataRecipe
 from ..scans.background import brain_of
@@ -89,21 +93,71 @@ class ScoredPatients:
             replace_file(path, lambda draft: np.save(draft, maps))
         return np.asarray(np.load(path))
 
+    def healthy_thresholds(self, false_alarm_rate: float) -> dict[str, float]:
+        """Return patient id -> the threshold that the patient's healthy slices need.
+
+        Slice labels say which they are; patients without any are not there.
+        """
+        thresholds = {}
+        for patient in self.held_out.patients:
+            data, see = self.held_out.data, self.see
+            examples = read_examples(patient, data, self.all_sequences, see=see)
+            if any(example.label == HEALTHY for example in examples):
+                maps = self.read_maps(patient.patient_id, as_scan(examples, data.modality))
+                threshold = threshold_of(list(maps), examples, false_alarm_rate)
+                thresholds[patient.patient_id] = threshold
+        return thresholds
+
 
 def find_threshold(
-    system: System, patients: Sequence[Patient], data: DataRecipe, false_alarm_rate: float
+    system: System,
+    patients: Sequence[Patient],
+    data: DataRecipe,
+    false_alarm_rate: float,
+    scans_above: float,
 ) -> Thresholds:
-    """Return the threshold of a false-alarm rate on healthy validation slices, without any mask."""
-    inside = []
+    """Return the threshold that validation patients' healthy slices need, without any mask.
+
+    Args:
+        false_alarm_rate, scans_above: as for `choose_threshold`.
+    """
+    thresholds = []
     for patient in patients:
         labels = None if system.WHOLE_SCANS else {HEALTHY}
         see = getattr(system, "see", None)
         examples = read_examples(patient, data, system.ALL_SEQUENCES, labels=labels, see=see)
-        scores = system.score(as_scan(examples, data.modality)) if examples else []
-        for score, example in zip(scores, examples, strict=True):
-            if example.label == HEALTHY:
-                inside.append(score[brain_of(example.image)])
-    if not inside:
+        if any(example.label == HEALTHY for example in examples):
+            maps = system.score(as_scan(examples, data.modality))
+            thresholds.append(threshold_of(maps, examples, false_alarm_rate))
+    return choose_threshold(thresholds, false_alarm_rate, scans_above)
+
+
+def threshold_of(
+    maps: Sequence[Image], examples: Sequence[LabelledSlice], false_alarm_rate: float
+) -> float:
+    """Return the lowest threshold at which at most a share of a patient's healthy slices is marked.
+
+    Args:
+        maps: of the patient's slices, of which those that are labelled healthy count.
+    """
+    pairs = zip(maps, examples, strict=True)
+    healthy = [(plane, example.image) for plane, example in pairs if example.label == HEALTHY]
+    brain = np.stack([brain_of(image) for _, image in healthy])
+    return scan_threshold(np.stack([plane for plane, _ in healthy]), brain, false_alarm_rate)
+
+
+def choose_threshold(
+    thresholds: Sequence[float], false_alarm_rate: float, scans_above: float
+) -> Thresholds:
+    """Return the label-free threshold of patients that a system has not learned from.
+
+    Args:
+        thresholds: of one patient each; without any there is none.
+        false_alarm_rate: the most of a scan's healthy brain that may be marked.
+        scans_above: share of scans in which more may be marked; 1 of n + 1 where n patients
+            cannot promise less.
+    """
+    if not thresholds:
         return Thresholds()
-    threshold = false_alarm_threshold(np.concatenate(inside), false_alarm_rate)
-    return Thresholds(threshold, false_alarm_rate)
+    promise = promised_threshold(thresholds, attainable_share(scans_above, len(thresholds)))
+    return Thresholds(promise.threshold, false_alarm_rate, promise)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ..data.labels import HEALTHY, UNHEALTHY
 from ..data.patient import LabelledSlice, Patient, See, Skip
 from ..data.slices import read_slices
-from ..data.splits import refuse_other_split
+from ..data.splits import refuse_known_persons, refuse_other_split
 from ..evaluation.leaks import check_disjoint, image_fingerprint
 from ..recipes import DataRecipe
 from ..scans.naming import MODALITIES
@@ -98,7 +98,8 @@ def refuse_leaks(
 
     Nobody may be in two parts of the split; no scored image may be a copy, under whatever name, of
     one that systems learn from; every trained model must stem from this very split, or from a data
-    set with none of its patients, and so must whatever it started from.
+    set with none of its patients, and so must whatever it started from. Of another data set nobody
+    is scored whom a table of persons finds in one of these splits.
 
     Args:
         folders: of trained models, "" for none.
@@ -108,9 +109,12 @@ def refuse_leaks(
         ValueError: a scored patient may have been trained on.
     """
     check_disjoint({name: [p.patient_id for p in part] for name, part in split.items()})
+    crossed = scored is not None and scored.patients != split["test"]
+    scored = scored or HeldOut(split["test"], data)
     for folder in filter(None, folders):
         refuse_other_split(folder, split)
-    scored = scored or HeldOut(split["test"], data)
+        if crossed:
+            refuse_known_persons(folder, scored.patients)
     modalities = {data.modality, scored.data.modality}  # copies may differ in what is read of them
     learned = {
         fingerprint: patient.patient_id

@@ -90,7 +90,8 @@ class Line:
         data = self.study.data
         synthetic = self.root != data.root and data.skip_slices == AUTO
         skip = round(PHANTOM_SKIP * self.study.phantoms.shape[2]) if synthetic else data.skip_slices
-        return DataRecipe(self.root, data.modality, skip)
+        same = data.same_person if self.root == data.root else ""
+        return DataRecipe(self.root, data.modality, skip, same_person=same)
 
     def stage1(self, title: str, out: Path, *words: str) -> Step:
         """Return the training of stage 1 into `out`."""
@@ -164,6 +165,7 @@ class Line:
         """Return the words that say which slices are read."""
         data = self.data
         words = {"root": data.root, "modality": data.modality, "skip_slices": data.skip_slices}
+        words |= {"same_person": data.same_person} if data.same_person else {}
         return [f"data.{key}={value}" for key, value in words.items()]
 
     def darker_word(self) -> str:

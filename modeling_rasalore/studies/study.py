@@ -148,8 +148,12 @@ def plan_on_scans(study: StudyRecipe, plan: Plan) -> None:
     Of few real patients the small networks learn next to nothing, so both start on synthetic ones,
     whose masks are known; no real patient and no pixel label has a part in it.
     """
-    patients = find_patients(study.data.root)
+    everyone = find_patients(study.data.root, study.data.same_person)
+    patients = [patient for patient in everyone if not patient.left_out]
     check_patients(patients, study)
+    if left_out := [patient.patient_id for patient in everyone if patient.left_out]:
+        reason = f"{study.data.same_person} finds them in another data set"
+        plan.left_out[f"{len(left_out)} patients, {', '.join(left_out)}"] = reason
     runs = []
     several = study.folds or len(study.seeds) > 1
     for seed in study.seeds or [study.seed]:

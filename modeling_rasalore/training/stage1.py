@@ -69,7 +69,7 @@ def train_stage1(recipe: Stage1Recipe) -> Path:
     # --- Data: patients, split, labels ----------------------------------------------------------
     lesions = recipe.synthetic_lesions
     check_lesions(lesions)
-    patients = find_patients(recipe.data.root)
+    patients = find_patients(recipe.data.root, recipe.data.same_person)
     split = split_patients(patients, recipe.split.seed, **recipe.split.amounts())
     if recipe.initial_weights:
         refuse_other_split(recipe.initial_weights, split)

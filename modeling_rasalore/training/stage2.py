@@ -133,7 +133,7 @@ def check_shares(recipe: Stage2Recipe) -> None:
 
 def open_split(recipe: Stage2Recipe) -> dict[str, list[Patient]]:
     """Return the split of the pseudo-masks, which is stage 1's; without them the recipe's."""
-    patients = find_patients(recipe.data.root)
+    patients = find_patients(recipe.data.root, recipe.data.same_person)
     if recipe.pseudo_masks:
         return read_split(Path(recipe.pseudo_masks) / "split.json", patients)
     return split_patients(patients, recipe.split.seed, **recipe.split.amounts())

@@ -57,11 +57,11 @@ def test_a_figure_is_written_even_with_missing_values(tmp_path):
 def test_the_overview_has_a_line_per_system_with_every_threshold() -> None:
     rows = [
         row(threshold=threshold, dice=dice, view=view, false_alarms_per_healthy_slice=alarms)
-        | {"healthy_brain_marked": 0.012}
+        | {"healthy_brain_marked": 0.012, "scans_above_rate": 0.25}
         for view, alarms in (("paper", None), ("volume", 0.5))
         for threshold, dice in (("0.5", 0.1), ("label_free", 0.2), ("oracle", 0.3))
     ]
     *_, line = overview_table([*rows, row(system="ae") | {"failure": "killed"}]).splitlines()
     cells = [cell.strip().split(" ")[0] for cell in line.strip("|").split("|")]
-    assert cells[1:4] == ["10.0", "20.0", "30.0"] and cells[5:] == ["20.0", "0.50", "1.2"]
+    assert cells[1:4] == ["10.0", "20.0", "30.0"] and cells[5:] == ["20.0", "0.50", "1.2", "25.0"]
     assert "AE" not in line

@@ -17,11 +17,14 @@ from modeling_rasalore.evaluation.metrics import (
 from modeling_rasalore.evaluation.patient_scores import PatientScores
 from modeling_rasalore.evaluation.rows import (
     Row,
+    ScoredRun,
     Thresholds,
     compare_rows,
+    evaluate_runs,
     evaluate_system,
     write_results,
 )
+from modeling_rasalore.evaluation.scan_thresholds import Promise
 
 LABEL_FREE = Thresholds(label_free=0.37, false_alarm_rate=0.02)
 # The keys every consumer of results.json may rely on.
@@ -91,6 +94,19 @@ def test_views_count_their_own_patients_and_slices(
     shown = sum((p.truth.sum((1, 2)) * 4 > 200).sum() for p in scored_patients)
     assert (paper["patients"], paper["slices"]) == (4, shown)
     assert (volume["patients"], volume["slices"], volume["healthy_scans"]) == (5, 5 * 14, 1)
+
+
+def test_the_weakest_promise_of_all_runs_is_the_row_s() -> None:
+    promises = Promise(0.3, 9, 1), Promise(0.2, 4, 1)
+    runs = [
+        ScoredRun([make_patient(name)], Thresholds(promise.threshold, 0.02, promise))
+        for name, promise in zip("ab", promises, strict=True)
+    ]
+    words = "in at most 1 of 5 scans is more than 2 % of healthy brain marked"
+    for row in evaluate_runs("ae", runs, "t2"):
+        stated = {"rank": 1, "scans": 4, "in_words": words}
+        assert row["promise"] == (stated if row["threshold"] == "label_free" else None)
+    assert find(evaluate(make_patient("a")), "volume", "label_free")["promise"] is None
 
 
 def test_without_a_label_free_threshold_its_column_is_absent() -> None:
@@ -209,6 +225,9 @@ def test_the_share_of_healthy_brain_that_is_marked_is_of_all_its_voxels() -> Non
     assert row["healthy_brain_marked"] == pytest.approx(5 / 500)
     assert row["healthy_brain_marked_low"] <= 5 / 500 <= row["healthy_brain_marked_high"]
     assert find(found, "volume")["healthy_brain_marked"] == 0
+    assert row["scans_above_rate"] == 0 and "scans_above_rate" not in find(found, "volume")
+    less = evaluate(healthy, clear, thresholds=Thresholds(0.37, 0.001))
+    assert find(less, "volume", "label_free")["scans_above_rate"] == 0.5
     ill = make_patient(truth=np.ones(SHAPE, bool))  # no healthy slice
     assert find(evaluate(ill), "volume")["healthy_brain_marked"] is None
 

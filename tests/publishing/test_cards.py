@@ -125,7 +125,10 @@ def test_the_card_lists_calibrated_thresholds_or_says_that_there_are_none() -> N
     row = {"rate": 0.05, "unit": "slices", "threshold": 0.61234, "scans": 3, "slices": 60,
            "voxels": 9000}  # fmt: skip
     text = card(thresholds=[row]).text
-    assert "| 5 % of healthy slices | 0.6123 | 3 scans, 60 slices, 9000 voxels |" in text
+    measured = "| 0.6123 | 3 scans, 60 slices, 9000 voxels |"
+    assert f"| 5 % of healthy slices, all scans together {measured}" in text
+    promise = "in at most 1 of 4 scans are more than 5 % of healthy slices marked"
+    assert f"| {promise} {measured}" in card(thresholds=[row | {"promise": promise}]).text
     assert "--false-alarms 0.05 --per slices" in text
     assert "None was calibrated" in card().text
     assert "## Thresholds" not in card(stage="ddpt", row="ddpt", rows=rows("ddpt")).text

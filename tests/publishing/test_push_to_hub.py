@@ -257,7 +257,10 @@ def test_the_calibrated_threshold_is_found_on_the_hub(published: Published) -> N
     model, _ = load_model("me/rasalore", revision, "cpu")
     assert load_threshold("me/rasalore", model, 0.05, revision=revision) == 0.31
     card = published.files("models", "me/rasalore")["README.md"].decode()
-    assert "| 5 % of healthy voxels | 0.31 | 3 scans, 60 slices, 9000 voxels |" in card
+    assert (
+        "| 5 % of healthy voxels, all scans together | 0.31 | 3 scans, 60 slices, 9000 voxels |"
+        in card
+    )
 
 
 def test_the_space_arrives_complete(published: Published) -> None:

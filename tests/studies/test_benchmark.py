@@ -303,6 +303,8 @@ def test_another_data_set_is_scored_with_thresholds_of_the_training_data_set(
     benchmark([*words, f"cross.root={other}", "cross.modality=flair"])
     folders = (out, out / "cross" / "elsewhere")
     here, there = (json.loads((folder / "results.json").read_text()) for folder in folders)
+    known = [found["rows"][0]["healthy_thresholds"] for found in (here, there)]
+    assert known[0] == known[1] and set(known[0]) <= set(here["meta"]["test_patients"])
     assert len(here["meta"]["test_patients"]) == 2 and len(there["meta"]["test_patients"]) == 3
     assert there["meta"]["learned_from"] == {"root": data.root, "modality": "t2"}
     assert there["meta"]["scored_on"] == {"root": str(other), "modality": "flair"}
@@ -316,6 +318,11 @@ def test_another_data_set_is_scored_with_thresholds_of_the_training_data_set(
     table = (folders[1] / "results.md").read_text()
     assert table.startswith("Scored: all 3 patients of `elsewhere` (flair). Learned from, ")
 
+    promise = "Label-free thresholds: in at most 1 of 2 scans is more than 1 % of healthy brain"
+    assert promise in (out / "results.md").read_text()
+    for number in ("false_alarm_rate=0", "scans_above=1"):
+        with pytest.raises(ValueError, match="false_alarm_rate must lie in"):
+            benchmark([*words, number])
     with pytest.raises(ValueError, match="shows the same image as"):
         benchmark([*words, f"cross.root={data.root}"])
     with pytest.raises(ValueError, match="got flair and no cross"):

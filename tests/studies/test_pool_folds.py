@@ -85,17 +85,12 @@ def test_every_patient_is_a_row_s_patient_once(study: Path, tmp_path: Path) -> N
     assert pooled["meta"]["test_patients"] == everyone
     assert pooled["meta"]["seeds"] == 1
     for system in ("chance", "threshold"):
-        for threshold in ("0.5", "label_free"):
-            row = find(pooled, system, "volume", threshold)
-            assert row["patients"] == 4
-            apart = [find(fold, system, "volume", threshold) for fold in folds]
-            assert row["dice_by_patient"] == {
-                patient: dice
-                for found in apart
-                for patient, dice in found["dice_by_patient"].items()
-            }
-    free = [find(fold, "chance", "paper", "label_free")["threshold_value"] for fold in folds]
-    assert pooled["meta"]["label_free_thresholds"]["chance"] == free
+        row = find(pooled, system, "volume", "0.5")
+        assert row["patients"] == find(pooled, system, "volume", "label_free")["patients"] == 4
+        apart = [find(fold, system, "volume", "0.5") for fold in folds]
+        assert row["dice_by_patient"] == {
+            patient: dice for found in apart for patient, dice in found["dice_by_patient"].items()
+        }
     compared = pooled["meta"]["against_threshold"]
     assert {row["system"] for row in compared} == {"chance"}
     text = (tmp_path / "results.md").read_text()
@@ -103,6 +98,32 @@ def test_every_patient_is_a_row_s_patient_once(study: Path, tmp_path: Path) -> N
     assert "| Chance | paper | oracle (no claim) | Intensity threshold | -" in text
     for picture in ("results.png", "results_grid.png"):
         assert (tmp_path / picture).stat().st_size > 10_000
+
+
+def test_patients_of_other_folds_give_a_fold_its_threshold(study: Path, tmp_path: Path) -> None:
+    folds = [results_of(study / name) for name in ("1", "2")]
+    pooled = pool(tmp_path, study / "1", study / "2")
+    needed = [find(fold, "chance", "paper", "0.5")["healthy_thresholds"] for fold in folds]
+    assert [set(of_fold) for of_fold in needed] == [set(f["meta"]["test_patients"]) for f in folds]
+    strictest = [max(of_fold.values()) for of_fold in reversed(needed)]
+    assert pooled["meta"]["label_free_thresholds"]["chance"] == strictest
+    row = find(pooled, "chance", "volume", "label_free")
+    assert (row["promise"]["rank"], row["promise"]["scans"]) == (1, 2)
+    assert "in at most 1 of 3 scans is more than 1 % of" in (tmp_path / "results.md").read_text()
+    assert 0 <= row["scans_above_rate"] <= 1
+
+
+def test_folds_without_thresholds_of_their_patients_keep_the_stated_one(
+    copies: list[Path], tmp_path: Path
+) -> None:
+    for folder in copies:
+        content = results_of(folder)
+        rows = [row | {"healthy_thresholds": None, "promise": None} for row in content["rows"]]
+        (folder / "results.json").write_text(json.dumps(content | {"rows": rows}))
+    pooled = pool(tmp_path / "out", *copies)
+    free = [find(results_of(f), "chance", "paper", "label_free")["threshold_value"] for f in copies]
+    assert pooled["meta"]["label_free_thresholds"]["chance"] == free
+    assert find(pooled, "chance", "volume", "label_free")["promise"] is None
 
 
 def test_seeds_are_averaged_and_counted(
