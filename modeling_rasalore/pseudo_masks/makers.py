@@ -1,7 +1,7 @@
 """Make the pseudo-masks of all unhealthy training and validation slices, patient by patient."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,11 @@ from ..prediction.volume import predict_slices
 from ..provenance import provenance
 from ..recipes import DataRecipe
 from .rule import SCALING, PseudoMaskRule
-from .segmenter import PromptedSegmenter
+from .segmenter import MARGIN, PromptedSegmenter, choose_margin
 from .table import Mask, SliceMasks, table_path, write_masks
 
 Image = NDArray[np.float32]
+MARGIN_PATIENTS = 24  # that choose a box margin, one slice each
 
 
 @dataclass
@@ -53,9 +54,11 @@ class PseudoMaskRecipe:
             lesion. Uncertain pixels, where the next network had better not believe the teacher, are
             marked and left out of all that stage 2 computes.
         uncertain_up_to: of a teacher: higher scores are lesion.
-        segmenter: repo id or folder of a SamModel; empty: no M_SAM.
+        segmenter: repo id or folder of a SAM, SAM 2 or LiteMedSAM; empty: no M_SAM.
         segmenter_revision: of the repo; empty: its newest.
         prompt: "box" or "points".
+        margin: around the box, in shares of its longer side; null: chosen on training slices by the
+            overlap that the segmenter itself expects, without any mask.
         seed: of the points.
         batch_size: slices scored at once.
     """
@@ -74,6 +77,7 @@ class PseudoMaskRecipe:
     segmenter: str = ""
     segmenter_revision: str | None = None
     prompt: str = "box"
+    margin: float | None = MARGIN
     seed: int = 0
     batch_size: int = 32
 
@@ -93,6 +97,8 @@ def make_pseudo_masks(recipe: PseudoMaskRecipe) -> Path:
         refuse_other_split(folder, split)
     make = build_maker(recipe)
     claim_folder(out, settings_of(recipe), "masks")
+    if isinstance(make, ScoreMaker) and make.segmenter:
+        make.facts |= make.settle_margin(split["train"])
     write_split(split, out / "split.json", sources)
 
     patients = [*split["train"], *split["validation"]]
@@ -150,17 +156,23 @@ def load_segmenter(recipe: PseudoMaskRecipe) -> PromptedSegmenter | None:
     """Return the segmenter that refines the masks, None where the recipe names none."""
     if not recipe.segmenter:
         return None
+    margin = MARGIN if recipe.margin is None else recipe.margin
     return PromptedSegmenter.from_pretrained(
-        recipe.segmenter, recipe.prompt, recipe.seed, recipe.segmenter_revision
+        recipe.segmenter, recipe.prompt, recipe.seed, recipe.segmenter_revision, margin
     )
 
 
 def segmenter_facts(
     recipe: PseudoMaskRecipe, segmenter: PromptedSegmenter | None
 ) -> dict[str, Any]:
-    """Return what run.json says of it, also whether it is the benchmark's stand-in for one."""
+    """Return what run.json says of it, also whether it is a stand-in or knows true masks."""
     stand_in = bool(segmenter and getattr(segmenter.model.config, "stand_in", False))
-    return {"segmenter": recipe.segmenter or None, "stand_in": stand_in}
+    contaminated = bool(segmenter and segmenter.contaminated)
+    return {
+        "segmenter": recipe.segmenter or None,
+        "stand_in": stand_in,
+        "contaminated": contaminated,
+    }
 
 
 class ScoreMaker(ABC):
@@ -186,11 +198,37 @@ class ScoreMaker(ABC):
         """Return the pseudo-mask of a slice's scores, and the pixels to ignore, both (H, W)."""
         return (scores > 0.5).astype(np.uint8), None
 
-    def __call__(self, patient: Patient) -> Iterator[SliceMasks]:
+    def settle_margin(self, patients: Sequence[Patient]) -> dict[str, Any]:
+        """Choose the box margin where the recipe leaves it open; return what run.json says of it.
+
+        Args:
+            patients: of training; of up to `MARGIN_PATIENTS` of them the middle unhealthy slice.
+        """
+        assert self.segmenter is not None
+        if self.recipe.margin is not None:
+            return {"margin": self.recipe.margin}
+        expected = choose_margin(self.segmenter, self.middle_slices(patients))
+        return {"margin": self.segmenter.margin, "expected_overlaps": expected}
+
+    def middle_slices(self, patients: Sequence[Patient]) -> Iterator[tuple[Image, Mask]]:
+        """Yield the middle unhealthy slice of each patient with its pseudo-mask, where it has one.
+
+        Patients are evenly spaced in their list.
+        """
+        for patient in patients[:: -(-len(patients) // MARGIN_PATIENTS) or 1]:
+            if slices := self.read(patient):
+                image = slices[len(slices) // 2].image
+                (scores,) = self.locate([image])
+                if scores is not None:
+                    yield image, self.cut(scores)[0]
+
+    def read(self, patient: Patient) -> list[LabelledSlice]:
+        """Return a patient's unhealthy slices."""
         data = self.recipe.data
-        slices = list(
-            read_slices(patient, data.modality, skip=data.skip_slices, labels={UNHEALTHY})
-        )
+        return list(read_slices(patient, data.modality, skip=data.skip_slices, labels={UNHEALTHY}))
+
+    def __call__(self, patient: Patient) -> Iterator[SliceMasks]:
+        slices = self.read(patient)
         for start in range(0, len(slices), self.recipe.batch_size):
             batch = slices[start : start + self.recipe.batch_size]
             located = self.locate([example.image for example in batch])

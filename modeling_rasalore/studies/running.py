@@ -56,6 +56,7 @@ class BenchmarkRecipe(TrainedRuns):
         sam: repo id or folder of SAM.
         medsam: repo id or folder of MedSAM.
         medsam2: repo id or folder of MedSAM2; needs conversion to a Sam2Model folder first.
+        litemedsam: folder of `rasalore convert-released --litemedsam`; empty: no such rows.
         training_slices: most slices that competing systems learn from; 0: all.
         false_alarm_rate: of brain voxels of healthy slices, for label-free thresholds.
         workers: systems at a time, which share the cores; times are those of shared cores.
@@ -68,6 +69,7 @@ class BenchmarkRecipe(TrainedRuns):
     sam: str = "facebook/sam-vit-base"
     medsam: str = "flaviagiammarino/medsam-vit-base"
     medsam2: str = "wanglab/MedSAM2"
+    litemedsam: str = ""
     data: DataRecipe = field(default_factory=DataRecipe)
     cross: CrossRecipe = field(default_factory=CrossRecipe)
     training_slices: int = 0

@@ -18,7 +18,7 @@ class System(Protocol):
 
     Attributes:
         ALL_SEQUENCES: whether slices hold all four sequences, (4, H, W), instead of one.
-        weights: "trained", "stand-in", "none" or a repo id.
+        weights: "trained", "stand-in", "contaminated", "none" or a repo id.
         seconds: wall time that training took, None where nothing is trained.
         peak_mib: peak memory of training, None where nothing is trained.
     """

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..data.patient import ALL
+from ..evaluation.tables import CONTAMINATED
 from ..models.image_processing_rasalore import RasaloreImageProcessor
 from ..models.modeling_ddpt import DdptModel
 from ..models.modeling_rasalore import RasaloreModel
@@ -149,8 +150,13 @@ def check_sequence(folder: Path, expected: str) -> None:
 
 
 def weights_of(folder: Path) -> str:
-    """Return "stand-in" where one took MedSAM's place in the pseudo-masks, else "trained"."""
+    """Return "stand-in" where one took MedSAM's place in the pseudo-masks, else "trained".
+
+    `CONTAMINATED` where the segmenter of the pseudo-masks is.
+    """
     made = summary_of(folder).get("pseudo_masks") or {}
+    if made.get("contaminated"):
+        return CONTAMINATED
     return "stand-in" if made.get("stand_in") else "trained"
 
 

@@ -94,7 +94,8 @@ def test_a_model_of_another_split_is_refused(
 
 
 TRAINED = ("synthetic_only", "rasalore_poster", "rasalore", "rasalore_with_sam",
-           "rasalore_selftrained", "ceiling", "modalities.flair")  # fmt: skip
+           "rasalore_with_litemedsam", "rasalore_selftrained", "ceiling",
+           "modalities.flair")  # fmt: skip
 
 
 @pytest.mark.parametrize("row", TRAINED)
