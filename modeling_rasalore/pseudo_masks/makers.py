@@ -11,7 +11,7 @@ from ..data.patient import Patient
 from ..data.splits import read_split, refuse_other_split, split_hash, write_split
 from ..files import claim_folder, write_json
 from ..provenance import provenance
-from .fused import FusedMaker
+from .fusion import FusedMaker
 from .recipe import PseudoMaskRecipe, check_sources
 from .sources import HeatmapMaker, ScoreMaker, TeacherMaker, TruthMaker
 from .table import table_path, write_masks
@@ -33,6 +33,8 @@ def make_pseudo_masks(recipe: PseudoMaskRecipe) -> Path:
         refuse_other_split(folder, split)
     make = build_maker(recipe, split["train"])
     claim_folder(out, settings_of(recipe), "masks")
+    if isinstance(make, ScoreMaker) and make.segmenter:
+        make.facts |= make.settle_margin(split["train"])
     write_split(split, out / "split.json", sources)
 
     patients = [*split["train"], *split["validation"]]

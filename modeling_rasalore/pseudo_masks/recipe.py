@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from omegaconf import MISSING
 
 from ..recipes import DataRecipe
+from .segmenter import MARGIN
 
 
 @dataclass
@@ -33,9 +34,11 @@ class PseudoMaskRecipe:
         fuse: of source=fused: folders of stage-2 networks that saw painted lesions only.
         equal_weights: of source=fused: every map counts alike; else slice labels of training
             patients give the weights.
-        segmenter: repo id or folder of a SamModel; empty: no M_SAM.
+        segmenter: repo id or folder of a SAM, SAM 2 or LiteMedSAM; empty: no M_SAM.
         segmenter_revision: of the repo; empty: its newest.
         prompt: "box" or "points".
+        margin: around the box, in shares of its longer side; null: chosen on training slices by the
+            overlap that the segmenter itself expects, without any mask.
         seed: of the points.
         batch_size: slices scored at once.
     """
@@ -56,6 +59,7 @@ class PseudoMaskRecipe:
     segmenter: str = ""
     segmenter_revision: str | None = None
     prompt: str = "box"
+    margin: float | None = MARGIN
     seed: int = 0
     batch_size: int = 32
 

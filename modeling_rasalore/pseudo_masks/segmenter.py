@@ -1,5 +1,7 @@
 """Refine pseudo-masks with a prompted segmenter (SAM, MedSAM): box or points -> mask."""
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -7,14 +9,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..remote_files import without_waiting_for_hub
 from ..scans.background import index_box
+from .segmenter_models import load_segmenter
 
+Image = NDArray[np.float32]
 Mask = NDArray[np.uint8]
 Box = tuple[float, float, float, float]  # x of left, y of top, x of right, y of bottom in px
 
+MARGIN = 0.05  # of the box's longer side, where nothing chooses it
+MARGINS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4)
 
-def bounding_box(mask: Mask, margin: float = 0.05) -> Box | None:
+
+def bounding_box(mask: Mask, margin: float = MARGIN) -> Box | None:
     """Return the box of a mask plus `margin` of its longer side, inside the slice; None if empty.
 
     The released code adds 0 to 19 px drawn without a seed; a fixed share gives the same box twice.
@@ -42,14 +48,28 @@ def sample_points(mask: Mask, count: int, seed: int) -> NDArray[np.float32] | No
     return np.stack([columns[chosen], rows[chosen]], axis=1).astype(np.float32)
 
 
+@dataclass(frozen=True)
+class EmbeddedSlice:
+    """What the segmenter's large encoder made of a slice, once for all prompts on it.
+
+    Attributes:
+        embeddings: as the model's `get_image_embeddings` returns them.
+        sizes: original_sizes and reshaped_input_sizes of the image processor, each (1, 2).
+    """
+
+    embeddings: Any
+    sizes: dict[str, Tensor]
+
+
 class PromptedSegmenter:
     """A SAM-like model prompted by pseudo-masks; an empty pseudo-mask gives an empty mask.
 
     Args:
-        model: `SamModel` (also with MedSAM weights).
+        model: `SamModel` (also with MedSAM weights), or one with the same calls.
         processor: a SAM image processor, its own preprocessing untouched.
         prompt: "box" around the pseudo-mask, or "points" on it.
         seed: of the points.
+        margin: around the box, in shares of its longer side.
     """
 
     POINTS = 10
@@ -60,11 +80,14 @@ class PromptedSegmenter:
         processor: Any,
         prompt: str = "box",
         seed: int = 0,
+        margin: float = MARGIN,
     ):
         if prompt not in ("box", "points"):
             raise ValueError(f"prompt must be 'box' or 'points', got {prompt!r}.")
+        if margin < 0:
+            raise ValueError(f"margin must be at least 0, got {margin:g}.")
         self.model, self.processor = model.eval(), processor
-        self.prompt, self.seed = prompt, seed
+        self.prompt, self.seed, self.margin = prompt, seed, margin
 
     @classmethod
     def from_pretrained(
@@ -73,18 +96,17 @@ class PromptedSegmenter:
         prompt: str = "box",
         seed: int = 0,
         revision: str | None = None,
+        margin: float = MARGIN,
     ) -> "PromptedSegmenter":
-        """Load a `SamModel` repo id or folder, e.g. flaviagiammarino/medsam-vit-base."""
-        from transformers import SamImageProcessorPil, SamModel
+        """Load a SAM, SAM 2 or LiteMedSAM, e.g. flaviagiammarino/medsam-vit-base."""
+        return cls(*load_segmenter(name_or_path, revision), prompt, seed, margin)
 
-        with without_waiting_for_hub(name_or_path):
-            model = SamModel.from_pretrained(name_or_path, revision=revision or "main")
-            processor = SamImageProcessorPil.from_pretrained(
-                name_or_path, revision=revision or "main"
-            )
-        return cls(model, processor, prompt, seed)
+    @property
+    def contaminated(self) -> bool:
+        """Whether it is known to have learned from true masks like those that results show."""
+        return bool(getattr(getattr(self.model, "config", None), "contaminated", False))
 
-    def segment(self, image: NDArray[np.float32], pseudo_mask: Mask) -> Mask:
+    def segment(self, image: Image, pseudo_mask: Mask) -> Mask:
         """Return the mask (H, W) of a slice (H, W), from a prompt made of its pseudo-mask.
 
         Raises:
@@ -94,8 +116,7 @@ class PromptedSegmenter:
         # empty mask impossible.
         return (self.score(image, pseudo_mask) > 0.5).astype(np.uint8)
 
-    @torch.inference_mode()
-    def score(self, image: NDArray[np.float32], pseudo_mask: Mask) -> NDArray[np.float32]:
+    def score(self, image: Image, pseudo_mask: Mask) -> Image:
         """Return each pixel's probability (H, W) to lie in the mask; arguments as `segment`."""
         if pseudo_mask.shape != image.shape:
             raise ValueError(
@@ -103,28 +124,49 @@ class PromptedSegmenter:
             )
         if not pseudo_mask.any():
             return np.zeros(image.shape, np.float32)
+        return self.decode(self.embed(image), pseudo_mask)[0]
+
+    @torch.inference_mode()
+    def embed(self, image: Image) -> EmbeddedSlice:
+        """Return a slice (H, W) as the decoder takes it: nearly all of the computing."""
         inputs = self.processor(to_rgb(image), return_tensors="pt")
         device = next(self.model.parameters()).device
+        encoder: Any = self.model
+        embeddings = encoder.get_image_embeddings(inputs["pixel_values"].to(device, torch.float32))
+        sizes = {name: inputs[name] for name in ("original_sizes", "reshaped_input_sizes")}
+        return EmbeddedSlice(embeddings, sizes)
+
+    @torch.inference_mode()
+    def decode(
+        self, embedded: EmbeddedSlice, pseudo_mask: Mask, margin: float | None = None
+    ) -> tuple[Image, float]:
+        """Return each pixel's probability (H, W), and the overlap (IoU) that the model expects.
+
+        Args:
+            pseudo_mask: of the same slice, not empty.
+            margin: in place of the segmenter's own.
+        """
+        device = next(self.model.parameters()).device
         outputs = self.model(
-            pixel_values=inputs["pixel_values"].to(device, torch.float32),
-            **self.prompts(pseudo_mask, inputs, device),
+            image_embeddings=embedded.embeddings,
+            **self.prompts(pseudo_mask, embedded.sizes, device, margin),
             multimask_output=False,
         )
         logits = self.processor.post_process_masks(
-            outputs.pred_masks.float().cpu(),
-            inputs["original_sizes"],
-            inputs["reshaped_input_sizes"],
-            binarize=False,
+            outputs.pred_masks.float().cpu(), *embedded.sizes.values(), binarize=False
         )
-        return logits[0][0, 0].sigmoid().numpy()
+        return logits[0][0, 0].sigmoid().numpy(), float(outputs.iou_scores)
 
-    def prompts(self, pseudo_mask: Mask, inputs: Any, device: torch.device) -> dict[str, Tensor]:
+    def prompts(
+        self, pseudo_mask: Mask, inputs: Any, device: torch.device, margin: float | None = None
+    ) -> dict[str, Tensor]:
         """Return box or points of a pseudo-mask in the pixels of the segmenter's resized input."""
         height, width = (float(v) for v in inputs["original_sizes"][0])
         new_height, new_width = (float(v) for v in inputs["reshaped_input_sizes"][0])
         scale = torch.tensor([new_width / width, new_height / height])
         if self.prompt == "box":
-            box = torch.tensor(bounding_box(pseudo_mask)).view(2, 2) * scale
+            corners = bounding_box(pseudo_mask, self.margin if margin is None else margin)
+            box = torch.tensor(corners).view(2, 2) * scale
             return {"input_boxes": box.view(1, 1, 4).to(device)}
         points = torch.from_numpy(sample_points(pseudo_mask, self.POINTS, self.seed)) * scale
         labels = torch.ones(1, 1, self.POINTS, dtype=torch.long)
@@ -132,6 +174,30 @@ class PromptedSegmenter:
             "input_points": points.view(1, 1, -1, 2).to(device),
             "input_labels": labels.to(device),
         }
+
+
+def choose_margin(
+    segmenter: PromptedSegmenter, prompted: Iterable[tuple[Image, Mask]]
+) -> dict[float, float]:
+    """Set the box margin whose masks the model expects to overlap best; return all expectations.
+
+    No true mask is needed: SAM learned to estimate the overlap of its mask with the object. By
+    agreement with the pseudo-mask the best segmenter would be one that corrects nothing.
+
+    Args:
+        prompted: slices and their pseudo-masks, (H, W) each; empty ones are passed over. Without
+            any, and for points, the margin stays and nothing is returned.
+    """
+    rates: list[list[float]] = []
+    for image, pseudo_mask in prompted if segmenter.prompt == "box" else ():
+        if pseudo_mask.any():
+            embedded = segmenter.embed(image)
+            rates.append([segmenter.decode(embedded, pseudo_mask, m)[1] for m in MARGINS])
+    if not rates:
+        return {}
+    expected = dict(zip(MARGINS, np.mean(rates, axis=0).tolist(), strict=True))
+    segmenter.margin = max(expected, key=expected.__getitem__)
+    return expected
 
 
 def to_rgb(image: NDArray[np.float32]) -> NDArray[np.uint8]:

@@ -19,27 +19,34 @@ from ..prediction.loading import load_model
 from ..prediction.volume import predict_slices
 from .recipe import PseudoMaskRecipe
 from .rule import SCALING, PseudoMaskRule
-from .segmenter import PromptedSegmenter
+from .segmenter import MARGIN, PromptedSegmenter, choose_margin
 from .table import Mask, SliceMasks
 
 Image = NDArray[np.float32]
+MARGIN_PATIENTS = 24  # that choose a box margin, one slice each
 
 
 def load_segmenter(recipe: PseudoMaskRecipe) -> PromptedSegmenter | None:
     """Return the segmenter that refines the masks, None where the recipe names none."""
     if not recipe.segmenter:
         return None
+    margin = MARGIN if recipe.margin is None else recipe.margin
     return PromptedSegmenter.from_pretrained(
-        recipe.segmenter, recipe.prompt, recipe.seed, recipe.segmenter_revision
+        recipe.segmenter, recipe.prompt, recipe.seed, recipe.segmenter_revision, margin
     )
 
 
 def segmenter_facts(
     recipe: PseudoMaskRecipe, segmenter: PromptedSegmenter | None
 ) -> dict[str, Any]:
-    """Return what run.json says of it, also whether it is the benchmark's stand-in for one."""
+    """Return what run.json says of it, also whether it is a stand-in or knows true masks."""
     stand_in = bool(segmenter and getattr(segmenter.model.config, "stand_in", False))
-    return {"segmenter": recipe.segmenter or None, "stand_in": stand_in}
+    contaminated = bool(segmenter and segmenter.contaminated)
+    return {
+        "segmenter": recipe.segmenter or None,
+        "stand_in": stand_in,
+        "contaminated": contaminated,
+    }
 
 
 class ScoreMaker(ABC):
@@ -66,6 +73,28 @@ class ScoreMaker(ABC):
     @abstractmethod
     def locate(self, patient: Patient) -> Iterator[tuple[LabelledSlice, Image]]:
         """Yield unhealthy slices with their scores (H, W), in the slices' own frames."""
+
+    def settle_margin(self, patients: Sequence[Patient]) -> dict[str, Any]:
+        """Choose the box margin where the recipe leaves it open; return what run.json says of it.
+
+        Args:
+            patients: of training; of up to `MARGIN_PATIENTS` of them the middle unhealthy slice.
+        """
+        assert self.segmenter is not None
+        if self.recipe.margin is not None:
+            return {"margin": self.recipe.margin}
+        expected = choose_margin(self.segmenter, self.middle_slices(patients))
+        return {"margin": self.segmenter.margin, "expected_overlaps": expected}
+
+    def middle_slices(self, patients: Sequence[Patient]) -> Iterator[tuple[Image, Mask]]:
+        """Yield the middle unhealthy slice of each patient with its pseudo-mask, where it has one.
+
+        Patients are evenly spaced in their list.
+        """
+        for patient in patients[:: -(-len(patients) // MARGIN_PATIENTS) or 1]:
+            if located := list(self.locate(patient)):
+                example, scores = located[len(located) // 2]
+                yield example.image, self.cut(scores)[0]
 
     def read(self, patient: Patient, labels: Collection[int] | None) -> list[LabelledSlice]:
         """Return slices of a patient."""

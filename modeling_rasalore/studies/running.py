@@ -57,6 +57,7 @@ class BenchmarkRecipe(TrainedRuns):
         sam: repo id or folder of SAM.
         medsam: repo id or folder of MedSAM.
         medsam2: repo id or folder of MedSAM2; needs conversion to a Sam2Model folder first.
+        litemedsam: folder of `rasalore convert-released --litemedsam`; empty: no such rows.
         training_slices: most slices that competing systems learn from; 0: all.
         false_alarm_rate: the most of a scan's healthy brain that may be marked at a label-free
             threshold.
@@ -72,6 +73,7 @@ class BenchmarkRecipe(TrainedRuns):
     sam: str = "facebook/sam-vit-base"
     medsam: str = "flaviagiammarino/medsam-vit-base"
     medsam2: str = "wanglab/MedSAM2"
+    litemedsam: str = ""
     data: DataRecipe = field(default_factory=DataRecipe)
     cross: CrossRecipe = field(default_factory=CrossRecipe)
     training_slices: int = 0
@@ -277,7 +279,12 @@ def fit_or_restore(row: SystemRow, recipe: BenchmarkRecipe, split: Split) -> Sys
         if system.seconds is not None or system.weights == "none":  # trained elsewhere, or never
             return system
         slices, labels = training_slices(
-            split["train"], recipe.data, system.ALL_SEQUENCES, recipe.training_slices, recipe.seed
+            split["train"],
+            recipe.data,
+            system.ALL_SEQUENCES,
+            recipe.training_slices,
+            recipe.seed,
+            getattr(system, "see", None),
         )
         started = time.monotonic()
         system.fit(slices, labels)

@@ -15,7 +15,7 @@ from ..data.splits import refuse_known_persons, refuse_other_split
 from ..evaluation.leaks import check_disjoint, image_fingerprint
 from ..recipes import DataRecipe
 from ..scans.naming import MODALITIES
-from .systems import Image, ScanSlices
+from .systems import ScanSlices, SeenSlices
 
 WHITE = 0.99  # quantile of a scan's brain that becomes intensity 1
 Split = Mapping[str, Sequence[Patient]]
@@ -68,27 +68,34 @@ def as_scan(examples: Sequence[LabelledSlice], modality: str) -> ScanSlices:
     indices = [example.slice_index for example in examples]
     seen = [example.seen for example in examples]
     views = None if seen[0] is None else seen
-    return ScanSlices(images, indices, examples[0].spacing, modality, views)
+    return ScanSlices(images, views, indices, examples[0].spacing, modality)
 
 
 def training_slices(
-    patients: Sequence[Patient], data: DataRecipe, all_sequences: bool, most: int, seed: int
-) -> tuple[list[Image], list[int]]:
+    patients: Sequence[Patient],
+    data: DataRecipe,
+    all_sequences: bool,
+    most: int,
+    seed: int,
+    see: See | None = None,
+) -> tuple[SeenSlices, list[int]]:
     """Return slices and labels, 0 or 1, of training patients; at most `most`, 0 for all.
 
     Masks are opened only where a data set has no other source of slice labels, and never leave
     `read_slices`.
     """
-    slices, labels = [], []
-    for patient in patients:
-        known = {HEALTHY, UNHEALTHY}
-        for example in read_examples(patient, data, all_sequences, labels=known):
-            slices.append(example.image)
-            labels.append(int(example.label))
-    if not most or most >= len(slices):
-        return slices, labels
-    chosen = np.sort(np.random.default_rng(seed).choice(len(slices), most, replace=False))
-    return [slices[index] for index in chosen], [labels[index] for index in chosen]
+    known = {HEALTHY, UNHEALTHY}
+    examples = [
+        example
+        for patient in patients
+        for example in read_examples(patient, data, all_sequences, labels=known, see=see)
+    ]
+    if most and most < len(examples):
+        chosen = np.random.default_rng(seed).choice(len(examples), most, replace=False)
+        examples = [examples[index] for index in np.sort(chosen)]
+    views = [example.seen for example in examples] if see else None
+    labels = [int(example.label) for example in examples]
+    return SeenSlices([example.image for example in examples], views), labels
 
 
 def refuse_leaks(

@@ -17,21 +17,15 @@ Image = NDArray[np.float32]  # (H, W), or (4, H, W) for a system of all sequence
 
 
 @dataclass(frozen=True, eq=False)
-class ScanSlices(Sequence[Image]):
-    """Slices of one scan, ascending: a list of images that knows where they lie.
+class SeenSlices(Sequence[Image]):
+    """Slices of any scans, with what a system's `see` says of each.
 
     Attributes:
-        images: (H, W) each, or (4, H, W); 0 in the background and above 0 in the brain.
-        indices: which slices of the scan they are; one without brain may be missing.
-        spacing: mm between slices, rows and columns.
-        modality: the sequence.
-        views: what a system's `see` says of each slice; None without it.
+        images: as of `ScanSlices`.
+        views: one per image; None without `see`.
     """
 
     images: Sequence[Image]
-    indices: Sequence[int]
-    spacing: tuple[float, float, float]
-    modality: str
     views: Sequence[Any] | None = None
 
     @overload
@@ -43,6 +37,30 @@ class ScanSlices(Sequence[Image]):
 
     def __len__(self) -> int:
         return len(self.images)
+
+
+def select(slices: Sequence[Image], numbers: Sequence[int]) -> SeenSlices:
+    """Return some of the slices, with their views where they have any."""
+    views = getattr(slices, "views", None)
+    seen = None if views is None else [views[number] for number in numbers]
+    return SeenSlices([slices[number] for number in numbers], seen)
+
+
+@dataclass(frozen=True, eq=False)
+class ScanSlices(SeenSlices):
+    """Slices of one scan, ascending: a list of images that knows where they lie.
+
+    Attributes:
+        images: (H, W) each, or (4, H, W); 0 in the background and above 0 in the brain.
+        indices: which slices of the scan they are; one without brain may be missing.
+        spacing: mm between slices, rows and columns.
+        modality: the sequence.
+        views: what a system's `see` says of each slice; None without it.
+    """
+
+    indices: Sequence[int] = ()
+    spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    modality: str = ""
 
     def stack(self) -> NDArray[np.float32]:
         """Return the slices at their distances, (S, H, W) of one sequence; 0 where one is missing.
@@ -59,7 +77,7 @@ class System(Protocol):
         ALL_SEQUENCES: whether slices hold all four sequences, (4, H, W), instead of one.
         WHOLE_SCANS: whether a slice's scores depend on its scan's other slices, so that all of them
             are scored where healthy ones alone are wanted.
-        weights: "trained", "stand-in", "none" or a repo id.
+        weights: "trained", "stand-in", "contaminated", "none" or a repo id.
         seconds: wall time that training took, None where nothing is trained.
         peak_mib: peak memory of training, None where nothing is trained.
 

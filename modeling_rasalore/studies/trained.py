@@ -10,13 +10,14 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from ..data.patient import ALL, See
+from ..evaluation.tables import CONTAMINATED
 from ..models.image_processing_rasalore import RasaloreImageProcessor
 from ..models.modeling_ddpt import DdptModel
 from ..models.modeling_rasalore import RasaloreModel
 from ..prediction.volume import predict_slices
 from ..pseudo_masks.rule import SCALING, PseudoMaskRule
 from ..scans.naming import MODALITIES
-from .systems import GivenSystem, Image, ScanSlices
+from .systems import GivenSystem, Image, ScanSlices, SeenSlices
 
 
 class Stage1Heatmap(GivenSystem):
@@ -41,7 +42,7 @@ class Stage1Heatmap(GivenSystem):
         self.see = self.processor.see
         self.seconds, self.peak_mib = training_cost(folder)
 
-    def score(self, slices: ScanSlices) -> list[Image]:
+    def score(self, slices: SeenSlices) -> list[Image]:
         maps = []
         for start in range(0, len(slices), 32):
             batch = list(slices[start : start + 32])
@@ -184,8 +185,13 @@ def check_sequence(folder: Path, expected: str) -> None:
 
 
 def weights_of(folder: Path) -> str:
-    """Return "stand-in" where one took MedSAM's place in the pseudo-masks, else "trained"."""
+    """Return "stand-in" where one took MedSAM's place in the pseudo-masks, else "trained".
+
+    `CONTAMINATED` where the segmenter of the pseudo-masks is.
+    """
     made = summary_of(folder).get("pseudo_masks") or {}
+    if made.get("contaminated"):
+        return CONTAMINATED
     return "stand-in" if made.get("stand_in") else "trained"
 
 

@@ -17,7 +17,7 @@ from ..models.configuration_ddpt import DdptConfig
 from ..models.heatmaps_ddpt import HEATMAPS
 from ..models.image_processing_rasalore import RasaloreImageProcessor
 from ..models.modeling_ddpt import DdptModel
-from ..pseudo_masks.deletion import choose_heatmap, deletion_scores
+from ..pseudo_masks.criteria import choose_heatmap, deletion_scores
 from ..recipes import BaseRecipe, SplitRecipe, model_folder
 from ..remote_files import without_waiting_for_hub
 from .augmentation import AugmentationRecipe, augment_batch

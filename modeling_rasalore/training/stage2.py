@@ -21,7 +21,7 @@ from ..models.configuration_rasalore import RasaloreConfig
 from ..models.image_processing_rasalore import RasaloreImageProcessor
 from ..models.loss_rasalore import leave_out, soft_dice
 from ..models.modeling_rasalore import RasaloreModel
-from ..pseudo_masks.deletion import is_brain
+from ..pseudo_masks.criteria import is_brain
 from ..pseudo_masks.table import MaskTable
 from ..recipes import BaseRecipe, SplitRecipe, model_folder
 from ..scans.naming import MODALITIES

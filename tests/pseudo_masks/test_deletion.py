@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from modeling_rasalore.pseudo_masks.deletion import choose_heatmap, deletion_scores, is_brain
+from modeling_rasalore.pseudo_masks.criteria import choose_heatmap, deletion_scores, is_brain
 
 
 def lesion_slice() -> Tensor:

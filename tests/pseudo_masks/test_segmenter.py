@@ -13,8 +13,10 @@ from torch import nn
 from transformers import SamImageProcessorPil
 
 from modeling_rasalore.pseudo_masks.segmenter import (
+    MARGINS,
     PromptedSegmenter,
     bounding_box,
+    choose_margin,
     sample_points,
     to_rgb,
 )
@@ -87,9 +89,15 @@ class ObedientSam(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(1))
         self.received: dict[str, Any] = {}
+        self.embedded = 0
+
+    def get_image_embeddings(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        self.received["pixel_values"] = pixel_values
+        self.embedded += 1
+        return pixel_values
 
     def forward(self, **inputs: Any) -> SimpleNamespace:
-        self.received = inputs
+        self.received |= inputs
         centres = 4 * torch.arange(16) + 2.0  # 16 mask pixels of 4 input pixels
         y, x = centres[:, None], centres[None, :]
         if "input_boxes" in inputs:
@@ -99,7 +107,17 @@ class ObedientSam(nn.Module):
             points = inputs["input_points"][0, 0]
             apart = torch.stack([(x - px).abs().maximum((y - py).abs()) for px, py in points])
             inside = apart.amin(0) <= 4
-        return SimpleNamespace(pred_masks=torch.where(inside, 5.0, -5.0)[None, None, None])
+        return SimpleNamespace(
+            pred_masks=torch.where(inside, 5.0, -5.0)[None, None, None],
+            iou_scores=self.expect_overlap(inputs),
+        )
+
+    def expect_overlap(self, inputs: dict[str, Any]) -> torch.Tensor:
+        """Highest for boxes 20 px high."""
+        if "input_boxes" not in inputs:
+            return torch.zeros(1, 1, 1)
+        _, top, _, bottom = inputs["input_boxes"][0, 0]
+        return 1 - (bottom - top - 20).abs()[None, None, None] / 100
 
 
 def image_like(mask: np.ndarray) -> np.ndarray:
@@ -186,3 +204,64 @@ def test_an_obedient_model_gives_the_pseudo_mask_back(
 def test_another_prompt_is_refused(sam_folder: Path) -> None:
     with pytest.raises(ValueError, match="'box' or 'points', got 'mask'"):
         obedient(sam_folder, "mask")
+
+
+# --- Margins ----------------------------------------------------------------------------------
+def test_the_chosen_margin_is_the_one_whose_overlap_the_model_expects_to_be_best(
+    sam_folder: Path,
+) -> None:
+    segmenter, model = obedient(sam_folder, "box")
+    pseudo_mask = mask_of(slice(15, 30), slice(20, 30), (64, 64))  # 15 px high
+    empty = mask_of(slice(0), slice(0), (64, 64))
+    image = image_like(pseudo_mask)
+    expected = choose_margin(segmenter, [(image, pseudo_mask), (image, empty)])
+    assert tuple(expected) == MARGINS
+    assert segmenter.margin == 0.15 == max(expected, key=expected.__getitem__)  # 15 + 2 * 2.25 px
+    assert model.embedded == 1  # once for all margins, and not for what has no prompt
+    segmenter.segment(image, pseudo_mask)
+    _, top, _, bottom = model.received["input_boxes"].flatten().tolist()
+    assert (top, bottom) == pytest.approx((12.75, 32.25))
+
+
+def test_without_anything_to_prompt_the_margin_stays(sam_folder: Path) -> None:
+    segmenter, model = obedient(sam_folder, "box")
+    empty = mask_of(slice(0), slice(0))
+    assert choose_margin(segmenter, [(image_like(empty), empty)]) == {}
+    points, _ = obedient(sam_folder, "points")
+    pseudo_mask = mask_of(slice(10, 20), slice(20, 40))
+    assert choose_margin(points, [(image_like(pseudo_mask), pseudo_mask)]) == {}
+    assert segmenter.margin == points.margin == 0.05 and model.embedded == 0
+
+
+def test_a_negative_margin_is_refused(sam_folder: Path) -> None:
+    with pytest.raises(ValueError, match="margin must be at least 0, got -1"):
+        PromptedSegmenter(ObedientSam(), None, margin=-1)
+
+
+# --- Which model ------------------------------------------------------------------------------
+def test_a_folder_of_another_model_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(ValueError, match=r"a segmenter is one of sam, .*, got 'bert' in"):
+        PromptedSegmenter.from_pretrained(str(tmp_path))
+
+
+@pytest.mark.parametrize("prompt", ["box", "points"])
+def test_embedding_once_changes_no_mask(sam_folder: Path, prompt: str) -> None:
+    segmenter = PromptedSegmenter.from_pretrained(str(sam_folder), prompt)
+    pseudo_mask = mask_of(slice(10, 20), slice(20, 40))
+    image = image_like(pseudo_mask)
+    inputs = segmenter.processor(to_rgb(image), return_tensors="pt")
+    with torch.inference_mode():
+        whole = segmenter.model(
+            pixel_values=inputs["pixel_values"],
+            **segmenter.prompts(pseudo_mask, inputs, torch.device("cpu")),
+            multimask_output=False,
+        )
+    logits = segmenter.processor.post_process_masks(
+        whole.pred_masks,
+        inputs["original_sizes"],
+        inputs["reshaped_input_sizes"],
+        binarize=False,
+    )
+    expected = logits[0][0, 0].sigmoid().numpy()
+    np.testing.assert_allclose(segmenter.score(image, pseudo_mask), expected, atol=1e-6)

@@ -19,6 +19,7 @@ from baselines.cae import Cae, CaeSettings
 from baselines.classifier import grad_cam, rise, rise_masks
 from baselines.dae import Dae, DaeSettings, coarse_noise
 from baselines.frames import eroded_brain, from_grid, to_grid
+from baselines.gp_unet import GpUnet, GpUnetSettings, pool
 from baselines.interface import LearnedSystem
 from baselines.la_gan import LaGan, LaGanSettings
 from baselines.networks import resnet_classifier
@@ -42,6 +43,7 @@ TINY: dict[type[LearnedSystem], Any] = {
     Dae: DaeSettings(PIXELS, (4, 8), 2, 4, 1e-3, noise_grid=4),
     Vqvae: VqvaeSettings(PIXELS, (8, 8, 8), 4, 8, 2, 4, 1e-3),
     TsCam: TsCamSettings(PIXELS, 8, 12, 2, 2, 2, 4, 1e-3),
+    GpUnet: GpUnetSettings(PIXELS, (4, 8), 2, 4, 1e-3),
     Cae: CaeSettings(PIXELS, 4, 1, 2, 4, 1e-3, bank=8),
     LaGan: LaGanSettings(PIXELS, 4, 2, 1, (4, 8), 2, 4, 1e-3),
     AmeCam: AmeCamSettings(PIXELS, 4, False, 2, 2, 4, 1e-3),
@@ -183,6 +185,40 @@ def test_ts_cam_attention_is_of_the_class_token_summed_over_layers() -> None:
     assert semantic.shape == (2, 2, 4, 4)
     to_patches = attention.flatten(1).sum(1)  # of 2 layers, less what goes to the token itself
     assert ((to_patches > 1) & (to_patches < 2)).all()
+
+
+def test_slice_labels_alone_draw_the_blob_through_the_pooling() -> None:
+    built, slices, masks = fitted(
+        GpUnet, count=32, steps=120, widths=(8, 16), batch_size=16, rate=5e-3
+    )
+    assert mean_precision(built.score(slices), masks) > 0.8
+
+
+def test_before_any_label_every_pixel_is_almost_certainly_healthy() -> None:
+    built = GpUnet(TINY[GpUnet])
+    assert float(built.raw_maps(torch.rand(2, 1, PIXELS, PIXELS)).mean()) < 0.1
+
+
+def test_the_pooling_sees_the_highest_share_of_the_brain_alone() -> None:
+    logits = torch.arange(16.0).view(1, 4, 4)
+    brain = torch.zeros(1, 4, 4, dtype=torch.bool)
+    brain[0, :2] = True  # 8 pixels, 0 to 7; the higher ones lie outside
+    assert pool(logits, brain, 0.25).tolist() == [6.5]
+    assert pool(logits, brain, 1.0).tolist() == [3.5]
+    assert pool(logits, brain, 0.0).tolist() == [7.0]  # GP-UNet's global maximum
+    assert pool(logits, ~brain & False, 0.25).tolist() == [0.0]
+
+
+def test_slices_of_different_brains_are_pooled_by_their_own_size() -> None:
+    logits = torch.randn(2, 6, 6, generator=torch.Generator().manual_seed(0))
+    brain = torch.ones(2, 6, 6, dtype=torch.bool)
+    brain[1, 2:] = False
+    together = pool(logits, brain, 0.2)
+    expected = [
+        float(values[inside].sort(descending=True).values[:count].mean())
+        for values, inside, count in zip(logits, brain, (7, 2), strict=True)
+    ]
+    assert together.tolist() == pytest.approx(expected)
 
 
 def test_the_counterfactual_of_an_unhealthy_slice_is_classified_healthy() -> None:

@@ -104,7 +104,8 @@ def test_a_model_of_another_split_is_refused(
 
 
 TRAINED = ("synthetic_only", "rasalore_control", "rasalore_poster", "rasalore", "rasalore_with_sam",
-           "rasalore_selftrained", "ceiling", "modalities.flair")  # fmt: skip
+           "rasalore_with_litemedsam", "rasalore_selftrained", "ceiling",
+           "modalities.flair")  # fmt: skip
 
 
 @pytest.mark.parametrize("row", TRAINED)
@@ -189,7 +190,7 @@ def test_training_slices_have_a_known_label_and_can_be_fewer(
 # --- Systems that see a scan whole ----------------------------------------------------------------
 def test_slices_of_a_scan_are_images_that_know_their_distances() -> None:
     images = [np.full((2, 3), value, np.float32) for value in (1, 2, 3)]
-    scan = ScanSlices(images, [4, 5, 7], (3.0, 1.0, 1.0), "t2")
+    scan = ScanSlices(images, None, [4, 5, 7], (3.0, 1.0, 1.0), "t2")
     assert len(scan) == 3 and scan[1] is images[1] and scan[1:] == images[1:]
     assert [image[0, 0] for image in scan] == [1, 2, 3]
     assert scan.stack()[:, 0, 0].tolist() == [1, 2, 0, 3]

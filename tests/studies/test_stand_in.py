@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 from baselines import prompted
-from baselines.prompted import PromptedByStage1, tiny_processor
+from baselines.prompted import PromptedByStage1, tiny_processor, tiny_sam, tiny_sam2
 from baselines.stand_in import in_model_frame
+from transformers import Sam2Model
 
 from modeling_rasalore.pseudo_masks.recipe import PseudoMaskRecipe
-from modeling_rasalore.pseudo_masks.segmenter import PromptedSegmenter, to_rgb
+from modeling_rasalore.pseudo_masks.segmenter import MARGINS, PromptedSegmenter, to_rgb
 from modeling_rasalore.pseudo_masks.sources import load_segmenter, segmenter_facts
 from modeling_rasalore.studies.trained import weights_of
 
@@ -25,10 +26,13 @@ def slices() -> list[np.ndarray]:
     return [image, np.flip(image, 0).copy()]
 
 
+BRIGHT: Any = SimpleNamespace(score=lambda images: [(image > 1) * 1.0 for image in images])
+
+
 def without_weights(folder: Path, second: bool, prompt: str) -> PromptedByStage1:
     """A system whose repo does not exist, prompted where slices are bright."""
-    heatmaps: Any = SimpleNamespace(score=lambda images: [(image > 1) * 1.0 for image in images])
-    return PromptedByStage1(heatmaps, str(folder / "nothing"), second, prompt)
+    stand_in = tiny_sam2 if second else tiny_sam
+    return PromptedByStage1(BRIGHT, str(folder / "nothing"), stand_in, prompt)
 
 
 @pytest.fixture
@@ -98,11 +102,17 @@ def test_masks_that_a_stand_in_refined_say_so(stand_in: PromptedByStage1, tmp_pa
     stand_in.save(tmp_path / "saved")
     recipe = PseudoMaskRecipe(stage1="", out="", segmenter=str(tmp_path / "saved"))
     facts = segmenter_facts(recipe, load_segmenter(recipe))
-    assert facts == {"segmenter": str(tmp_path / "saved"), "stand_in": True}
+    path = str(tmp_path / "saved")
+    assert facts == {"segmenter": path, "stand_in": True, "contaminated": False}
 
 
 @pytest.mark.parametrize(
-    "made, weights", [({"stand_in": True}, "stand-in"), ({"stand_in": False}, "trained")]
+    "made, weights",
+    [
+        ({"stand_in": True}, "stand-in"),
+        ({"stand_in": False}, "trained"),
+        ({"stand_in": False, "contaminated": True}, "contaminated"),
+    ],
 )
 def test_a_network_of_such_masks_is_named_in_results(
     made: dict[str, bool], weights: str, tmp_path: Path
@@ -111,3 +121,38 @@ def test_a_network_of_such_masks_is_named_in_results(
     assert weights_of(tmp_path) == weights
     (tmp_path / "run.json").write_text(json.dumps({"pseudo_masks": None}))
     assert weights_of(tmp_path) == "trained"
+
+
+def test_a_saved_stand_in_for_medsam2_is_loaded_as_what_it_is(
+    slices: list[np.ndarray], tmp_path: Path
+) -> None:
+    system = without_weights(tmp_path, second=True, prompt="box")
+    system.save(tmp_path / "saved")
+    again = PromptedSegmenter.from_pretrained(str(tmp_path / "saved"))
+    assert isinstance(again.model, Sam2Model)
+    region = (slices[0] > 1).astype(np.uint8)
+    np.testing.assert_array_equal(
+        again.score(slices[0], region), system.segmenter.score(slices[0], region)
+    )
+
+
+def test_published_weights_choose_their_margin_and_say_by_what(
+    slices: list[np.ndarray], tmp_path: Path
+) -> None:
+    without_weights(tmp_path, second=False, prompt="box").save(tmp_path / "published")
+    system = PromptedByStage1(BRIGHT, str(tmp_path / "published"), None, "box")
+    before = {name: weight.clone() for name, weight in system.segmenter.model.state_dict().items()}
+    system.fit(slices, [1, 0])
+    assert all(w.equal(before[n]) for n, w in system.segmenter.model.state_dict().items())
+    system.save(tmp_path / "row")
+    written = json.loads((tmp_path / "row" / "system.json").read_text())
+    assert len(written["expected_overlaps"]) == len(MARGINS)
+    assert written["margin"] == system.segmenter.margin
+    assert str(written["margin"]) == max(
+        written["expected_overlaps"], key=written["expected_overlaps"].__getitem__
+    )
+
+
+def test_where_nothing_stands_in_missing_weights_are_an_error(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="nothing"):
+        PromptedByStage1(BRIGHT, str(tmp_path / "nothing"), None, "box")

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import ResNetBackbone
 
-from modeling_rasalore.pseudo_masks.deletion import deletion_scores
+from modeling_rasalore.pseudo_masks.criteria import deletion_scores
 
 from .frames import random_views, stretch
 from .interface import LearnedSystem, step

@@ -1,36 +1,42 @@
-"""SAM, MedSAM and MedSAM2 prompted by stage 1: its pseudo-mask gives a box or points.
+"""SAM, MedSAM, MedSAM2 and LiteMedSAM prompted by stage 1: its pseudo-mask gives a box or points.
 
 Native for SAM (Kirillov et al., ICCV 2023) and MedSAM (Ma et al., Nature Communications 15:654,
 2024, made for boxes); adapted for MedSAM2, whose published weights (arXiv 2504.03600 and
 2408.00874) are not in transformers' format: give a converted folder, or a Sam2Model repo id.
+LiteMedSAM is the folder of `rasalore convert-released --litemedsam`.
 Follows: prompts from stage 1's thresholded heatmap in the slice's own frame; the map is the
 sigmoid.
-Leaves out: min-max of the mask and random boxes of the released code. MedSAM's training data may
-hold BraTS masks, so its row may carry hidden pixel supervision: read it beside the plain SAM row.
+Leaves out: min-max of the mask and random boxes of the released code. The margin around a box is
+the one whose masks the segmenter itself expects to overlap best, on unhealthy training slices.
+MedSAM's training data may hold BraTS masks, so its row may carry hidden pixel supervision: read it
+beside the plain SAM row. LiteMedSAM's very likely do, and its rows say so; it knows boxes only.
 Where no weights can be loaded, a tiny model of the same class is trained in place on image regions,
-without any label, and the row says "stand-in".
+without any label, and the row says "stand-in". LiteMedSAM has none.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
 from transformers import Sam2Config, Sam2Model, SamConfig, SamImageProcessorPil, SamModel
 
-from modeling_rasalore.pseudo_masks.segmenter import PromptedSegmenter
+from modeling_rasalore.data.labels import UNHEALTHY
+from modeling_rasalore.evaluation.tables import CONTAMINATED
+from modeling_rasalore.files import write_json
+from modeling_rasalore.pseudo_masks.segmenter import Mask, PromptedSegmenter, choose_margin
+from modeling_rasalore.pseudo_masks.segmenter_models import SquareProcessor
 from modeling_rasalore.scans.background import brain_of
-from modeling_rasalore.studies.systems import Image, ScanSlices
+from modeling_rasalore.studies.systems import Image, ScanSlices, SeenSlices, select
 from modeling_rasalore.studies.trained import Stage1Heatmap
 
 from .stand_in import learn_regions
-from .ts_cam import IMAGENET_MEAN, IMAGENET_STD
 
 STAND_IN_PIXELS = 64
 STAND_IN_STEPS = 120
+MARGIN_SLICES = 24  # that choose a box margin
+StandIn = Callable[[], SamModel | Sam2Model]
 
 
 class PromptedByStage1:
@@ -38,8 +44,9 @@ class PromptedByStage1:
 
     Args:
         heatmaps: stage 1, whose scores above 0.5 become prompts.
-        repo: repo id or folder of a `SamModel` or `Sam2Model`.
-        second: whether it is a SAM 2.
+        repo: repo id or folder of a segmenter.
+        stand_in: makes the tiny model that takes its place where it cannot be loaded; None: that is
+            an error.
         prompt: "box" or "points".
         seed: of the points, and of a stand-in.
     """
@@ -50,73 +57,66 @@ class PromptedByStage1:
     peak_mib: float | None = None
 
     def __init__(
-        self, heatmaps: Stage1Heatmap, repo: str, second: bool, prompt: str, seed: int = 0
+        self,
+        heatmaps: Stage1Heatmap,
+        repo: str,
+        stand_in: StandIn | None,
+        prompt: str,
+        seed: int = 0,
     ):
         self.heatmaps, self.see = heatmaps, getattr(heatmaps, "see", None)
-        self.weights, self.seed = repo, seed
+        self.seed = seed
+        self.expected_overlaps: dict[float, float] = {}
         try:
-            model: nn.Module = (Sam2Model if second else SamModel).from_pretrained(repo)
-            processor = SquareProcessor(model) if second else load_processor(repo)
+            self.segmenter = PromptedSegmenter.from_pretrained(repo, prompt, seed)
+            self.weights = CONTAMINATED if self.segmenter.contaminated else repo
         except (OSError, ValueError):  # no such repo, none reachable, or another format
+            if stand_in is None:
+                raise
             self.weights = "stand-in"
             torch.manual_seed(seed)
-            model = tiny_sam2() if second else tiny_sam()
+            model = stand_in()
             model.config.stand_in = True
-            processor = SquareProcessor(model) if second else tiny_processor()
-        self.segmenter = PromptedSegmenter(model, processor, prompt, seed)
+            processor = SquareProcessor(model) if isinstance(model, Sam2Model) else tiny_processor()
+            self.segmenter = PromptedSegmenter(model, processor, prompt, seed)
 
     def fit(self, slices: Sequence[Image], labels: Sequence[int]) -> None:
-        """A stand-in learns to outline image regions; published weights stay as they are."""
+        """Teach a stand-in to outline image regions; published weights choose their margin."""
         if self.weights == "stand-in":
             learn_regions(self.segmenter, slices, STAND_IN_STEPS, self.seed)
+            return
+        unhealthy = [number for number, label in enumerate(labels) if label == UNHEALTHY]
+        chosen = unhealthy[:: max(1, len(unhealthy) // MARGIN_SLICES)][:MARGIN_SLICES]
+        prompted = self.pseudo_masks(select(slices, chosen))
+        self.expected_overlaps = choose_margin(self.segmenter, prompted)
+
+    def pseudo_masks(self, slices: SeenSlices) -> Iterator[tuple[Image, Mask]]:
+        """Yield slices with the masks that prompt on them."""
+        for image, heatmap in zip(slices, self.heatmaps.score(slices), strict=True):
+            yield image, (heatmap > 0.5).astype(np.uint8)
 
     def score(self, slices: ScanSlices) -> list[Image]:
         scores = []
-        for image, heatmap in zip(slices, self.heatmaps.score(slices), strict=True):
-            pseudo_mask = (heatmap > 0.5).astype(np.uint8)
+        for image, pseudo_mask in self.pseudo_masks(slices):
             score = self.segmenter.score(image, pseudo_mask)
             scores.append(np.where(brain_of(image), score, 0).astype(np.float32))
         return scores
 
     def save(self, folder: Path) -> None:
-        """Write a stand-in; that of a SAM can refine pseudo-masks too (`segmenter=<folder>`)."""
-        if self.weights == "stand-in":
-            model, processor = self.segmenter.model, self.segmenter.processor
-            assert isinstance(model, SamModel | Sam2Model)
-            model.save_pretrained(folder)
-            if isinstance(processor, SamImageProcessorPil):
-                processor.save_pretrained(folder)
+        """Write a stand-in, which can refine pseudo-masks too (`segmenter=<folder>`), or a margin.
 
-
-class SquareProcessor:
-    """Image processor of SAM 2 (its own needs torchvision): resized to a square, no padding."""
-
-    def __init__(self, model: nn.Module):
-        config: Any = model.config
-        self.pixels = int(config.prompt_encoder_config.image_size)
-
-    def __call__(self, image: np.ndarray, return_tensors: str = "pt") -> dict[str, Any]:
-        """`image` (H, W, 3) uint8 as pixel_values (1, 3, p, p), with both sizes."""
-        planes = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
-        square = F.interpolate(planes, (self.pixels,) * 2, mode="bilinear", antialias=True)
-        mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
-        return {
-            "pixel_values": (square - mean) / std,
-            "original_sizes": torch.tensor([image.shape[:2]]),
-            "reshaped_input_sizes": torch.tensor([[self.pixels, self.pixels]]),
-        }
-
-    def post_process_masks(
-        self, masks: Tensor, original_sizes: Tensor, *_: Any, binarize: bool = False
-    ) -> list[Tensor]:
-        """Logits (1, objects, masks, h, w) -> [(objects, masks, H, W)] in the slice's frame."""
-        height, width = (int(side) for side in original_sizes[0])
-        return [F.interpolate(masks[0], (height, width), mode="bilinear")]
-
-
-def load_processor(repo: str) -> Any:
-    """The image processor of a SAM repo."""
-    return SamImageProcessorPil.from_pretrained(repo)
+        The margin is written with the overlaps that chose it.
+        """
+        if self.weights != "stand-in":
+            folder.mkdir(parents=True, exist_ok=True)
+            chosen = {"margin": self.segmenter.margin, "expected_overlaps": self.expected_overlaps}
+            write_json(folder / "system.json", chosen)
+            return
+        model, processor = self.segmenter.model, self.segmenter.processor
+        assert isinstance(model, SamModel | Sam2Model)
+        model.save_pretrained(folder)
+        if isinstance(processor, SamImageProcessorPil):
+            processor.save_pretrained(folder)
 
 
 def tiny_processor() -> SamImageProcessorPil:

@@ -13,9 +13,10 @@ from .ame_cam import AmeCam
 from .anofpdm import Anofpdm
 from .cae import Cae
 from .dae import Dae
+from .gp_unet import GpUnet
 from .interface import LearnedSystem
 from .la_gan import LaGan
-from .prompted import PromptedByStage1
+from .prompted import PromptedByStage1, StandIn, tiny_sam, tiny_sam2
 from .ts_cam import TsCam
 from .vqvae import Vqvae
 from .yoo import YooAll, YooT2
@@ -57,23 +58,27 @@ class PromptedRow:
     Attributes:
         segmenter: key of the recipe that names its weights.
         prompt: "box" or "points".
+        stand_in: makes what takes its place; None: the row needs its weights.
     """
 
     name: str
     title: str
     segmenter: str
     prompt: str
+    stand_in: StandIn | None = None
 
     def folders(self, recipe: BenchmarkRecipe) -> list[str]:
-        return [recipe.stage1]
+        needed = [] if self.stand_in else [getattr(recipe, self.segmenter)]
+        return [recipe.stage1, *needed]
 
     def facts(self, recipe: BenchmarkRecipe) -> dict[str, Any]:
         runs = read_runs(self.name, [recipe.stage1, recipe.cut_from_heatmaps])
         return {"seed": recipe.seed, "weights": getattr(recipe, self.segmenter), **runs}
 
     def make(self, recipe: BenchmarkRecipe) -> PromptedByStage1:
-        weights, second = getattr(recipe, self.segmenter), self.segmenter == "medsam2"
-        return PromptedByStage1(build_heatmap(recipe), weights, second, self.prompt, recipe.seed)
+        weights = getattr(recipe, self.segmenter)
+        heatmaps = build_heatmap(recipe)
+        return PromptedByStage1(heatmaps, weights, self.stand_in, self.prompt, recipe.seed)
 
     def restore(self, folder: Path, recipe: BenchmarkRecipe) -> None:
         return None
@@ -84,6 +89,7 @@ LEARNED = (
     LearnedRow("dae", "DAE", Dae),
     LearnedRow("vqvae", "VQVAE", Vqvae),
     LearnedRow("ts_cam", "TS-CAM", TsCam),
+    LearnedRow("gp_unet", "GP-UNet-like MIL", GpUnet),
     LearnedRow("cae", "CAE", Cae),
     LearnedRow("la_gan", "LA-GAN", LaGan),
     LearnedRow("ame_cam", "AME-CAM", AmeCam),
@@ -91,9 +97,18 @@ LEARNED = (
     LearnedRow("yoo_t2", "Yoo et al. (T2)", YooT2),
     LearnedRow("yoo_all", "Yoo et al. (all)", YooAll),
 )
+SEGMENTERS: dict[str, tuple[str, StandIn | None]] = {  # key -> title and stand-in
+    "sam": ("SAM", tiny_sam),
+    "medsam": ("MedSAM", tiny_sam),
+    "medsam2": ("MedSAM2", tiny_sam2),
+    "litemedsam": ("LiteMedSAM", None),
+}
 PROMPTED = tuple(
-    PromptedRow(f"{key}_{prompt}", f"{title} + DDPT ({prompt})", key, prompt)
-    for key, title in {"sam": "SAM", "medsam": "MedSAM", "medsam2": "MedSAM2"}.items()
-    for prompt in ("box", "points")
+    PromptedRow(f"{key}_{prompt}", f"{title} + DDPT ({words})", key, prompt, stand_in)
+    for key, (title, stand_in) in SEGMENTERS.items()
+    for prompt, words in {
+        "box": "box",
+        "points": "points" if stand_in else "points, not trained for them",
+    }.items()
 )
 register(*LEARNED, *PROMPTED)

@@ -17,7 +17,7 @@ from modeling_rasalore import RasaloreImageProcessor
 from modeling_rasalore.data.labels import HEALTHY, UNHEALTHY
 from modeling_rasalore.data.layouts import find_patients
 from modeling_rasalore.data.splits import read_split
-from modeling_rasalore.pseudo_masks.fused import FusedMaker, to_logits
+from modeling_rasalore.pseudo_masks.fusion import FusedMaker, to_logits
 from modeling_rasalore.pseudo_masks.makers import make_pseudo_masks
 from modeling_rasalore.pseudo_masks.recipe import PseudoMaskRecipe
 from modeling_rasalore.pseudo_masks.table import MaskTable
