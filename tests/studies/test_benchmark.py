@@ -18,7 +18,7 @@ from modeling_rasalore.data.layouts import find_patients
 from modeling_rasalore.data.patient import Patient
 from modeling_rasalore.data.phantoms import write_phantoms
 from modeling_rasalore.data.splits import write_split
-from modeling_rasalore.evaluation.metrics import false_alarm_threshold
+from modeling_rasalore.evaluation.scan_thresholds import scan_threshold
 from modeling_rasalore.evaluation.tables import cost_table, results_table, sequence_table
 from modeling_rasalore.prediction.free_map import POLARITIES, free_map
 from modeling_rasalore.recipes import DataRecipe, run_script
@@ -207,9 +207,9 @@ def test_the_rows_without_training_score_the_whole_scan(split: Split, data: Data
     assert np.array_equal(scores, expected)
     healthy = np.array([example.label for example in examples]) == 0
     assert 0 < healthy.sum() < len(healthy)
-    found = find_threshold(system, [patient], data, 0.01)
-    inside = (stacked > 0)[healthy]
-    assert found.label_free == false_alarm_threshold(scores[healthy][inside], 0.01)
+    found = find_threshold(system, [patient], data, 0.01, scans_above=0.25)
+    expected_threshold = scan_threshold(scores[healthy], (stacked > 0)[healthy], 0.01)
+    assert found.label_free == expected_threshold
 
 
 def test_rows_without_training_say_darker_where_lesions_are(split: Split, data: DataRecipe) -> None:
@@ -238,7 +238,9 @@ def test_systems_without_their_folder_have_no_row() -> None:
     assert choose("own", rasalore="x")[-1] == "rasalore"
     assert choose("cae, ae") == ["ae", "cae"]
     given = {*unlearned, "ddpt", *(row.name for row in (*LEARNED, *PROMPTED))}
-    assert set(choose("all")) == given == set(known_rows()) - {row.name for row in OWN_ROWS[5:]}
+    assert set(choose("all", litemedsam="x")) == given
+    assert given == set(known_rows()) - {row.name for row in OWN_ROWS[5:]}
+    assert given - set(choose("all")) == {"litemedsam_box", "litemedsam_points"}
     assert list(known_rows())[:5] == [*unlearned, "ae"]
     names = ["rasalore_poster", "rasalore", "rasalore_selftrained"]
     folders = dict(zip(names, "xyz", strict=True))
