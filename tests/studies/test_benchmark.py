@@ -191,8 +191,11 @@ def test_systems_without_their_folder_have_no_row() -> None:
     assert choose("own") == ["chance", "threshold", "ddpt"]
     assert choose("own", rasalore="x")[-1] == "rasalore"
     assert choose("cae, ae") == ["ae", "cae"]
-    given = {"chance", "threshold", "ddpt", *(row.name for row in (*LEARNED, *PROMPTED))}
-    assert set(choose("all")) == given == set(known_rows()) - {row.name for row in OWN_ROWS[3:]}
+    competitors = {row.name for row in (*LEARNED, *PROMPTED)}
+    given = {"chance", "threshold", "ddpt", *competitors}
+    assert set(choose("all", litemedsam="x")) == given
+    assert given == set(known_rows()) - {row.name for row in OWN_ROWS[3:]}
+    assert given - set(choose("all")) == {"litemedsam_box", "litemedsam_points"}
     names = ["rasalore_poster", "rasalore", "rasalore_selftrained"]
     folders = dict(zip(names, "xyz", strict=True))
     assert choose("own", **folders)[3:] == names
@@ -210,6 +213,8 @@ def test_wrong_names_of_systems_are_refused() -> None:
         choose("ae,unet")
     with pytest.raises(ValueError, match="ceiling needs the folder"):
         choose("ceiling")
+    with pytest.raises(ValueError, match="litemedsam_box needs the folder"):
+        choose("litemedsam_box")
     with pytest.raises(ValueError, match="rasalore_average needs the folder"):
         choose("rasalore_average", modalities=ModalityRuns(t2="x"))
     with pytest.raises(ValueError, match="size must be small or paper, got 'huge'"):
