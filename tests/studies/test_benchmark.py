@@ -259,6 +259,8 @@ def test_wrong_names_of_systems_are_refused() -> None:
         choose("ae,unet")
     with pytest.raises(ValueError, match="ceiling needs the folder"):
         choose("ceiling")
+    with pytest.raises(ValueError, match="litemedsam_box needs the folder"):
+        choose("litemedsam_box")
     with pytest.raises(ValueError, match="rasalore_average needs the folder"):
         choose("rasalore_average", modalities=ModalityRuns(t2="x"))
     with pytest.raises(ValueError, match="size must be small or paper, got 'huge'"):
