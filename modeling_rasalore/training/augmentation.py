@@ -70,30 +70,49 @@ def augment_batch(
     """
     batch = len(pixel_values)
     transform = random_transforms(batch, recipe, pixel_values.device)
-    # Black is not 0 where mean and standard deviation were applied; what comes from outside must
-    # be black and brightness must leave black alone.
-    lowest = pixel_values.amin((2, 3), keepdim=True)
-    black = lowest if levels is None else levels.outside.to(pixel_values)
-    pixel_values = resample(pixel_values - black, transform, "bilinear")
     moved = {
         name: resample(mask[:, None].float(), transform, "nearest")[:, 0].to(mask.dtype)
         for name, mask in masks.items()
     }
-    inside = pixel_values != 0
-    if levels is None:
-        pixel_values = change_intensity(pixel_values, recipe) + black
-    else:
-        pixel_values = change_tissue(pixel_values + black, levels, recipe)
-    if recipe.noise_std:
-        amount = recipe.noise_std * value_range * happens(recipe.noise_probability, pixel_values)
-        pixel_values = pixel_values + amount * torch.randn_like(pixel_values)
     if levels is not None:
-        pixel_values = torch.where(inside, pixel_values, black)
+        return augment_scans(pixel_values, transform, recipe, value_range, levels), moved
+    # Black is not 0 where mean and standard deviation were applied; what comes from outside must
+    # be black and brightness must leave black alone.
+    black = pixel_values.amin((2, 3), keepdim=True)
+    pixel_values = resample(pixel_values - black, transform, "bilinear")
+    pixel_values = change_intensity(pixel_values, recipe) + black
+    pixel_values = add_noise(pixel_values, recipe, value_range)
     if recipe.sequence_dropout:
         channels = pixel_values.shape[1]
         dropped = drop_sequences(batch, channels, recipe.sequence_dropout)
         pixel_values = torch.where(dropped.to(black.device), black, pixel_values)
     return pixel_values, moved
+
+
+def augment_scans(
+    pixel_values: Tensor,
+    transform: Tensor,
+    recipe: AugmentationRecipe,
+    value_range: float,
+    levels: Levels,
+) -> Tensor:
+    """Return changed slices that were seen with their scan; their background stays as it is."""
+    outside = levels.outside.to(pixel_values)
+    shown = (pixel_values != outside).to(pixel_values.dtype)
+    both = resample(torch.cat([pixel_values - outside, shown], 1), transform, "bilinear")
+    shifted, share = both.chunk(2, dim=1)
+    # As in `crop_view`, no background is mixed into the edge of the brain.
+    pixel_values = shifted / share.clamp(min=0.5) + outside
+    pixel_values = add_noise(change_tissue(pixel_values, levels, recipe), recipe, value_range)
+    return torch.where(share >= 0.5, pixel_values, outside)
+
+
+def add_noise(pixel_values: Tensor, recipe: AugmentationRecipe, value_range: float) -> Tensor:
+    """Return slices with Gaussian noise on some of them."""
+    if not recipe.noise_std:
+        return pixel_values
+    amount = recipe.noise_std * value_range * happens(recipe.noise_probability, pixel_values)
+    return pixel_values + amount * torch.randn_like(pixel_values)
 
 
 def drop_sequences(batch: int, channels: int, probability: float) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 
 from modeling_rasalore import RasaloreConfig, RasaloreImageProcessor, RasaloreModel
 from modeling_rasalore.prediction.volume import predict_slices
-from modeling_rasalore.publishing.onnx_export import SliceToScores, export_onnx
+from modeling_rasalore.publishing.onnx_export import ScanToScores, SliceToScores, export_onnx
 
 AGREEMENT = 1e-4
 FIELDS: dict[str, dict[str, Any]] = {
@@ -67,3 +67,55 @@ def test_the_exported_file_agrees_with_torch_on_slices_of_any_size(tmp_path: Pat
 def test_another_ending_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"ending in \.onnx"):
         export_onnx(*make(), tmp_path / "model.pt")
+
+
+# --- Networks that see whole scans --------------------------------------------------------------
+def make_seeing(**fields: Any) -> tuple[RasaloreModel, RasaloreImageProcessor]:
+    torch.manual_seed(0)
+    config = RasaloreConfig.preset("base", image_size=32, base_channels=4, initializer_range=0.3)
+    return RasaloreModel(config).eval(), RasaloreImageProcessor(32, 4, view="scan", **fields)
+
+
+def scans() -> list[tuple[np.ndarray, tuple[float, float, float]]]:
+    """Scans larger and smaller than the model's input, at a border, with oblong pixels."""
+    rng = np.random.default_rng(0)
+    found = []
+    for shape, shift, spacing in (
+        ((9, 60, 50), 0, (3.0, 1.0, 1.0)),
+        ((5, 33, 21), 6, (8.0, 2.0, 2.0)),
+        ((12, 100, 40), -9, (2.0, 0.7, 1.4)),
+    ):
+        places, centre = np.indices(shape), np.array(shape) / 2 + (0, 0, shift)
+        radii = np.array([shape[0] / 1.5, shape[1] / 2.4, shape[2] / 2.6])
+        inside = (((places - centre[:, None, None, None]) / radii[:, None, None, None]) ** 2).sum(0)
+        scan = np.where(inside < 1, rng.uniform(50, 400, shape), 0).astype(np.float32)
+        found.append((scan, spacing))
+    return found
+
+
+@pytest.mark.parametrize("fields", [{}, {"image_mean": [0.3] * 4, "image_std": [0.2] * 4}])
+def test_the_graph_of_a_scan_says_what_the_package_says(fields: dict[str, Any]) -> None:
+    model, processor = make_seeing(**fields)
+    for scan, spacing in scans():
+        views = list(processor.see_scan(scan, spacing))
+        expected = np.stack(predict_slices(model, processor, list(scan), views=views))
+        graph = ScanToScores(model, processor)
+        given = torch.from_numpy(scan), torch.tensor(spacing)
+        with torch.no_grad():
+            scores = [graph(*given, torch.tensor([index])).numpy() for index in range(len(scan))]
+        assert expected.max() > 0.2 and np.abs(np.stack(scores) - expected).max() < AGREEMENT
+
+
+def test_the_exported_file_agrees_on_scans_of_any_size(tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    model, processor = make_seeing()
+    path = export_onnx(model, processor, tmp_path / "base.onnx")
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    for scan, spacing in scans():
+        views = list(processor.see_scan(scan, spacing))
+        expected = np.stack(predict_slices(model, processor, list(scan), views=views))
+        given = {"scan": scan, "spacing": np.array(spacing, np.float32)}
+        for index in (0, 3):
+            (found,) = session.run(["scores"], {**given, "index": np.array([index])})
+            assert np.abs(found - expected[index]).max() < AGREEMENT
