@@ -43,7 +43,7 @@ def collate_labelled(samples: list[Sample]) -> Batch:
 
 
 def paint_labelled(
-    batch: Batch, processor: RasaloreImageProcessor, lesions: SyntheticLesionRecipe
+    batch: Batch, processor: RasaloreImageProcessor, lesions: SyntheticLesionRecipe, modality: str
 ) -> Batch:
     """Return the batch, with lesions painted into all but a share of its slices if asked for.
 
@@ -53,9 +53,7 @@ def paint_labelled(
         labels = batch["labels"]
         chosen = torch.rand(labels.shape, device=labels.device) >= lesions.blank_share
         if chosen.any():
-            masks = paint_chosen(
-                batch["pixel_values"], chosen, processor, lesions.darker_share, grey=True
-            )
+            masks = paint_chosen(batch["pixel_values"], chosen, processor, modality, grey=True)
             labels[chosen] = torch.where(masks.flatten(1).amax(1) > 0, UNHEALTHY, HEALTHY)
     return batch
 
@@ -164,9 +162,9 @@ def collate_masked(samples: list[Sample]) -> Batch:
 
 
 def paint_healthy(
-    batch: Batch, processor: RasaloreImageProcessor, lesions: SyntheticLesionRecipe
+    batch: Batch, processor: RasaloreImageProcessor, lesions: SyntheticLesionRecipe, modality: str
 ) -> None:
-    """Paint a lesion into healthy slices of a batch, in place; the flags are taken out.
+    """Paint lesions into healthy slices of a batch, in place; the flags are taken out.
 
     A share of them stays blank: as it is, with an empty mask.
     """
@@ -174,6 +172,6 @@ def paint_healthy(
     chosen = healthy & (torch.rand(healthy.shape, device=healthy.device) >= lesions.blank_share)
     if not chosen.any():
         return
-    masks = paint_chosen(batch["pixel_values"], chosen, processor, lesions.darker_share)
+    masks = paint_chosen(batch["pixel_values"], chosen, processor, modality)
     for name in batch.keys() & {"labels", "sam_masks"}:
         batch[name][chosen] = masks
