@@ -23,6 +23,7 @@ class Look:
     Attributes:
         strength: what is added to the local level where there is oedema.
         core_share: of the lesions, with a core.
+        core_mm: diameter of the smallest ones; smaller lesions have none.
         core: level of the core as a multiple of the local level.
         rim_share: of the cores, with a rim.
         rim: level of the rim as a multiple of the local level.
@@ -33,6 +34,7 @@ class Look:
 
     strength: Span
     core_share: float
+    core_mm: float
     core: Span
     rim_share: float
     rim: Span
@@ -50,7 +52,8 @@ class LesionRecipe:
         further: probabilities of a second, third and fourth lesion.
         smallest_mm: diameter of the smallest lesions.
         smallest_pixels: the same in pixels; the larger of both counts.
-        largest: diameter of the largest lesions as a share of the frame.
+        small_share: of the first lesions, smaller than the usual ones.
+        sizes: diameters of usual first lesions as shares of the frame.
         further_sizes: diameters of second to fourth lesions as shares of the frame.
         scattered_share: of the slices, with many small lesions in white matter instead, as in
             multiple sclerosis.
@@ -59,12 +62,18 @@ class LesionRecipe:
         stretch: ellipsoids are longer and shorter than round ones by up to e^stretch.
         roughness: of the outline, per scale: knots along the frame, standard deviation of the
             log distance from the centre, and agreement of slices 5 mm apart.
+        crossing: share of lesions that pass from one half of the frame to the other; most tumours
+            stop at the midline.
         following: share of lesions that follow the tissue they begin in.
-        reluctance: how much they avoid other tissue.
+        reluctance: how much longer their way is through other tissue, per standard deviation of
+            the tissue's intensity.
         softness: width of the edge, as a share of the radius.
         blended: share of lesions that replace texture by that of elsewhere; others are added.
+        mottle: largest standard deviation of ups and downs of what a lesion adds or replaces.
         core_size: radius of the core, as a share of the lesion's.
+        core_softness: width of the core's edge, as a share of the lesion's radius.
         rim_width: as a share of the core's radius; near 1, the whole core enhances.
+        rim_mm: thickest rim.
         bias: standard deviation of the log of the field that every slice is multiplied by.
         visible: strengths below it are not asked for.
         clear: strengths from which a lesion counts in full, fainter ones in proportion.
@@ -77,7 +86,8 @@ class LesionRecipe:
     # Lesions of multiple sclerosis have a median of 2.5 to 3.2 mm in a slice (measured, MSLUB).
     smallest_mm: float = 2.0
     smallest_pixels: float = 1.5
-    largest: float = 0.6
+    small_share: float = 0.25
+    sizes: Span = (0.08, 0.6)
     further_sizes: Span = (0.03, 0.25)
     scattered_share: float = 0.0
     scattered_count: tuple[int, int] = (3, 10)
@@ -85,15 +95,19 @@ class LesionRecipe:
     stretch: float = 0.4
     roughness: tuple[tuple[int, float, float], ...] = (
         (5, 0.25, 0.95),
-        (12, 0.1, 0.8),
-        (30, 0.04, 0.3),
+        (12, 0.15, 0.8),
+        (30, 0.07, 0.3),
     )
+    crossing: float = 0.15
     following: float = 0.6
-    reluctance: Span = (0.5, 2.5)
-    softness: Span = (0.05, 0.6)
+    reluctance: Span = (0.2, 1.0)
+    softness: Span = (0.05, 0.9)
     blended: float = 0.5
+    mottle: float = 0.35
     core_size: Span = (0.35, 0.85)
+    core_softness: Span = (0.08, 0.4)
     rim_width: Span = (0.1, 1.0)
+    rim_mm: float = 10.0
     bias: float = 0.12
     visible: float = 0.03
     clear: float = 0.15
@@ -102,8 +116,9 @@ class LesionRecipe:
 
 LOOKS = {
     "t1": Look(
-        strength=(-0.15, 0.05),  # measured 0.96 to 1.08 of the median, mostly in white matter: 1.1
+        strength=(-0.2, 0.05),  # measured 0.96 to 1.08 of the median; white matter has 1.1 to 1.2
         core_share=0.7,
+        core_mm=8.0,
         core=(0.55, 0.95),  # fluid-like T1 of necrosis to tumour tissue
         rim_share=0.2,
         rim=(0.95, 1.1),  # without contrast agent a rim is tissue, sometimes blood
@@ -113,6 +128,7 @@ LOOKS = {
     "t1ce": Look(
         strength=(-0.09, 0.16),  # measured 0.91 to 1.16
         core_share=0.75,
+        core_mm=0.0,  # the smallest metastases enhance as a whole
         core=(0.64, 1.15),  # measured
         rim_share=0.75,  # most enhance; half of BraTS 2021's lower grades do not
         rim=(1.22, 1.6),  # measured medians of 1.22 to 1.47 per patient
@@ -121,8 +137,9 @@ LOOKS = {
     ),
     "t2": Look(
         strength=(0.03, 0.9),  # measured 1.13 to 1.79 of the median, and fainter ones
-        core_share=0.25,
-        core=(0.5, 1.3),  # blood and dense tumour to oedema
+        core_share=0.35,
+        core_mm=8.0,
+        core=(0.5, 2.4),  # blood and dense tissue to T2 of 225 ms and cysts as bright as fluid
         rim_share=0.3,
         rim=(0.8, 1.5),
         fluid=(1.8, 2.4),
@@ -131,6 +148,7 @@ LOOKS = {
     "flair": Look(
         strength=(0.03, 0.9),  # measured 1.19 to 1.52 of the median, and fainter ones
         core_share=0.25,
+        core_mm=8.0,
         core=(0.5, 1.3),  # fluid in a cavity is dark
         rim_share=0.3,
         rim=(1.0, 1.5),

@@ -68,15 +68,18 @@ class Healthy:
 
     Attributes:
         open: (B, C, n, S, S), share of each pixel that is brain and no fluid.
+        solid: the same, with furrows as wide as two pixels on either side closed, as by a mass.
         level: (B, C, n, S, S), mean of the brain around each pixel.
-        texture: (B, C, n, S, S), the rest; 0 outside the brain.
-        tissue: (B, 1, n, S, S), fine structure without noise, mean of sequences.
+        texture: (B, C, n, S, S), the rest; 0 at the brain's surface and outside.
+        tissue: (B, 1, n, S, S), fine structure without noise, in standard deviations, mean of
+            sequences.
         deep: (B, S S), 1 where a lesion may begin in the middle slice.
         white: (B, S S), 1 where a lesion of white matter may.
         pixel_mm: (B, 1, 1, 1, 1).
     """
 
     open: Tensor
+    solid: Tensor
     level: Tensor
     texture: Tensor
     tissue: Tensor
@@ -89,22 +92,25 @@ class Healthy:
         cls, values: Tensor, brain: Tensor, pixel_mm: Tensor, looks: tuple[Look, ...]
     ) -> "Healthy":
         """Read slices (B, C, n, S, S) with their brains (B, n, S, S) bool."""
-        inside = brain[:, None].to(values.dtype)
+        within = brain[:, None].to(values.dtype)
         begin, end = values.new_tensor([look.fluid for look in looks]).T[..., None, None, None]
-        unmixed = (1 - (values - begin) / (end - begin)).clamp(0, 1) * inside
-        tissue = blur(values * unmixed, 1) / blur(unmixed, 1).clamp(min=0.05)
+        unmixed = (1 - (values - begin) / (end - begin)).clamp(0, 1) * within
+        closed = F.max_pool2d(unmixed.flatten(0, 2), 5, stride=1, padding=2).view_as(unmixed)
         level = coarse_mean(values * unmixed, unmixed)
-        texture = (values - level) * unmixed
-        middle = values.shape[2] // 2
-        solid = unmixed[:, :, middle].amin(1, keepdim=True)
-        deep = F.avg_pool2d(solid, 5, stride=1, padding=2) > 0.9
-        low, high = values.new_tensor([look.white for look in looks]).T[..., None, None]
-        white = ((tissue[:, :, middle] > low) & (tissue[:, :, middle] < high)).all(1, keepdim=True)
+        # Neither vessels nor the outlines of furrows.
+        texture = (values - level).clamp(-0.35, 0.35) * blur(unmixed, 2) ** 4
+        tissue = blur(values * unmixed, 1) / blur(unmixed, 1).clamp(min=0.05)
+        middle = slice(values.shape[2] // 2, values.shape[2] // 2 + 1)
+        spread = weighted_spread(tissue[:, :, middle], unmixed[:, :, middle]).clamp(min=0.02)
+        low, high = values.new_tensor([look.white for look in looks]).T[..., None, None, None]
+        white = ((tissue[:, :, middle] > low) & (tissue[:, :, middle] < high)).all(1)
+        deep = F.avg_pool2d(unmixed[:, :, middle].amin(1), 5, stride=1, padding=2) > 0.9
         return cls(
             unmixed,
+            closed * within,
             level,
             texture,
-            tissue.mean(1, keepdim=True),
+            (tissue / spread).mean(1, keepdim=True),
             deep.flatten(1).to(values.dtype),
             (deep & white).flatten(1).to(values.dtype),
             pixel_mm.to(values.dtype).view(-1, 1, 1, 1, 1),
@@ -126,42 +132,92 @@ class Healthy:
 
 @dataclass(frozen=True)
 class Shapes:
-    """Share of each pixel that one lesion a slice, its core and, of this, its rim take up.
+    """One lesion a slice, all (L, 1, n, S, S).
 
-    All (L, 1, n, S, S) in [0, 1].
+    Attributes:
+        lesion: share of each pixel that it takes up.
+        core: the same for its core.
+        rim: share of the core that is rim.
+        mottle: ups and downs of its intensity around 1.
+        core_mm: diameter of the core where it is largest, (L, 1, 1, 1, 1).
     """
 
     lesion: Tensor
     core: Tensor
     rim: Tensor
+    mottle: Tensor
+    core_mm: Tensor
 
 
 def draw_shapes(
     draw: Draw, healthy: Healthy, recipe: LesionRecipe, scattered: Tensor, first: bool
 ) -> Shapes:
-    """Return one lesion per slice."""
+    """Return one lesion per slice.
+
+    Args:
+        draw: random numbers.
+        healthy: the slices.
+        recipe: how large lesions are and of what form.
+        scattered: whether a slice has many small lesions, (L,) bool.
+        first: whether these are the slices' first lesions, which are larger.
+    """
     count, side, planes = healthy.size, healthy.tissue.shape[-1], healthy.tissue.shape[2]
     radius = draw_diameters(draw, healthy.pixel_mm, side, recipe, scattered, first) / 2
     start = draw_starts(draw, healthy, scattered)
-    solid = measure_ellipsoids(draw, healthy, recipe, radius, start)
-    scales = [
-        amount * pick(draw.field(count, knots, side, 3, agreement), planes)[:, None]
-        for knots, amount, agreement in recipe.roughness
+    regular = measure_ellipsoids(draw, healthy, recipe, radius, start)
+    fields = [
+        pick(draw.field(count, knots, side, 3, agreement), planes)[:, None]
+        for knots, _, agreement in recipe.roughness
     ]
-    solid = solid * torch.stack(scales).sum(0).exp()
-    middle = healthy.tissue[:, :, planes // 2].flatten(2)
-    origin = middle.gather(2, start[:, None, None])[..., None, None]
-    follows = draw.column(count) < recipe.following
-    reluctance = draw.column(count, recipe.reluctance) * follows
-    spread = solid * (1 + reluctance * (healthy.tissue / origin.clamp(min=0.05) - 1).abs())
-    pixel = 1 / radius
-    lesion = inside(spread, 1.0, torch.maximum(draw.column(count, recipe.softness), pixel))
-    core_radius = draw.column(count, recipe.core_size)
-    border = torch.maximum(pixel, torch.full_like(pixel, 0.08))
-    core = inside(solid, core_radius, border)
-    width = draw.column(count, recipe.rim_width) * core_radius * scales[1].mul(4).exp()
-    rim = 1 - inside(solid, core_radius - torch.maximum(width, 1.2 * pixel), border)
-    return Shapes(torch.maximum(lesion, core), core, rim)
+    rough = sum_weighted(fields, [amount for _, amount, _ in recipe.roughness])
+    distance = regular * rough.exp()
+    spread = follow_tissue(draw, healthy, recipe, distance, start)
+    softness = torch.maximum(draw.column(count, recipe.softness), 1 / radius)
+    _, medium, fine = fields
+    core, rim, core_mm = draw_cores(draw, healthy, recipe, distance, radius, medium.flip(-1))
+    mottle = 1 + draw.column(count, (0, recipe.mottle)) * (medium + fine).flip(-2)
+    return Shapes(torch.maximum(inside(spread, 1, softness), core), core, rim, mottle, core_mm)
+
+
+def follow_tissue(
+    draw: Draw, healthy: Healthy, recipe: LesionRecipe, distance: Tensor, start: Tensor
+) -> Tensor:
+    """Return distances that are shorter in tissue like that of the start, and longer elsewhere."""
+    middle = healthy.tissue[:, 0, healthy.tissue.shape[2] // 2].flatten(1)
+    origin = middle.gather(1, start[:, None]).view(-1, 1, 1, 1, 1)
+    follows = draw.column(healthy.size) < recipe.following
+    reluctance = draw.column(healthy.size, recipe.reluctance) * follows
+    # Beyond the ellipsoid, too: a lesion gets fingers.
+    return distance * (1 + reluctance * (healthy.tissue - origin).abs()) / (1 + 0.4 * reluctance)
+
+
+def draw_cores(
+    draw: Draw,
+    healthy: Healthy,
+    recipe: LesionRecipe,
+    distance: Tensor,
+    radius: Tensor,
+    uneven: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return cores, the share of them that is rim, and their largest diameters in mm.
+
+    Args:
+        draw: random numbers.
+        healthy: the slices.
+        recipe: how large cores are and how thick rims.
+        distance: from the lesions' centres, 1 at their surface.
+        radius: of the lesions, pixels.
+        uneven: field of thicker and thinner rim.
+    """
+    pixel, count = 1 / radius, healthy.size
+    size = draw.column(count, recipe.core_size)
+    core = inside(distance, size, torch.maximum(draw.column(count, recipe.core_softness), pixel))
+    width = draw.column(count, recipe.rim_width) * size
+    width = torch.minimum(width, recipe.rim_mm / healthy.pixel_mm * pixel)
+    # Where the rim is thinner than a pixel it fades: few rings are closed.
+    width = torch.maximum(width, 1.5 * pixel) * uneven.exp()
+    rim = 1 - inside(distance, size - width, torch.maximum(0.3 * width, pixel))
+    return core, rim, 2 * size * radius * healthy.pixel_mm
 
 
 def draw_diameters(
@@ -172,11 +228,22 @@ def draw_diameters(
     scattered: Tensor,
     first: bool,
 ) -> Tensor:
-    """Return diameters of ellipsoids in pixels, like `pixel_mm`, equal ratios equally often."""
+    """Return diameters of ellipsoids in pixels, (L, 1, 1, 1, 1), equal ratios equally often.
+
+    Args:
+        draw: random numbers.
+        pixel_mm: side of a pixel, (L, 1, 1, 1, 1).
+        side: of the frame in pixels.
+        recipe: the sizes.
+        scattered: whether a slice has many small lesions, (L,) bool.
+        first: whether these are first lesions.
+    """
     least = (recipe.smallest_mm / pixel_mm).clamp(min=recipe.smallest_pixels)
-    low, high = least, torch.full_like(least, recipe.largest * side)
-    if not first:
-        low, high = (torch.maximum(least, least.new_tensor(s * side)) for s in recipe.further_sizes)
+    sizes = recipe.sizes if first else recipe.further_sizes
+    low, high = (torch.maximum(least, least.new_tensor(share * side)) for share in sizes)
+    if first:
+        tiny = draw.column(len(least)) < recipe.small_share
+        low, high = torch.where(tiny, least, low), torch.where(tiny, low, high)
     small = scattered.view_as(pixel_mm)
     few, many = (torch.maximum(least, mm / pixel_mm) for mm in recipe.scattered_mm)
     low, high = torch.where(small, few, low), torch.where(small, many, high)
@@ -206,11 +273,29 @@ def measure_ellipsoids(
     flat = flat + (2 * (long - short) * cos * sin * x) * y
     # No slice cuts an ellipsoid so close to its end that nothing of it would be seen.
     steepest = (1 - (recipe.smallest_pixels / 2 / radius).clamp(max=1) ** 2).sqrt()
-    height = draw.column(count, (-0.95, 0.95)).clamp(-steepest, steepest)
+    height = draw.column(count, (-0.9, 0.9)).clamp(-steepest, steepest)
     tall = radius * healthy.pixel_mm * draw.column(count, (-recipe.stretch, recipe.stretch)).exp()
     steps = pick(radius.new_tensor([[-1.0, 0.0, 1.0]]), planes) * recipe.neighbour_mm
     height = height + steps.view(1, 1, planes, 1, 1) / tall
-    return (flat + height**2).sqrt()
+    beyond = measure_beyond_midline(x, start, healthy.pixel_mm)
+    barrier = 1.2 * beyond * (draw.column(count) >= recipe.crossing)
+    return (flat + height**2).sqrt() * (1 + barrier)
+
+
+def measure_beyond_midline(x: Tensor, start: Tensor, pixel_mm: Tensor) -> Tensor:
+    """Return 0 in the half of the frame in which a lesion begins, 1 from 12 mm beyond its middle.
+
+    A lesion that begins at the middle, such as one of the corpus callosum, has no other half.
+
+    Args:
+        x: pixels from the lesion's start, (L, 1, 1, 1, S).
+        start: pixel in which it begins, (L,).
+        pixel_mm: (L, 1, 1, 1, 1).
+    """
+    side = x.shape[-1]
+    from_middle = ((start % side) - (side - 1) / 2).view_as(pixel_mm) * pixel_mm
+    across = -(x * pixel_mm + from_middle) * from_middle.sign()
+    return (across / 12).clamp(0, 1) * (from_middle.abs() > 4)
 
 
 def pick(three: Tensor, planes: int) -> Tensor:
@@ -227,6 +312,21 @@ def blur(values: Tensor, reach: int) -> Tensor:
     """Return the mean of the pixels up to `reach` away, in each slice of (B, C, n, S, S)."""
     flat = values.flatten(0, 2)[:, None]
     return F.avg_pool2d(flat, 2 * reach + 1, stride=1, padding=reach).view_as(values)
+
+
+def sum_weighted(fields: list[Tensor], weights: list[float]) -> Tensor:
+    """Return the sum of fields, each times its weight."""
+    total = fields[0] * weights[0]
+    for field, weight in zip(fields[1:], weights[1:], strict=True):
+        total = total + field * weight
+    return total
+
+
+def weighted_spread(values: Tensor, weights: Tensor) -> Tensor:
+    """Return standard deviations over the pixels of (B, C, 1, S, S), (B, C, 1, 1, 1)."""
+    total = weights.sum((-1, -2), keepdim=True).clamp(min=1)
+    mean = (values * weights).sum((-1, -2), keepdim=True) / total
+    return (((values - mean) ** 2 * weights).sum((-1, -2), keepdim=True) / total).sqrt()
 
 
 def coarse_mean(values: Tensor, weights: Tensor) -> Tensor:

@@ -129,16 +129,17 @@ def blend(
         return draw.column(count) < shares[:, None, None, None]
 
     strength, core_factor, rim_factor = even("strength"), even("core"), even("rim")
-    core = shapes.core * healthy.open * chance("core_share")
+    replaced = draw.column(count) < recipe.blended
+    least = values.new_tensor([look.core_mm for look in recipe.looks])[:, None, None, None]
+    core = shapes.core * healthy.solid * (chance("core_share") & (shapes.core_mm >= least))
     rim = core * shapes.rim * chance("rim_share")
-    lesion = torch.maximum(shapes.lesion * healthy.open, core)
+    room = torch.where(replaced, healthy.solid, healthy.open)
+    lesion = torch.maximum(shapes.lesion * room, core)
     texture = healthy.texture.flip(-2).roll((7, 11), (-2, -1)) * draw.column(count, (0.6, 1.2))
-    replaced = (draw.column(count) < recipe.blended).to(values.dtype)
     elsewhere = healthy.level + texture - values
-    painted = values + (lesion - core) * (strength + replaced * elsewhere)
-    painted = painted + core * elsewhere
-    painted = painted + (core - rim) * (core_factor - 1) * healthy.level
-    painted = painted + rim * (rim_factor - 1) * healthy.level
+    change = (lesion - core) * (strength * shapes.mottle + replaced * elsewhere) + core * elsewhere
+    core_change = (core - rim) * (core_factor - 1) + rim * (rim_factor - 1)
+    painted = values + change + core_change * shapes.mottle * healthy.level
     painted = torch.where(lesion > 0, painted.clamp(0, 4), values)
     shares = torch.stack([lesion - core, core - rim, rim])
     strengths = torch.stack([strength, core_factor - 1, rim_factor - 1]).abs()
