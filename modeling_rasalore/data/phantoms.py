@@ -126,16 +126,18 @@ def write_phantoms(
     shape: Sequence[int] = (96, 112, 96),
     voxel_size: float | Sequence[float] = 2.0,
     processes: int | None = None,
+    white_matter_lesions: bool = False,
 ) -> list[Path]:
     """Return the folders of `patients` phantoms, written in the BraTS 2021 layout.
 
     Each is `BraTS2021_phantom<number>` with int16 `_t1`, `_t1ce`, `_t2`, `_flair` and uint8 `_seg`
-    .nii.gz files. The first `healthy_patients` of them have no tumour. Patient i depends on `seed`
+    .nii.gz files. The first `healthy_patients` of them are healthy. Patient i depends on `seed`
     and i alone. A run can be interrupted and repeated: patients made with the same arguments stay,
     others are replaced.
 
     Args:
         processes: how many patients are made at once; None for one per core.
+        white_matter_lesions: those who are not healthy have them instead of a tumour.
 
     Raises:
         ValueError: numbers that do not fit, or a patient's folder that holds something else.
@@ -153,7 +155,12 @@ def write_phantoms(
     for index in range(patients):
         state = np.random.SeedSequence([seed, index]).generate_state(1, np.uint64)
         folders.append(folder / f"BraTS2021_phantom{index + 1:03d}")
-        settings.append({"seed": int(state[0]), **grid, "tumour": index >= healthy_patients})
+        ill = index >= healthy_patients
+        disease = {
+            "tumour": ill and not white_matter_lesions,
+            "white_matter_lesions": ill and white_matter_lesions,
+        }
+        settings.append({"seed": int(state[0]), **grid, **disease})
     progress = partial(tqdm, total=patients, desc="phantoms", unit="patient")
     if processes == 1 or all(map(_is_written, folders, settings)):
         return list(progress(map(_write_patient, folders, settings)))

@@ -230,7 +230,7 @@ def test_healthy_halves_differ_so_that_a_mirror_image_gives_no_lesion_away() -> 
         right = np.zeros_like(both)
         right[: SHAPE[0] // 2] = True
         shifts.append(abs(np.median(difference[both & right])))
-    assert np.mean(spreads) > 0.15 and np.mean(shifts) > 0.02
+    assert np.mean(spreads) > 0.16 and np.mean(shifts) > 0.055
 
 
 def test_parts_of_a_tumour_are_as_bright_as_each_sequence_draws_them() -> None:
@@ -407,6 +407,12 @@ def test_patients_do_not_depend_on_how_many_there_are(tmp_path: Path) -> None:
 def test_first_patients_are_the_healthy_ones(tmp_path: Path) -> None:
     masks = [read_volume(f / f"{f.name}_seg.nii.gz") for f in write(tmp_path, healthy_patients=1)]
     assert [bool(mask.slices.any()) for mask in masks] == [False, True]
+
+
+def test_a_folder_of_patients_with_white_matter_lesions_has_no_tumour(tmp_path: Path) -> None:
+    folders = write(tmp_path, healthy_patients=1, white_matter_lesions=True)
+    masks = [read_volume(f / f"{f.name}_seg.nii.gz").slices for f in folders]
+    assert [set(np.unique(mask)) for mask in masks] == [{0}, {0, 2}]
 
 
 def test_repeating_keeps_patients_and_other_settings_replace_them(tmp_path: Path) -> None:
