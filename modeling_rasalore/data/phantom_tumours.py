@@ -1,9 +1,10 @@
-"""Grow random tumours: where they lie in a brain, what they consist of, how bright each part is.
+"""Grow random lesions: where they lie in a brain, what they consist of, how bright each part is.
 
 A tumour is a noise-perturbed ellipsoid of two nested parts. The tumour core displaces whatever was
 there; the oedema around it spreads by a travel cost that is low in white matter, high in grey
 matter and prohibitive in CSF, so it grows fingers along the white matter and stops at ventricles.
-All lengths are mm, so one seed gives one tumour at every voxel size.
+White-matter lesions, a second disease, are small, many, and on both sides. All lengths are mm, so
+one seed gives one tumour at every voxel size.
 """
 
 from dataclasses import dataclass, replace
@@ -21,10 +22,11 @@ OEDEMA_LEVELS = {
     "t1": (0.90, 0.70),
     "t1ce": (0.92, 0.72),
     "t2": (1.75, 2.40),
-    "flair": (1.30, 1.80),
+    "flair": (1.20, 1.60),
 }
-CORE_LEVELS = {"t1": (0.80, 0.45), "t1ce": (0.80, 0.45), "t2": (1.90, 2.60), "flair": (1.35, 1.50)}
-RIM_LEVELS = {"t1": (0.85, 0.75), "t1ce": (1.15, 1.90), "t2": (1.45, 1.90), "flair": (1.30, 1.65)}
+CORE_LEVELS = {"t1": (0.80, 0.45), "t1ce": (0.80, 0.45), "t2": (1.90, 2.60), "flair": (1.25, 1.50)}
+SEQUENCES = ("t1", "t1ce", "t2", "flair")
+RIM_LEVELS = {"t1": (0.85, 0.75), "t1ce": (1.15, 1.90), "t2": (1.45, 1.90), "flair": (1.20, 1.55)}
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class Tumour:
         push: mm by which the surroundings are displaced (mass effect).
         brightness: 0 faint .. 1 bright, for oedema and core alike.
         cystic: core filled with fluid, hence dark in FLAIR.
+        tint: (3, 4), log of what each part (core, oedema, rim) is brighter by in each sequence.
     """
 
     centre: np.ndarray
@@ -52,13 +55,15 @@ class Tumour:
     push: float
     brightness: float
     cystic: bool
+    tint: np.ndarray
 
     def levels(self, sequence: str) -> dict[int, float]:
         """Return the intensity of each label in `sequence`, as a multiple of white matter's."""
         ends = {CORE: CORE_LEVELS, OEDEMA: OEDEMA_LEVELS, RIM: RIM_LEVELS}
+        tint = np.exp(self.tint[:, SEQUENCES.index(sequence)])
         levels = {
-            label: float(np.interp(self.brightness, (0, 1), table[sequence]))
-            for label, table in ends.items()
+            label: float(np.interp(self.brightness, (0, 1), table[sequence]) * factor)
+            for (label, table), factor in zip(ends.items(), tint, strict=True)
         }
         if self.cystic and sequence == "flair":
             levels[CORE] = 0.6
@@ -139,8 +144,10 @@ def draw_tumour(
         push=rng.uniform(0, 0.12) * size,
         brightness=rng.uniform(0.6, 1),
         cystic=rng.random() < 0.2,
+        tint=np.zeros((3, len(SEQUENCES))),
     )
     kind = rng.random()
+    tumour = replace(tumour, tint=rng.normal(0, 0.06, tumour.tint.shape))
     if kind < 0.1:  # faint infiltration: hardly any core
         return replace(
             tumour, brightness=rng.uniform(0.15, 0.35), core_share=0.05, rim_thickness=0.0
@@ -174,6 +181,31 @@ def place_tumours(
         centre = np.array([float(axis[i]) for axis, i in zip(axes, nearest, strict=True)])
         tumours.append(draw_tumour(rng, centre))
     return tumours
+
+
+def scatter_lesions(
+    rng: np.random.Generator,
+    axes: tuple[np.ndarray, ...],
+    inside: np.ndarray,
+    white: np.ndarray,
+    ventricle: np.ndarray,
+) -> np.ndarray:
+    """Return the share of each of N brain voxels that white-matter lesions take up, (N,) float32.
+
+    They measure 3 to 12 mm and prefer the walls of the ventricles, as in multiple sclerosis and
+    disease of small vessels.
+
+    Args:
+        rng: source of their number and positions.
+        axes: per axis, the voxel centres in mm from the centre of the volume.
+        inside: (X, Y, Z) bool, the brain.
+        white: (N,), share of white matter.
+        ventricle: (N,), 1 at the walls of the ventricles, fading out around them.
+    """
+    small, large = (smooth_field(rng, axes, spacing)[inside] for spacing in (5.0, 9.0))
+    load = rng.uniform(1.9, 2.6)  # the lower, the more lesions
+    peaks = np.maximum(small, large) + 0.8 * ventricle
+    return np.clip((peaks - load) / 0.4, 0, 1) * np.clip(2 * white - 0.6, 0, 1)
 
 
 def push_away(tumour: Tumour, axes: tuple[np.ndarray, ...]) -> np.ndarray:

@@ -1,10 +1,13 @@
 """Make synthetic brains in four MRI sequences, with or without tumours, and their masks.
 
 A patient is made in five steps: (1) warp the tissue maps of the MNI152 template, (2) grow tumours
-in them, (3) mix tissue intensities per sequence, with texture and harmless bright spots, (4) paint
-the tumours, (5) add bias field and noise. Anatomy, imaging and tumours draw from separate random
-streams: without its tumour a patient has the same brain, equal to the last bit at a distance from
-it, and the brightest voxels of every image are membranes and vessels that all patients have.
+in them, (3) draw intensity and texture of every tissue per sequence, as SynthSeg does (Billot et
+al. 2023) but within the order that the sequence shows, with harmless bright spots, (4) paint the
+lesions, (5) add bias field and noise. The halves of a healthy brain differ in ventricles, furrows,
+brightness and, in some, a pocket of fluid, so that a mirror image does not give a tumour away.
+Anatomy, imaging and lesions draw from separate random streams: without its tumour a patient has the
+same brain, equal to the last bit at a distance from it, and the brightest voxels of every image are
+membranes and vessels that all patients have.
 """
 
 import json
@@ -20,35 +23,36 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import ndimage
 from tqdm.auto import tqdm
 
 from ..processes import end_with_parent
 from ..scans.volume_writing import write_nifti
-from .phantom_template import Template, load_template
+from .phantom_template import Brain, Tissues, load_template, read_tissues, warp_template
 from .phantom_tumours import (
+    OEDEMA,
+    SEQUENCES,
     Growth,
-    Tumour,
     grow_tumour,
     paint_tumour,
     place_tumours,
-    push_away,
+    scatter_lesions,
     smooth_field,
 )
 
-RECIPE = 2  # raised whenever a seed gives other voxels than before: written patients are remade
-SEQUENCES = ("t1", "t1ce", "t2", "flair")
+RECIPE = 3  # raised whenever a seed gives other voxels than before: written patients are remade
 RECORD = "phantom.json"
 
 # Range over patients of a tissue's intensity; white matter = 1.
-GREY = {"t1": (0.74, 0.84), "t1ce": (0.76, 0.86), "t2": (1.18, 1.34), "flair": (1.06, 1.18)}
-FLUID = {"t1": (0.28, 0.42), "t1ce": (0.28, 0.42), "t2": (2.7, 3.3), "flair": (0.3, 0.5)}
+GREY = {"t1": (0.70, 0.86), "t1ce": (0.72, 0.88), "t2": (1.15, 1.38), "flair": (1.04, 1.20)}
+FLUID = {"t1": (0.26, 0.44), "t1ce": (0.26, 0.44), "t2": (2.5, 3.4), "flair": (0.28, 0.52)}
 # What membranes and vessels at the brain's surface reach, and nothing exceeds before bias and
 # noise, lesions included: so the maximum of an image says nothing about a tumour.
 CEILING = {"t1": 1.6, "t1ce": 2.8, "t2": 3.6, "flair": 2.4}
 # Harmless spots in white matter: age-related lesions, and fluid-filled spaces around vessels.
 AGE_SPOT = {"t1": 0.9, "t1ce": 0.9, "t2": 1.6, "flair": 1.5}
 VESSEL_SPACE = {"t1": 0.7, "t1ce": 0.7, "t2": 1.9, "flair": 0.8}
+# Range over patients of white-matter lesions.
+WHITE_LESION = {"t1": (0.7, 0.9), "t1ce": (0.7, 0.9), "t2": (1.5, 2.2), "flair": (1.35, 2.0)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,47 +70,12 @@ class Phantom:
     affine: np.ndarray
 
 
-@dataclass(frozen=True, eq=False)
-class Brain:
-    """A warped template on the phantom's grid.
-
-    Attributes:
-        axes: per axis, the voxel centres in mm from the centre of the volume.
-        positions: (3, X, Y, Z) float32, where each voxel lies in the template, in its voxels.
-        to_template: (3, 3), mm on this grid -> template voxels, the fine warp left out.
-        inside: (X, Y, Z) bool, the N voxels of the brain.
-        surface: (N,) float32, 1 at the border of the brain, 0 from about 3 mm on.
-    """
-
-    axes: tuple[np.ndarray, ...]
-    positions: np.ndarray
-    to_template: np.ndarray
-    inside: np.ndarray
-    surface: np.ndarray
-
-    def volume(self, values: np.ndarray, outside: float = 0) -> np.ndarray:
-        """Return `values` (N,) of the brain voxels as (X, Y, Z), `outside` everywhere else."""
-        volume = np.full(self.inside.shape, outside, values.dtype)
-        volume[self.inside] = values
-        return volume
-
-
-@dataclass(frozen=True, eq=False)
-class Tissues:
-    """(N,) per brain voxel: shares of white matter, grey matter and CSF, which add up to 1, and
-    `ventricle`, 1 at the walls of the ventricles, fading out around them."""
-
-    white: np.ndarray
-    grey: np.ndarray
-    fluid: np.ndarray
-    ventricle: np.ndarray
-
-
 def make_phantom(
     seed: int,
     shape: Sequence[int] = (96, 112, 96),
     voxel_size: float | Sequence[float] = 2.0,
     tumour: bool = True,
+    white_matter_lesions: bool = False,
 ) -> Phantom:
     """Return a synthetic patient; the same arguments give the same voxels in every process.
 
@@ -114,29 +83,36 @@ def make_phantom(
         seed: the patient, >= 0. One seed is one brain and one tumour at every voxel size.
         shape: voxels (X, Y, Z); a grid smaller than a head, about 170 x 210 x 170 mm, cuts it off.
         voxel_size: mm, one number or one per axis.
-        tumour: whether the patient has one (sometimes two); without, `mask` is all zero.
+        tumour: whether the patient has one (sometimes two).
+        white_matter_lesions: whether the patient has them, label 2; a second disease. Without
+            either, `mask` is all zero.
 
     Raises:
         ValueError: not three numbers of voxels, voxels > 10 mm, or an axis shorter than 60 mm.
     """
     size, voxel = _check_grid(shape, voxel_size)
-    anatomy_rng, imaging_rng, tumour_rng = (
-        np.random.default_rng(stream) for stream in np.random.SeedSequence(seed).spawn(3)
+    anatomy_rng, imaging_rng, tumour_rng, white_rng = (
+        np.random.default_rng(stream) for stream in np.random.SeedSequence(seed).spawn(4)
     )
     steps = zip(size, voxel, strict=True)
     axes = tuple((np.arange(n, dtype=np.float32) - (n - 1) / 2) * step for n, step in steps)
     template = load_template(voxel)
-    brain = _warp_template(anatomy_rng, template, axes)
+    brain = warp_template(anatomy_rng, template, axes)
     where = (template.seeds, brain.positions, brain.inside, axes)
     tumours = place_tumours(tumour_rng, *where) if tumour else []
-    tissues = _read_tissues(anatomy_rng, template, brain, tumours)
+    tissues = read_tissues(anatomy_rng, template, brain, tumours)
     white, fluid = brain.volume(tissues.white), brain.volume(tissues.fluid, outside=1)
     side = brain.positions[0] - template.midline
     growths = [grow_tumour(t, tumour_rng, axes, white, fluid, side) for t in tumours]
     mask = np.zeros(size, np.uint8)
     for growth in growths:
         mask[growth.box] = np.where(growth.labels, growth.labels, mask[growth.box])
-    images = _image(imaging_rng, brain, tissues, growths)
+    scattered = np.zeros(len(tissues.white), np.float32)
+    if white_matter_lesions:
+        maps = tissues.white, tissues.ventricle
+        scattered = scatter_lesions(white_rng, axes, brain.inside, *maps)
+        mask[(brain.volume(scattered) >= 0.5) & (mask == 0)] = OEDEMA
+    images = _image(imaging_rng, brain, tissues, growths, scattered)
     affine = np.diag([-voxel[0], -voxel[1], voxel[2], 1.0])
     affine[:3, 3] = [-axis[0] * sign for axis, sign in zip(axes, (1, 1, -1), strict=True)]
     return Phantom(images, mask, affine)
@@ -150,16 +126,18 @@ def write_phantoms(
     shape: Sequence[int] = (96, 112, 96),
     voxel_size: float | Sequence[float] = 2.0,
     processes: int | None = None,
+    white_matter_lesions: bool = False,
 ) -> list[Path]:
     """Return the folders of `patients` phantoms, written in the BraTS 2021 layout.
 
     Each is `BraTS2021_phantom<number>` with int16 `_t1`, `_t1ce`, `_t2`, `_flair` and uint8 `_seg`
-    .nii.gz files. The first `healthy_patients` of them have no tumour. Patient i depends on `seed`
+    .nii.gz files. The first `healthy_patients` of them are healthy. Patient i depends on `seed`
     and i alone. A run can be interrupted and repeated: patients made with the same arguments stay,
     others are replaced.
 
     Args:
         processes: how many patients are made at once; None for one per core.
+        white_matter_lesions: those who are not healthy have them instead of a tumour.
 
     Raises:
         ValueError: numbers that do not fit, or a patient's folder that holds something else.
@@ -177,7 +155,12 @@ def write_phantoms(
     for index in range(patients):
         state = np.random.SeedSequence([seed, index]).generate_state(1, np.uint64)
         folders.append(folder / f"BraTS2021_phantom{index + 1:03d}")
-        settings.append({"seed": int(state[0]), **grid, "tumour": index >= healthy_patients})
+        ill = index >= healthy_patients
+        disease = {
+            "tumour": ill and not white_matter_lesions,
+            "white_matter_lesions": ill and white_matter_lesions,
+        }
+        settings.append({"seed": int(state[0]), **grid, **disease})
     progress = partial(tqdm, total=patients, desc="phantoms", unit="patient")
     if processes == 1 or all(map(_is_written, folders, settings)):
         return list(progress(map(_write_patient, folders, settings)))
@@ -203,58 +186,14 @@ def _check_grid(
     return size, (x, y, z)
 
 
-def _warp_template(
-    rng: np.random.Generator, template: Template, axes: tuple[np.ndarray, ...]
-) -> Brain:
-    """Return a brain of random size, tilt, handedness and folds."""
-    x, y, z = rng.normal(0, 0.05, 3)  # rotation about each axis, radians
-    tilt = np.array([[1, -z, y], [z, 1, -x], [-y, x, 1]])
-    scale = rng.normal(0.93, 0.03) * rng.normal(1, 0.02, 3)
-    flip = rng.choice([-1, 1])
-    to_template = (np.diag([flip, -1, 1] / scale) @ tilt).astype(np.float32)  # LPS mm -> RAS voxels
-    centre = (np.array(template.brain.shape) - 1) / 2 + rng.normal(0, 2, 3)
-    grid = np.meshgrid(*axes, indexing="ij", sparse=True)
-    positions = np.stack(
-        [sum(f * g for f, g in zip(row, grid, strict=True)) for row in to_template]
-    )
-    for axis in range(3):
-        positions[axis] += centre[axis]
-        positions[axis] += 3.0 * smooth_field(rng, axes, 45.0) + 1.2 * smooth_field(rng, axes, 18.0)
-    depth = _sample(template.brain, positions)
-    inside = depth > 0.68
-    return Brain(axes, positions, to_template, inside, np.clip((0.98 - depth[inside]) / 0.25, 0, 1))
-
-
-def _read_tissues(
-    rng: np.random.Generator, template: Template, brain: Brain, tumours: list[Tumour]
-) -> Tissues:
-    """Return the tissues of a brain with its own width of sulci and ventricles, pushed aside by
-    `tumours`; how many numbers `rng` draws does not depend on these."""
-    positions = brain.positions[:, brain.inside]
-    for tumour in tumours:
-        push = push_away(tumour, brain.axes)[:, brain.inside]
-        positions = positions - np.einsum("ij,jn->in", brain.to_template, push)
-    pull = np.stack([_sample(axis, positions / 4) for axis in template.into_ventricles])
-    left, right = rng.uniform(-2, 4) + rng.normal(0, 1, 2)  # mm by which each ventricle is wider
-    wider = np.where(positions[0] < template.midline, left, right).astype(np.float32)
-    positions = positions + wider * pull
-    maps = (template.white, template.grey, template.fluid)
-    white, grey, fluid = (_sample(tissue, positions) for tissue in maps)
-    widening = rng.normal(0.0, 0.3) + 0.6 * smooth_field(rng, brain.axes, 9.0)[brain.inside]
-    # Powers undo part of the blur of a template that averages 152 people.
-    white, grey, fluid = white**1.5, grey**1.5, fluid**1.2 * np.exp(widening)
-    total = white + grey + fluid + 1e-6
-    return Tissues(white / total, grey / total, fluid / total, np.linalg.norm(pull, axis=0))
-
-
-def _sample(data: np.ndarray, positions: np.ndarray) -> np.ndarray:
-    return ndimage.map_coordinates(data, positions, np.float32, order=1, mode="constant")
-
-
 def _image(
-    rng: np.random.Generator, brain: Brain, tissues: Tissues, growths: list[Growth]
+    rng: np.random.Generator,
+    brain: Brain,
+    tissues: Tissues,
+    growths: list[Growth],
+    scattered: np.ndarray,
 ) -> dict[str, np.ndarray]:
-    """Return the four images; how many numbers `rng` draws does not depend on the tumours."""
+    """Return the four images; how many numbers `rng` draws does not depend on the lesions."""
 
     def field(spacing: float) -> np.ndarray:
         return smooth_field(rng, brain.axes, spacing)[brain.inside]
@@ -266,12 +205,17 @@ def _image(
     membranes = np.clip((field(6.0) - 1.7) / 0.4, 0, 1) * brain.surface
     images = {}
     for sequence in SEQUENCES:
-        grey, fluid = rng.uniform(*GREY[sequence]), rng.uniform(*FLUID[sequence])
-        values = tissues.white + grey * tissues.grey + fluid * tissues.fluid
-        texture = rng.normal(0, 0.015) * mottled + rng.normal(0, 0.02) * regional + 0.02 * fine
-        values *= 1 + texture
-        for share, level in ((spots + caps, AGE_SPOT), (spaces, VESSEL_SPACE)):
-            values += np.minimum(share, 1) * (level[sequence] - values)
+        values = _mix_tissues(rng, tissues, sequence, mottled)
+        values *= (
+            1 + rng.normal(0, 0.03) * regional + 0.02 * fine + rng.normal(0, 0.03) * brain.half
+        )
+        level = rng.uniform(*WHITE_LESION[sequence])
+        for share, bright in (
+            (spots + caps, AGE_SPOT[sequence]),
+            (spaces, VESSEL_SPACE[sequence]),
+            (scattered, level),
+        ):
+            values += np.minimum(share, 1) * (bright - values)
         if growths:
             volume = brain.volume(values)
             for growth in growths:
@@ -283,6 +227,24 @@ def _image(
         values = np.hypot(values + noise[0], noise[1]) * np.exp(rng.uniform(5.7, 7.1))
         images[sequence] = brain.volume(np.maximum(values, 1).astype(np.float32))
     return images
+
+
+def _mix_tissues(
+    rng: np.random.Generator, tissues: Tissues, sequence: str, mottled: np.ndarray
+) -> np.ndarray:
+    """Return the intensities of a sequence, (N,), every tissue with a level and texture of its own.
+
+    Args:
+        rng: source of these.
+        tissues: their shares.
+        sequence: t1, t1ce, t2 or flair.
+        mottled: a smooth field, (N,), which each tissue follows as it likes.
+    """
+    levels = np.array([1.0, rng.uniform(*GREY[sequence]), rng.uniform(*FLUID[sequence])])
+    textures = levels * rng.normal(0, 0.02, 3)
+    shares = np.stack([tissues.white, tissues.grey, tissues.fluid])
+    mixed: np.ndarray = levels @ shares + textures @ shares * mottled
+    return mixed
 
 
 def _is_written(folder: Path, settings: dict[str, Any]) -> bool:

@@ -27,8 +27,6 @@ from ..training.stage1 import Stage1Recipe, train_stage1
 from ..training.stage2 import Stage2Recipe, train_stage2
 from .recipe import StudyRecipe
 
-# Lesions are brighter than tissue in T2 and FLAIR, darker in T1, either in T1 with contrast agent.
-DARKER_SHARES = {"t1": 1.0, "t1ce": 0.5}
 PHANTOM_SKIP = 15 / 96  # of the slices of a synthetic patient, at either end
 # How heatmaps of the small stage 1 are cut; the poster's threshold is 0.5, without the rest.
 CUT = ("threshold=0.3", "filter_reach=0.06", "minimum_probability=0.5")
@@ -107,7 +105,7 @@ class Line:
 
     def continue_stage2(self, title: str, out: Path, masks: Path, start: Path) -> Step:
         """Return the training of stage 2 on pseudo-masks, from the weights of an earlier run."""
-        words = f"pseudo_masks={masks}", f"initial_weights={start}", self.darker_word()
+        words = f"pseudo_masks={masks}", f"initial_weights={start}"
         return self.stage2(title, out, *words)
 
     def control_stage2(self, title: str, out: Path, masks: Path, start: Path) -> Step:
@@ -115,7 +113,7 @@ class Line:
 
         Same start, same steps, same slices without a lesion: what it gains, longer training brings.
         """
-        words = f"pseudo_masks={masks}", f"initial_weights={start}", self.darker_word()
+        words = f"pseudo_masks={masks}", f"initial_weights={start}"
         common = self.training_words(self.study.preset, out)
         alone = "synthetic_lesions.share=1"  # after the study's own words: else it is no control
         recipe = load_recipe(Stage2Recipe, [*common, *words, *self.study.stage2, alone])
@@ -123,7 +121,7 @@ class Line:
 
     def warm_up(self, title: str, out: Path, *split: str) -> Step:
         """Return the training of stage 2 on nothing but lesions painted into healthy slices."""
-        words = "synthetic_lesions.share=1", self.darker_word(), FROM_RANDOM, "loop.max_steps=400"
+        words = "synthetic_lesions.share=1", FROM_RANDOM, "loop.max_steps=400"
         return self.stage2(title, out, *split, *words)
 
     def learn_labels(self, out: Path, start: Path, *split: str) -> Step:
@@ -167,11 +165,6 @@ class Line:
         words = {"root": data.root, "modality": data.modality, "skip_slices": data.skip_slices}
         words |= {"same_person": data.same_person} if data.same_person else {}
         return [f"data.{key}={value}" for key, value in words.items()]
-
-    def darker_word(self) -> str:
-        """Return the word for the share of painted lesions that are darker than tissue."""
-        share = DARKER_SHARES.get(self.data.modality, 0.0)
-        return f"synthetic_lesions.darker_share={share}"
 
 
 def compare_networks(recipe: ComparisonRecipe) -> None:

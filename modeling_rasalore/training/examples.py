@@ -17,8 +17,9 @@ from torch import Tensor
 from ..data.labels import HEALTHY, UNHEALTHY
 from ..data.patient import LabelledSlice
 from ..models.image_processing_rasalore import RasaloreImageProcessor
-from ..models.scan_view_rasalore import BRIGHTEST, crop_views
+from ..models.scan_view_rasalore import crop_views
 from ..pseudo_masks.table import MaskTable
+from .lesion_recipes import lesion_recipe
 from .painted_lesions import SyntheticLesionRecipe, paint_chosen, paint_lesions
 from .slice_loader import Batch, Sample
 from .work_list import WorkList
@@ -48,7 +49,7 @@ def collate_labelled(samples: list[Sample]) -> Batch:
 
 
 def paint_labelled(
-    batch: Batch, processor: RasaloreImageProcessor, lesions: SyntheticLesionRecipe
+    batch: Batch, processor: RasaloreImageProcessor, lesions: SyntheticLesionRecipe, modality: str
 ) -> Batch:
     """Return the batch, with lesions painted into all but a share of its slices if asked for.
 
@@ -58,7 +59,7 @@ def paint_labelled(
         labels = batch["labels"]
         chosen = torch.rand(labels.shape, device=labels.device) >= lesions.blank_share
         if chosen.any():
-            masks = paint_slices(batch, chosen, processor, lesions, grey=True)
+            masks = paint_slices(batch, chosen, processor, modality, grey=True)
             labels[chosen] = torch.where(masks.flatten(1).amax(1) > 0, UNHEALTHY, HEALTHY)
     return see_painted(batch, processor)
 
@@ -167,9 +168,9 @@ def collate_masked(samples: list[Sample]) -> Batch:
 
 
 def paint_healthy(
-    batch: Batch, processor: RasaloreImageProcessor, lesions: SyntheticLesionRecipe
+    batch: Batch, processor: RasaloreImageProcessor, lesions: SyntheticLesionRecipe, modality: str
 ) -> None:
-    """Paint a lesion into healthy slices of a batch, in place; the flags are taken out.
+    """Paint lesions into healthy slices of a batch, in place; the flags are taken out.
 
     Afterwards the batch holds "pixel_values".
 
@@ -178,7 +179,7 @@ def paint_healthy(
     healthy = batch.pop("healthy")
     chosen = healthy & (torch.rand(healthy.shape, device=healthy.device) >= lesions.blank_share)
     if chosen.any():
-        masks = paint_slices(batch, chosen, processor, lesions)
+        masks = paint_slices(batch, chosen, processor, modality)
         for name in batch.keys() & {"labels", "sam_masks"}:
             batch[name][chosen] = masks
     see_painted(batch, processor)
@@ -197,16 +198,21 @@ def paint_slices(
     batch: Batch,
     chosen: Tensor,
     processor: RasaloreImageProcessor,
-    lesions: SyntheticLesionRecipe,
+    modality: str,
     grey: bool = False,
 ) -> Tensor:
-    """Paint a lesion into some slices of a batch, in place; return their masks (n, 2 S, 2 S)."""
+    """Paint lesions into some slices of a batch, in place; return their masks (n, 2 S, 2 S).
+
+    Args:
+        batch: as collated, of slices alone or with their neighbours.
+        chosen, modality, grey: as for `paint_chosen`.
+    """
     if processor.see is None:
-        return paint_chosen(batch["pixel_values"], chosen, processor, lesions.darker_share, grey)
-    relative = batch["relative"]  # three slices, through which one lesion goes
-    painted, masks = paint_lesions(relative[chosen] / BRIGHTEST, lesions.darker_share)
-    relative[chosen] = torch.where(batch["brain"][chosen], painted * BRIGHTEST, 0.0)
-    return masks
+        return paint_chosen(batch["pixel_values"], chosen, processor, modality, grey)
+    relative, brain, pixel_mm = (batch[n][chosen] for n in ("relative", "brain", "pixel_mm"))
+    painted = paint_lesions(relative, brain, pixel_mm, lesion_recipe(modality, blank_share=0.0))
+    batch["relative"][chosen] = painted.x
+    return painted.target
 
 
 def see_painted(batch: Batch, processor: RasaloreImageProcessor) -> Batch:

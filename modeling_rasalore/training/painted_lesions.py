@@ -1,23 +1,23 @@
-"""Paint lesions into healthy slices, on the batch's own device, with their exact masks.
+"""Paint lesions into healthy slices and their neighbours, on the batch's device, with their masks.
 
 Slice labels say which slices are healthy, so a network can learn where a lesion ends before it sees
 a real one, and no pixel label is used. Learning from invented anomalies goes back to CutPaste (Li
 et al. 2021), Foreign Patch Interpolation (Tan et al. 2020), NSA (Schlueter et al. 2022) and DRAEM
-(Zavrtanik et al. 2021); what is painted here follows the tumours of `phantom_tumours.py`: a
-perturbed ellipse that displaces its surroundings, a core with or without a rim, and oedema that
-follows the tissue and leaves fluid alone.
+(Zavrtanik et al. 2021). A lesion here is an ellipsoid through all slices with a rough, soft outline
+that may follow the tissue it begins in, and in some a core and a rim; fluid stays fluid.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-SMALLEST, LARGEST = 0.1, 0.8  # diameter of a lesion as a share of the slice's side
-BRIGHTER = (1.2, 2.4)  # intensity of a lesion as a multiple of the brain's median
-DARKER = (0.4, 0.85)
+from .lesion_recipes import LesionRecipe, lesion_recipe
+from .lesion_shapes import Draw, Healthy, Shapes, draw_shapes
+
+BRAIN_BOX_MM = 160.0  # side of a brain's box, where slices come without a scale
 
 
 @dataclass
@@ -26,206 +26,154 @@ class SyntheticLesionRecipe:
 
     Attributes:
         share: of all training slices; 1: nothing else, and no pseudo-mask is needed.
-        blank_share: of those slices, left as they are: what healthy brain looks like. Stage 1
+        blank_share: of those slices, left without lesion: what healthy brain looks like. Stage 1
             needs some.
-        darker_share: of the lesions, darker than tissue; 0 suits T2 and FLAIR.
         minimum_brain_area: mm2 of brain on a slice that is painted on.
     """
 
     share: float = 0.0
     blank_share: float = 0.0
-    darker_share: float = 0.0
     minimum_brain_area: float = 4000.0
 
 
-@dataclass(frozen=True)
-class Shape:
-    """Where each lesion of a batch is; maps are (B, 1, H, W).
+class PaintedSlices(NamedTuple):
+    """Slices with lesions.
 
     Attributes:
-        lesion, core, rim: share of each pixel that they take up, in [0, 1]; the rim is part of the
-            core and the core part of the lesion.
-        distance: from the centre, 1 at the lesion's outline.
-        offsets: (B, 2, H, W), (x, y) from the centre, in slices of width 2.
+        x: like the slices given.
+        target: (B, 2 S, 2 S) uint8, the lesions of the middle slice.
+        weight: (B, 2 S, 2 S) in ]0, 1], how much each pixel counts: faint lesions less.
     """
 
-    lesion: Tensor
-    core: Tensor
-    rim: Tensor
-    distance: Tensor
-    offsets: Tensor
+    x: Tensor
+    target: Tensor
+    weight: Tensor
 
 
-@dataclass(frozen=True)
-class Contrast:
-    """Intensity of each part per channel, (B, C, 1, 1), and whether the lesion is brighter than
-    brain, (B, 1, 1, 1) bool."""
+def paint_lesions(
+    x: Tensor,
+    brain: Tensor,
+    pixel_mm: Tensor,
+    recipe: LesionRecipe,
+    generator: torch.Generator | None = None,
+) -> PaintedSlices:
+    """Return slices with lesions, none in a share of them, and the lesions' masks.
 
-    oedema: Tensor
-    core: Tensor
-    rim: Tensor
-    brighter: Tensor
-
-
-class Draw:
-    """Random numbers for one batch, on its device, from torch's own generator of that device."""
-
-    def __init__(self, batch: int, device: torch.device):
-        self.batch, self.device = batch, device
-
-    def uniform(self, low: float, high: float, channels: int = 1) -> Tensor:
-        """Return (B, channels, 1, 1) between two numbers."""
-        draws = torch.rand(self.batch, channels, 1, 1, device=self.device)
-        return low + (high - low) * draws
-
-    def log_uniform(self, low: float, high: float, channels: int = 1) -> Tensor:
-        """Return (B, channels, 1, 1) between two numbers, equal ratios equally often."""
-        return low * (high / low) ** self.uniform(0, 1, channels)
-
-    def happens(self, probability: float) -> Tensor:
-        """Return (B, 1, 1, 1) bool."""
-        return self.uniform(0, 1) < probability
-
-    def field(self, knots: int, side: int, channels: int = 1) -> Tensor:
-        """Return (B, channels, side, side), smooth, about standard normal, `knots` to a side."""
-        coarse = torch.randn(self.batch, channels, knots + 2, knots + 2, device=self.device)
-        fine = F.interpolate(coarse, (side, side), mode="bicubic", align_corners=True)
-        return fine / 0.7  # between its knots interpolation averages
-
-
-def paint_lesions(images: Tensor, darker_share: float = 0.0) -> tuple[Tensor, Tensor]:
-    """Return slices with one lesion each and the lesions' masks.
-
-    Random numbers come from torch's generator of the slices' device: seed it for the same lesions.
+    All slices, also those without lesion, get a smooth field of brightness. Outside the brain
+    nothing changes. The middle slice does not depend on whether its neighbours are given.
 
     Args:
-        images: healthy slices (B, C, S, S), each channel in [0, 1], 0 outside the brain; channels
-            are sequences of the same slice and get the same lesion, each with its own contrast.
-        darker_share: how many lesions are darker than the tissue around them.
+        x: healthy slices (B, n, S, S), n = 1 or 3: below, this and above; intensities relative to
+            the median of the scan's brain. Several sequences: (B, C, n, S, S), one look each.
+        brain: (B, n, S, S) bool.
+        pixel_mm: side of a pixel, (B,).
+        recipe: of `lesion_recipe`.
+        generator: of the slices' device; None for torch's own.
+    """
+    values = x if x.ndim == 5 else x[:, None]
+    draw = Draw(x.device, generator)
+    bias = draw.field(len(values), 3, values.shape[-1])[:, None] * recipe.bias
+    values = torch.where(brain[:, None], (values * bias.exp()), values)
+    healthy = Healthy.of(values, brain, pixel_mm, recipe.looks)
+    strength = values.new_zeros(len(values), 1, *values.shape[-2:])
+    share = strength.clone()
+    before, middle = values, values.shape[2] // 2
+    counts, scattered = draw_counts(draw, healthy, recipe)
+    values = values.clone()
+    for turn in range(int(counts.max())):
+        rows = (counts > turn).nonzero()[:, 0]
+        here = healthy.rows(rows)
+        shapes = draw_shapes(draw, here, recipe, scattered[rows], first=turn == 0)
+        values[rows], seen, strong = blend(draw, values[rows], here, shapes, recipe)
+        seen, strong = seen[:, :, middle], strong[:, :, middle]
+        share[rows] = share[rows] + seen * (1 - share[rows])
+        strength[rows] = torch.maximum(strength[rows], strong)
+    fine_share, fine_strength = (
+        F.interpolate(part, scale_factor=2, mode="bilinear", align_corners=False)[:, 0]
+        for part in (share, strength)
+    )
+    target = fine_share >= 0.5
+    weight = torch.where(target, (fine_strength / recipe.clear).clamp(0.05, 1), 1.0)
+    empty = ~target.flatten(1).any(1)[:, None, None, None, None]
+    painted = torch.where(empty, before, values)
+    return PaintedSlices(painted.view_as(x), target.to(torch.uint8), weight)
+
+
+def draw_counts(draw: Draw, healthy: Healthy, recipe: LesionRecipe) -> tuple[Tensor, Tensor]:
+    """Return how many lesions each slice gets, (B,), and whether they are scattered, (B,) bool."""
+    size = healthy.size
+    count = 1 + sum((draw.uniform(size) < p).long() for p in recipe.further)
+    fewest, most = recipe.scattered_count
+    scattered = draw.uniform(size) < recipe.scattered_share
+    many = draw.uniform(size, (fewest, most + 1)).long()
+    blank = (draw.uniform(size) < recipe.blank_share) | ~healthy.present
+    return torch.where(scattered, many, count) * ~blank, scattered
+
+
+def blend(
+    draw: Draw, values: Tensor, healthy: Healthy, shapes: Shapes, recipe: LesionRecipe
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Mix one lesion into each slice.
 
     Returns:
-        Slices like `images`, in [0, 1], and masks (B, 2 S, 2 S) uint8: at least half lesion. A
-        slice without brain stays as it is, with an empty mask.
+        Slices (L, C, n, S, S); share of each pixel that is visibly lesion in any sequence, and how
+        strong it is there, (L, 1, n, S, S).
     """
-    draw = Draw(len(images), images.device)
-    fine = F.interpolate(images, scale_factor=2, mode="bilinear", align_corners=False)
-    brain = fine.amax(1, keepdim=True) > 0.02
-    shape = draw_shape(draw, fine, brain)
-    fine = displace(draw, fine, shape) * brain
-    contrast = draw_contrast(draw, fine, brain, darker_share)
-    # Fluid that outshines the lesion stays what it is; a core replaces whatever was there.
-    higher = (fine - contrast.oedema).mean(1, keepdim=True) > 0
-    oedema = (shape.lesion - shape.core) * (higher != contrast.brighter)
-    painted = paint(draw, fine, contrast, oedema, shape.core - shape.rim, shape.rim)
-    mask = oedema + shape.core >= 0.5
-    return F.avg_pool2d(painted, 2), mask[:, 0].to(torch.uint8)
+    count = len(values)
+
+    def even(name: str) -> Tensor:
+        return draw.even(count, values.new_tensor([getattr(look, name) for look in recipe.looks]))
+
+    def chance(name: str) -> Tensor:  # one number for all sequences: most cores are cores in all
+        shares = values.new_tensor([getattr(look, name) for look in recipe.looks])
+        return draw.column(count) < shares[:, None, None, None]
+
+    strength, core_factor, rim_factor = even("strength"), even("core"), even("rim")
+    replaced = draw.column(count) < recipe.blended
+    least = values.new_tensor([look.core_mm for look in recipe.looks])[:, None, None, None]
+    core = shapes.core * healthy.solid * (chance("core_share") & (shapes.core_mm >= least))
+    rim = core * shapes.rim * chance("rim_share")
+    room = torch.where(replaced, healthy.solid, healthy.open)
+    lesion = torch.maximum(shapes.lesion * room, core)
+    texture = healthy.texture.flip(-2).roll((7, 11), (-2, -1)) * draw.column(count, (0.6, 1.2))
+    elsewhere = healthy.level + texture - values
+    change = (lesion - core) * (strength * shapes.mottle + replaced * elsewhere) + core * elsewhere
+    core_change = (core - rim) * (core_factor - 1) + rim * (rim_factor - 1)
+    painted = values + change + core_change * shapes.mottle * healthy.level
+    painted = torch.where(lesion > 0, painted.clamp(0, 4), values)
+    shares = torch.stack([lesion - core, core - rim, rim])
+    strengths = torch.stack([strength, core_factor - 1, rim_factor - 1]).abs()
+    visible = (shares * (strengths >= recipe.visible)).sum(0)
+    strong = (shares * strengths).sum(0) / lesion.clamp(min=1e-3)
+    return painted, visible.amax(1, keepdim=True), strong.amax(1, keepdim=True)
 
 
 def paint_chosen(
-    pixel_values: Tensor, chosen: Tensor, processor: Any, darker_share: float, grey: bool = False
+    pixel_values: Tensor, chosen: Tensor, processor: Any, modality: str, grey: bool = False
 ) -> Tensor:
-    """Paint a lesion into some slices of a batch, in place; return their masks (n, 2 S, 2 S).
+    """Paint lesions into some slices of a batch, in place; return their masks (n, 2 S, 2 S).
 
     Args:
         pixel_values: (B, C, S, S) from `processor`.
         chosen: which of them, (B,) bool.
+        modality: the sequence, or all of them as channels.
         grey: the channels are one sequence repeated, as backbones of photographs want it, and stay
             equal.
     """
     images = processor.to_intensities(pixel_values[chosen])
-    painted, masks = paint_lesions(images[:, :1] if grey else images, darker_share)
+    painted, masks = paint_unit_range(images[:, :1] if grey else images, modality)
     pixel_values[chosen] = processor.from_intensities(painted.expand_as(images))
     return masks
 
 
-def draw_shape(draw: Draw, fine: Tensor, brain: Tensor) -> Shape:
-    """Return one perturbed ellipse per slice, inside its brain."""
-    offsets = grid(fine) - draw_centres(brain)
-    solid = draw_ellipse(draw, offsets)
-    # Oedema prefers tissue like that where it began: it grows fingers and stops at fluid.
-    smooth = F.avg_pool2d(fine.mean(1, keepdim=True), 5, stride=1, padding=2)
-    nearest = solid.flatten(1).argmin(1)
-    origin = smooth.flatten(1).gather(1, nearest[:, None])[:, :, None, None]
-    spread = solid * (1 + draw.uniform(0, 2.5) * (smooth / origin.clamp(min=0.05) - 1).abs())
-
-    core_radius = draw.uniform(0, 0.9) * draw.happens(0.8)
-    rim_width = draw.uniform(0.1, 0.4) * draw.happens(0.5)
-    core = inside(solid, core_radius, 0.1) * (core_radius > 0) * brain
-    lesion = torch.maximum(core, inside(spread, 1.0, draw.uniform(0.05, 0.4)) * brain)
-    rim = core * (1 - inside(solid, core_radius - rim_width, 0.1)) * (rim_width > 0)
-    return Shape(lesion, core, rim, solid, offsets)
-
-
-def draw_ellipse(draw: Draw, offsets: Tensor) -> Tensor:
-    """Return distances from an ellipsoid's centre on a slice, 1 at its rough outline.
-
-    Slices near its ends show little of it, without core and with a wide border.
-    """
-    side = offsets.shape[-1]
-    # A diameter in shares is a radius in width 2; uniform in area: large ones are common.
-    radius = draw.uniform(SMALLEST**2, LARGEST**2).sqrt()
-    angle, stretch = draw.uniform(0, torch.pi), draw.uniform(-0.4, 0.4).exp()
-    x, y = offsets[:, :1], offsets[:, 1:]
-    along = (angle.cos() * x + angle.sin() * y) * stretch
-    across = (angle.cos() * y - angle.sin() * x) / stretch
-    rough = 0.25 * draw.field(5, side) + 0.1 * draw.field(12, side) + 0.04 * draw.field(30, side)
-    height = draw.uniform(0, 0.95)  # of the slice above the centre, in radii
-    flat = (along.square() + across.square()) / radius.square()
-    return (flat + height.square()).sqrt() * rough.exp()
-
-
-def draw_centres(brain: Tensor) -> Tensor:
-    """Return a random point in each brain, away from its surface, (B, 2, 1, 1), (x, y)."""
-    depth = F.avg_pool2d(brain.float(), 9, stride=1, padding=4)
-    pixels = torch.multinomial(torch.where(depth > 0.9, depth, 1e-6).flatten(1), 1)[:, 0]
-    height, width = brain.shape[-2:]
-    column, row = pixels % width, pixels // width
-    centres = [(2 * column + 1) / width - 1, (2 * row + 1) / height - 1]
-    return torch.stack(centres, 1)[:, :, None, None]
-
-
-def displace(draw: Draw, fine: Tensor, shape: Shape) -> Tensor:
-    """Push the surroundings outwards by up to a fifth of the lesion's radius: mass effect."""
-    fade = ((2.5 - shape.distance) / 1.5).clamp(0, 1).square()
-    factor = draw.uniform(0, 0.2) * fade / shape.distance.clamp(min=1)
-    source = grid(fine) - factor * shape.offsets
-    return F.grid_sample(fine, source.permute(0, 2, 3, 1), align_corners=False)
-
-
-def draw_contrast(draw: Draw, fine: Tensor, brain: Tensor, darker_share: float) -> Contrast:
-    """Return contrasts brighter or darker than the median of each channel's brain."""
-    channels = fine.shape[1]
-    values = torch.where(brain, fine, torch.nan).flatten(2)
-    median = values.nanmedian(2).values.nan_to_num()[:, :, None, None]
-    brighter = ~draw.happens(darker_share)
-    bright, dark = draw.log_uniform(*BRIGHTER, channels), draw.log_uniform(*DARKER, channels)
-    oedema = median * torch.where(brighter, bright, dark)
-    core = oedema * draw.log_uniform(0.6, 1.5, channels)
-    rim = oedema * draw.log_uniform(0.7, 1.6, channels)
-    return Contrast(oedema, core, rim, brighter)
-
-
-def paint(
-    draw: Draw, fine: Tensor, contrast: Contrast, oedema: Tensor, core: Tensor, rim: Tensor
-) -> Tensor:
-    """Mix the parts into slices; texture and noise of what was there partly show through."""
-    mottle = 1 + draw.uniform(0.02, 0.12) * draw.field(12, fine.shape[-1], fine.shape[1])
-    texture = draw.uniform(0.2, 1) * (fine - F.avg_pool2d(fine, 5, stride=1, padding=2))
-    level = oedema * contrast.oedema + core * contrast.core + rim * contrast.rim
-    share = oedema + core + rim
-    painted = (fine * (1 - share) + level * mottle + share * texture).clamp(min=0)
-    return painted / painted.amax((2, 3), keepdim=True).clamp(min=1)  # slices are scaled to [0, 1]
-
-
-def grid(fine: Tensor) -> Tensor:
-    """Return (x, y) of every pixel's centre in [-1, 1], (1, 2, H, W)."""
-    height, width = fine.shape[-2:]
-    rows = (2 * torch.arange(height, device=fine.device) + 1) / height - 1
-    columns = (2 * torch.arange(width, device=fine.device) + 1) / width - 1
-    y, x = torch.meshgrid(rows, columns, indexing="ij")
-    return torch.stack([x, y])[None]
-
-
-def inside(distance: Tensor, radius: Tensor | float, fade: Tensor | float) -> Tensor:
-    """Return 1 well inside a radius, 0 outside, over a border of width `fade`."""
-    return (0.5 + (radius - distance) / fade).clamp(0, 1)
+def paint_unit_range(images: Tensor, modality: str) -> tuple[Tensor, Tensor]:
+    """Return slices (B, C, S, S) in [0, 1], 0 outside the brain, with lesions; and their masks."""
+    brain = images.amax(1, keepdim=True) > 0.02
+    inside = torch.where(brain, images, torch.nan).flatten(2)
+    median = inside.nanmedian(2).values.nan_to_num(1)[:, :, None, None].clamp(min=1e-3)
+    pixel_mm = images.new_full((len(images),), BRAIN_BOX_MM / images.shape[-1])
+    recipe = lesion_recipe(modality, blank_share=0.0)
+    x = (images / median)[:, :, None]
+    painted, masks, _ = paint_lesions(x, brain, pixel_mm, recipe)
+    back = painted[:, :, 0] * median
+    return back / back.amax((2, 3), keepdim=True).clamp(min=1), masks  # slices are in [0, 1]

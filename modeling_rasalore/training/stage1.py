@@ -116,11 +116,10 @@ def check_lesions(lesions: SyntheticLesionRecipe) -> None:
             f"must be 0 or 1, got {lesions.share:g}; start the one from the other with "
             "initial_weights."
         )
-    if not (0 < lesions.blank_share < 1 and 0 <= lesions.darker_share <= 1):
+    if not 0 < lesions.blank_share < 1:
         raise ValueError(
             "synthetic_lesions.blank_share must lie between 0 and 1, so that there are healthy "
-            f"slices, and darker_share in [0, 1], got {lesions.blank_share:g} and "
-            f"{lesions.darker_share:g}."
+            f"slices, got {lesions.blank_share:g}."
         )
 
 
@@ -169,7 +168,7 @@ def build_objective(recipe: Stage1Recipe, processor: RasaloreImageProcessor) -> 
     """Return the losses of training slices and the score of validation slices."""
 
     def losses(model: nn.Module, batch: Batch, epoch: int) -> dict[str, Tensor]:
-        paint_labelled(batch, processor, recipe.synthetic_lesions)
+        paint_labelled(batch, processor, recipe.synthetic_lesions, recipe.data.modality)
         pixel_values, _ = augment_batch(
             batch["pixel_values"], {}, recipe.augmentation, processor.value_range, processor.levels
         )
@@ -177,7 +176,9 @@ def build_objective(recipe: Stage1Recipe, processor: RasaloreImageProcessor) -> 
         return loss_parts(model(pixel_values, labels=batch["labels"], guidance=guidance))
 
     def score(model: nn.Module, batch: Batch) -> Tensor:
-        return log_likelihood(model, paint_labelled(batch, processor, recipe.synthetic_lesions))
+        return log_likelihood(
+            model, paint_labelled(batch, processor, recipe.synthetic_lesions, recipe.data.modality)
+        )
 
     return Objective(losses, score, "validation_log_likelihood")
 
@@ -200,7 +201,9 @@ def score_heatmaps(
     lesions = replace(recipe.synthetic_lesions, blank_share=0.0)
     totals: dict[str, list[float]] = {kind: [] for kind in HEATMAPS}
     for batch in loader.first_batches(recipe.heatmap_slices):
-        pixel_values = paint_labelled(batch, processor, lesions)["pixel_values"].to(model.device)
+        pixel_values = paint_labelled(batch, processor, lesions, recipe.data.modality)[
+            "pixel_values"
+        ].to(model.device)
         for kind, values in totals.items():
             heatmaps = model.heatmaps(pixel_values, kind)
             values += deletion_scores(

@@ -1,6 +1,7 @@
 """Train stage 2, RASALoRE: segmentation learned from pseudo-masks and painted lesions."""
 
 import json
+from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.optimize import minimize_scalar
 from torch import Tensor, nn
 
 from ..data.labels import HEALTHY, UNHEALTHY
@@ -38,7 +40,8 @@ from .optimizers import OptimizerRecipe, build_optimizer
 from .painted_lesions import SyntheticLesionRecipe
 from .run import RunFolder
 from .slice_loader import Batch, SliceLoader
-from .temperature import fit_temperature
+
+HOTTEST = 1000.0  # of the temperatures that are tried
 
 
 @dataclass
@@ -118,7 +121,7 @@ def train_stage2(recipe: Stage2Recipe) -> Path:
 def check_shares(recipe: Stage2Recipe) -> None:
     """Raise ValueError for shares that are none, or that need pseudo-masks without naming any."""
     lesions = recipe.synthetic_lesions
-    for name in ("share", "darker_share", "blank_share"):
+    for name in ("share", "blank_share"):
         if not 0 <= getattr(lesions, name) <= 1:
             raise ValueError(
                 f"synthetic_lesions.{name} must lie in [0, 1], got {getattr(lesions, name)}."
@@ -181,7 +184,7 @@ def build_objective(recipe: Stage2Recipe, processor: RasaloreImageProcessor) -> 
     lesions = recipe.synthetic_lesions
 
     def losses(model: nn.Module, batch: Batch, epoch: int) -> dict[str, Tensor]:
-        paint_healthy(batch, processor, lesions)
+        paint_healthy(batch, processor, lesions, recipe.data.modality)
         pixel_values = batch.pop("pixel_values")
         pixel_values, masks = augment_batch(
             pixel_values, batch, recipe.augmentation, processor.value_range, processor.levels
@@ -189,7 +192,7 @@ def build_objective(recipe: Stage2Recipe, processor: RasaloreImageProcessor) -> 
         return loss_parts(model(pixel_values, **masks))
 
     def score(model: nn.Module, batch: Batch) -> Tensor:
-        paint_healthy(batch, processor, replace(lesions, blank_share=0.0))
+        paint_healthy(batch, processor, replace(lesions, blank_share=0.0), recipe.data.modality)
         return soft_dice_of_slices(model, batch)
 
     return Objective(losses, score, "validation_agreement")
@@ -216,10 +219,36 @@ def find_temperature(
 
     @torch.inference_mode()
     def score_brain(batch: Batch) -> tuple[Tensor, Tensor]:
-        paint_healthy(batch, processor, lesions)
+        paint_healthy(batch, processor, lesions, recipe.data.modality)
         logits = model(batch["pixel_values"]).logits
         brain = is_brain(batch["pixel_values"], processor.levels)[:, None].float()
         inside = F.interpolate(brain, logits.shape[-2:])[:, 0] > 0
         return logits[:, 0][inside], batch["labels"][inside]
 
     return fit_temperature(score_brain(batch) for _, batch in held_out_batches(run, loader))
+
+
+def fit_temperature(samples: Iterable[tuple[Tensor, Tensor]]) -> float:
+    """Return the temperature in [1, 1000] at which the masks are most likely; 1 without samples.
+
+    Overlap losses reward certainty without end: after some hundred steps a network is as sure of
+    its mistakes as of anything, its scores are 1 in single precision on healthy brain too, and no
+    threshold keeps to an asked rate of false alarms. One number, by which all logits are divided,
+    mends that (Guo et al. 2017, On Calibration of Modern Neural Networks). It changes no order and
+    no mask at 0.5. Never below 1: painted lesions may be clearer than real ones, so they make
+    nobody surer.
+
+    Args:
+        samples: pairs of (logits, masks of 0 and 1) of pixels inside the brain, (n,) each.
+    """
+    pairs = [(logits.double().cpu(), masks.double().cpu()) for logits, masks in samples]
+    if not pairs:
+        return 1.0
+    logits, masks = (torch.cat(parts) for parts in zip(*pairs, strict=True))
+
+    def surprise(log_temperature: float) -> float:
+        scaled = logits / np.exp(log_temperature)
+        return float(F.binary_cross_entropy_with_logits(scaled, masks))
+
+    best = minimize_scalar(surprise, bounds=(0.0, float(np.log(HOTTEST))), method="bounded")
+    return float(np.exp(best.x))

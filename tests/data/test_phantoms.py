@@ -44,8 +44,8 @@ def tissue_shares(seed: int) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(np.random.SeedSequence(seed).spawn(3)[0])
     template = phantoms.load_template((VOXEL,) * 3)
     axes = tuple((np.arange(n, dtype=np.float32) - (n - 1) / 2) * VOXEL for n in SHAPE)
-    brain = phantoms._warp_template(rng, template, axes)
-    tissues = phantoms._read_tissues(rng, template, brain, [])
+    brain = phantoms.warp_template(rng, template, axes)
+    tissues = phantoms.read_tissues(rng, template, brain, [])
     return {name: brain.volume(getattr(tissues, name)) for name in ("white", "grey", "fluid")}
 
 
@@ -179,6 +179,65 @@ def test_labels_are_those_of_brats_and_inside_the_brain() -> None:
 
 def test_healthy_patient_has_an_empty_mask() -> None:
     assert not phantom(0, tumour=False).mask.any()
+
+
+@cache
+def ill_with_white_matter(seed: int) -> Phantom:
+    return make_phantom(seed, SHAPE, VOXEL, tumour=False, white_matter_lesions=True)
+
+
+def test_white_matter_lesions_are_small_many_and_on_both_sides() -> None:
+    for seed in range(6):
+        mask = ill_with_white_matter(seed).mask
+        pieces, count = ndimage.label(mask, np.ones((3, 3, 3)))
+        sizes = np.bincount(pieces.ravel())[1:] * VOXEL**3 / 1000
+        assert set(np.unique(mask)) == {0, 2} and count >= 5
+        assert np.median(sizes) < 1.0  # mL
+        halves = np.count_nonzero(mask[:24]), np.count_nonzero(mask[24:])
+        assert min(halves) > 0.1 * sum(halves)
+
+
+def test_white_matter_lesions_are_bright_in_flair_and_change_nothing_else() -> None:
+    for seed in range(4):
+        lesion, image = ill_with_white_matter(seed).mask > 0, ill_with_white_matter(seed).images
+        healthy = phantom(seed, tumour=False).images
+        assert image["flair"][lesion].mean() > 1.15 * healthy["flair"][lesion].mean()
+        assert image["t1"][lesion].mean() < healthy["t1"][lesion].mean()
+        far = ndimage.distance_transform_edt(~lesion) * VOXEL > 12
+        assert (image["t2"][far] == healthy["t2"][far]).mean() > 0.99
+
+
+def test_a_patient_may_have_both_diseases() -> None:
+    both = make_phantom(3, SHAPE, VOXEL, white_matter_lesions=True).mask
+    tumour = phantom(3).mask
+    np.testing.assert_array_equal(both[tumour > 0], tumour[tumour > 0])
+    assert np.count_nonzero(both) > np.count_nonzero(tumour)
+
+
+def mirror_difference(of: Phantom, sequence: str) -> tuple[np.ndarray, np.ndarray]:
+    """Smoothed relative intensity minus that of the other side, and where both sides are brain."""
+    image = of.images[sequence] / np.median(of.images[sequence][of.images[sequence] > 0])
+    both = (image > 0) & (image[::-1] > 0)
+    smooth = ndimage.gaussian_filter(image, 4 / VOXEL)
+    return smooth - smooth[::-1], both
+
+
+def test_healthy_halves_differ_so_that_a_mirror_image_gives_no_lesion_away() -> None:
+    spreads, shifts = [], []
+    for seed in SEEDS:
+        difference, both = mirror_difference(phantom(seed, tumour=False), "t2")
+        spreads.append(difference[both].std())
+        right = np.zeros_like(both)
+        right[: SHAPE[0] // 2] = True
+        shifts.append(abs(np.median(difference[both & right])))
+    assert np.mean(spreads) > 0.16 and np.mean(shifts) > 0.055
+
+
+def test_parts_of_a_tumour_are_as_bright_as_each_sequence_draws_them() -> None:
+    tumours = [draw_tumour(np.random.default_rng(seed), np.zeros(3)) for seed in range(200)]
+    ratios = [t.levels("t2")[2] / t.levels("flair")[2] for t in tumours if t.brightness > 0.6]
+    assert np.std(ratios) > 0.05
+    assert np.corrcoef(*[[t.levels(s)[2] for t in tumours] for s in ("t2", "flair")])[0, 1] > 0.5
 
 
 def test_tumour_sizes_differ_more_than_fivefold() -> None:
@@ -348,6 +407,12 @@ def test_patients_do_not_depend_on_how_many_there_are(tmp_path: Path) -> None:
 def test_first_patients_are_the_healthy_ones(tmp_path: Path) -> None:
     masks = [read_volume(f / f"{f.name}_seg.nii.gz") for f in write(tmp_path, healthy_patients=1)]
     assert [bool(mask.slices.any()) for mask in masks] == [False, True]
+
+
+def test_a_folder_of_patients_with_white_matter_lesions_has_no_tumour(tmp_path: Path) -> None:
+    folders = write(tmp_path, healthy_patients=1, white_matter_lesions=True)
+    masks = [read_volume(f / f"{f.name}_seg.nii.gz").slices for f in folders]
+    assert [set(np.unique(mask)) for mask in masks] == [{0}, {0, 2}]
 
 
 def test_repeating_keeps_patients_and_other_settings_replace_them(tmp_path: Path) -> None:

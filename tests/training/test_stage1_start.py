@@ -70,7 +70,7 @@ def round_brains(count: int = 32) -> dict[str, torch.Tensor]:
 def test_slices_with_a_painted_lesion_count_as_unhealthy_and_half_have_none() -> None:
     torch.manual_seed(0)
     before = round_brains()
-    batch = paint_labelled(round_brains(), processor(), HALF)
+    batch = paint_labelled(round_brains(), processor(), HALF, "t2")
     changed = (batch["pixel_values"] != before["pixel_values"]).flatten(1).any(1)
     assert 8 < changed.sum() < 24
     assert not batch["labels"][~changed].any()
@@ -78,13 +78,13 @@ def test_slices_with_a_painted_lesion_count_as_unhealthy_and_half_have_none() ->
 
 
 def test_channels_of_a_grey_slice_stay_equal() -> None:
-    batch = paint_labelled(round_brains(), processor(), replace(HALF, blank_share=0.0))
+    batch = paint_labelled(round_brains(), processor(), replace(HALF, blank_share=0.0), "t2")
     images = processor().to_intensities(batch["pixel_values"])
     torch.testing.assert_close(images[:, :1].expand_as(images), images, atol=1e-5, rtol=0)
 
 
 def test_without_a_share_nothing_is_painted() -> None:
-    batch = paint_labelled(round_brains(), processor(), SyntheticLesionRecipe())
+    batch = paint_labelled(round_brains(), processor(), SyntheticLesionRecipe(), "t2")
     assert torch.equal(batch["pixel_values"], round_brains()["pixel_values"])
     assert not batch["labels"].any()
 

@@ -100,7 +100,7 @@ def test_only_healthy_slices_are_painted_and_a_share_of_them_stays_blank() -> No
     for blank_share, low, high in ((0.0, 0, 0), (1.0, 200, 200), (0.25, 30, 70)):
         torch.manual_seed(0)
         batch = {name: value.clone() for name, value in given.items()}
-        paint_healthy(batch, processor, SyntheticLesionRecipe(1.0, blank_share))
+        paint_healthy(batch, processor, SyntheticLesionRecipe(1.0, blank_share), "t2")
         assert batch.keys() == {"pixel_values", "labels"}
         same = (batch["pixel_values"] == given["pixel_values"]).flatten(1).all(1)
         assert low <= int(same[:200].sum()) <= high

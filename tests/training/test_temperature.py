@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from modeling_rasalore import RasaloreConfig, RasaloreModel
-from modeling_rasalore.training.temperature import fit_temperature
+from modeling_rasalore.training.stage2 import fit_temperature
 
 
 def judged(chances: torch.Tensor, factor: float, count: int = 4000) -> tuple[torch.Tensor, ...]:
