@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from modeling_rasalore.pseudo_masks.deletion import deletion_scores, is_brain
 from small_study import MODEL, benchmark, in_this_process, run_stage2, write_study
 from torch import Tensor
 
@@ -16,6 +15,7 @@ from modeling_rasalore import DdptConfig, RasaloreConfig, RasaloreImageProcessor
 from modeling_rasalore.data.layouts import find_patients
 from modeling_rasalore.data.slices import read_slices
 from modeling_rasalore.models.scan_view_rasalore import scan_channels
+from modeling_rasalore.pseudo_masks.criteria import deletion_scores, is_brain
 from modeling_rasalore.pseudo_masks.makers import PseudoMaskRecipe, make_pseudo_masks
 from modeling_rasalore.recipes import load_recipe
 from modeling_rasalore.training.augmentation import AugmentationRecipe, augment_batch
@@ -60,7 +60,7 @@ def painted(study: Path, **fields: float) -> tuple[Batch, Batch]:
     """The same batch before and after painting."""
     before, batch = make_batch(study), make_batch(study)
     torch.manual_seed(0)
-    paint_healthy(batch, PROCESSOR, SyntheticLesionRecipe(**fields))
+    paint_healthy(batch, PROCESSOR, SyntheticLesionRecipe(**fields), "t2")
     return before, batch
 
 

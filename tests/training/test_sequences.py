@@ -14,6 +14,7 @@ from modeling_rasalore.data.slices import check_one_grid, read_slices
 from modeling_rasalore.prediction.volume import predict_slices, predict_volume
 from modeling_rasalore.scans.volume_writing import write_nifti
 from modeling_rasalore.scans.volumes import read_volume
+from modeling_rasalore.studies.systems import ScanSlices
 from modeling_rasalore.studies.trained import AllSequencesNetwork, SequenceNetworks
 from modeling_rasalore.training.work_list import WorkList
 
@@ -136,20 +137,25 @@ def test_stage_2_learns_from_all_sequences(study: Path, network: Path) -> None:
         predict_volume(model, processor, volume)
 
 
+def as_slices(images: list[np.ndarray]) -> ScanSlices:
+    return ScanSlices(images, None, range(len(images)), (3.0, 1.0, 1.0), "all")
+
+
 def test_a_network_without_one_of_its_sequences_is_scored_with_0_there(
     study: Path, network: Path
 ) -> None:
     images = [e.image for e in read_slices(find_patients(study / "scans")[0], "all", skip=1)]
     kept = [image.copy() for image in images]
     without = AllSequencesNetwork(network, without="flair")
-    scores = without.score(images)
+    scan = as_slices(images)
+    scores = without.score(scan)
     assert without.sequence == "all but flair"
     assert all(map(np.array_equal, images, kept))
     whole = AllSequencesNetwork(network)
-    assert not np.array_equal(scores[3], whole.score(images)[3])
+    assert not np.array_equal(scores[3], whole.score(scan)[3])
     for image in images:
         image[3] = 0
-    assert all(map(np.array_equal, scores, whole.score(images)))
+    assert all(map(np.array_equal, scores, whole.score(as_slices(images))))
     with pytest.raises(
         ValueError, match=r"modalities.flair must be a run with data.modality=flair"
     ):
@@ -184,7 +190,7 @@ def test_the_mean_of_maps_leaves_out_missing_sequences(study: Path, tmp_path: Pa
         for names in (("t2", "flair"), ("t2",), ("flair",))
     )
     assert (mean.sequence, mean.seconds, t2.sequence) == ("t2 + flair", 4, "t2")
-    maps = [system.score(images[:2]) for system in (mean, t2, flair)]
+    maps = [system.score(as_slices(images[:2])) for system in (mean, t2, flair)]
     assert {one.dtype for found in maps for one in found} == {np.dtype(np.float32)}
     assert np.allclose(maps[0][0], (maps[1][0] + maps[2][0]) / 2, atol=1e-6)
     assert np.allclose(maps[0][1], maps[1][1], atol=1e-6) and not maps[2][1].any()
