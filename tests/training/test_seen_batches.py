@@ -86,7 +86,7 @@ def test_the_mirror_is_computed_after_painting_on_all_three_slices(study: Path) 
     assert changed.flatten(2).any(2).all()  # in every channel of every slice
     lesion = torch.nn.functional.max_pool2d(batch["labels"][:, None].float(), 2)[:, 0] > 0
     other = lesion.flip(-1) & ~lesion
-    assert difference[:, 3][other].mean() > 2 * difference[:, 0][other].mean()  # both hemispheres
+    assert difference[:, 3][other].mean() > 1.3 * difference[:, 0][other].mean()  # both hemispheres
     outside = PROCESSOR.levels.outside  # type: ignore[union-attr]
     brain = before["brain"][:, 1, None].expand_as(changed)
     assert (batch["pixel_values"] == outside)[:, [0, 3]][~brain[:, [0, 3]]].all()
