@@ -276,7 +276,7 @@ def test_a_configuration_that_cannot_be_built_is_refused(
 
 
 def test_an_unknown_preset_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ValueError, match=r"\['poster', 'released', 'tiny'\], got 'huge'"):
+    with pytest.raises(ValueError, match=r"\['base', 'poster', 'released', 'tiny'\], got 'huge'"):
         RasaloreConfig.preset("huge")
 
 
