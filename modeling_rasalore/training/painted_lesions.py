@@ -17,6 +17,7 @@ from torch import Tensor
 from .lesion_recipes import LesionRecipe, lesion_recipe
 from .lesion_shapes import Draw, Healthy, Shapes, draw_shapes
 
+BRIGHTEST = 4.0  # relative intensities end here, in medians of the scan's brain
 BRAIN_BOX_MM = 160.0  # side of a brain's box, where slices come without a scale
 
 
@@ -73,7 +74,8 @@ def paint_lesions(
     values = x if x.ndim == 5 else x[:, None]
     draw = Draw(x.device, generator)
     bias = draw.field(len(values), 3, values.shape[-1])[:, None] * recipe.bias
-    values = torch.where(brain[:, None], values * bias.exp(), values)
+    ceiling = values.clamp(min=BRIGHTEST)
+    values = torch.where(brain[:, None], torch.minimum(values * bias.exp(), ceiling), values)
     healthy = Healthy.of(values, brain, pixel_mm, recipe.looks)
     strength = values.new_zeros(len(values), 1, *values.shape[-2:])
     share = strength.clone()
@@ -143,7 +145,7 @@ def blend(
     change = (lesion - core) * (strength * shapes.mottle + replaced * elsewhere) + core * elsewhere
     core_change = (core - rim) * (core_factor - 1) + rim * (rim_factor - 1)
     painted = values + change + core_change * shapes.mottle * healthy.level
-    painted = torch.where(lesion > 0, painted.clamp(0, 4), values)
+    painted = torch.where(lesion > 0, painted.clamp(0, BRIGHTEST), values)
     shares = torch.stack([lesion - core, core - rim, rim])
     strengths = torch.stack([strength, core_factor - 1, rim_factor - 1]).abs()
     visible = (shares * (strengths >= recipe.visible)).sum(0)
