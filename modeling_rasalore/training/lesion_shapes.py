@@ -254,7 +254,10 @@ def draw_starts(draw: Draw, healthy: Healthy, scattered: Tensor) -> Tensor:
     """Return the pixel of each middle slice in which its lesion begins, (L,), row by row."""
     white = scattered & healthy.white.any(1)
     chances = torch.where(white[:, None], healthy.white, healthy.deep)
-    return torch.multinomial(chances + 1e-9, 1, generator=draw.generator)[:, 0]
+    total = chances.cumsum(1)
+    # Above 0, so that the first pixel with a chance is the first that can be drawn.
+    share = 1 - draw.uniform(len(chances))[:, None]
+    return torch.searchsorted(total, share * total[:, -1:])[:, 0]
 
 
 def measure_ellipsoids(

@@ -7,7 +7,7 @@ et al. 2021), Foreign Patch Interpolation (Tan et al. 2020), NSA (Schlueter et a
 that may follow the tissue it begins in, and in some a core and a rim; fluid stays fluid.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 from .lesion_recipes import LesionRecipe, lesion_recipe
 from .lesion_shapes import Draw, Healthy, Shapes, draw_shapes
 
+BRIGHTEST = 4.0  # relative intensities end here, in medians of the scan's brain
 BRAIN_BOX_MM = 160.0  # side of a brain's box, where slices come without a scale
 
 
@@ -73,7 +74,8 @@ def paint_lesions(
     values = x if x.ndim == 5 else x[:, None]
     draw = Draw(x.device, generator)
     bias = draw.field(len(values), 3, values.shape[-1])[:, None] * recipe.bias
-    values = torch.where(brain[:, None], (values * bias.exp()), values)
+    ceiling = values.clamp(min=BRIGHTEST)
+    values = torch.where(brain[:, None], torch.minimum(values * bias.exp(), ceiling), values)
     healthy = Healthy.of(values, brain, pixel_mm, recipe.looks)
     strength = values.new_zeros(len(values), 1, *values.shape[-2:])
     share = strength.clone()
@@ -88,15 +90,18 @@ def paint_lesions(
         seen, strong = seen[:, :, middle], strong[:, :, middle]
         share[rows] = share[rows] + seen * (1 - share[rows])
         strength[rows] = torch.maximum(strength[rows], strong)
-    fine_share, fine_strength = (
-        F.interpolate(part, scale_factor=2, mode="bilinear", align_corners=False)[:, 0]
-        for part in (share, strength)
-    )
-    target = fine_share >= 0.5
-    weight = torch.where(target, (fine_strength / recipe.clear).clamp(0.05, 1), 1.0)
+    target, weight = mark_lesions(share[:, 0], strength[:, 0], recipe)
     empty = ~target.flatten(1).any(1)[:, None, None, None, None]
     painted = torch.where(empty, before, values)
     return PaintedSlices(painted.view_as(x), target.to(torch.uint8), weight)
+
+
+def mark_lesions(share: Tensor, strength: Tensor, recipe: LesionRecipe) -> tuple[Tensor, Tensor]:
+    """Return masks (B, 2 S, 2 S) bool and weights of lesions' shares and strengths (B, S, S)."""
+    planes = torch.stack([share, strength], 1)
+    fine = F.interpolate(planes, scale_factor=2, mode="bilinear", align_corners=False)
+    target = fine[:, 0] >= 0.5
+    return target, torch.where(target, (fine[:, 1] / recipe.clear).clamp(0.05, 1), 1.0)
 
 
 def draw_counts(draw: Draw, healthy: Healthy, recipe: LesionRecipe) -> tuple[Tensor, Tensor]:
@@ -140,7 +145,7 @@ def blend(
     change = (lesion - core) * (strength * shapes.mottle + replaced * elsewhere) + core * elsewhere
     core_change = (core - rim) * (core_factor - 1) + rim * (rim_factor - 1)
     painted = values + change + core_change * shapes.mottle * healthy.level
-    painted = torch.where(lesion > 0, painted.clamp(0, 4), values)
+    painted = torch.where(lesion > 0, painted.clamp(0, BRIGHTEST), values)
     shares = torch.stack([lesion - core, core - rim, rim])
     strengths = torch.stack([strength, core_factor - 1, rim_factor - 1]).abs()
     visible = (shares * (strengths >= recipe.visible)).sum(0)
@@ -172,7 +177,8 @@ def paint_unit_range(images: Tensor, modality: str) -> tuple[Tensor, Tensor]:
     inside = torch.where(brain, images, torch.nan).flatten(2)
     median = inside.nanmedian(2).values.nan_to_num(1)[:, :, None, None].clamp(min=1e-3)
     pixel_mm = images.new_full((len(images),), BRAIN_BOX_MM / images.shape[-1])
-    recipe = lesion_recipe(modality, blank_share=0.0)
+    # Slices that stay blank are elsewhere: a field of brightness would tell them apart.
+    recipe = replace(lesion_recipe(modality, blank_share=0.0), bias=0.0)
     x = (images / median)[:, :, None]
     painted, masks, _ = paint_lesions(x, brain, pixel_mm, recipe)
     back = painted[:, :, 0] * median

@@ -117,6 +117,14 @@ def test_a_share_of_the_slices_stays_blank() -> None:
     assert float(blank.float().mean()) == pytest.approx(0.25, abs=0.06)  # and a few come out empty
 
 
+def test_intensities_end_where_those_of_scans_end() -> None:
+    x, brain, pixel_mm = brains()
+    x = torch.where(brain, 3.9, 0.0)
+    for modality in LOOKS:
+        painted = paint_lesions(x, brain, pixel_mm, lesion_recipe(modality), seeded()).x
+        assert painted.min() >= 0 and 3.9 < painted.max() <= 4
+
+
 # --- Randomness ---------------------------------------------------------------------------------
 def test_one_generator_gives_one_set_of_lesions_and_touches_no_other() -> None:
     torch.manual_seed(5)
