@@ -56,11 +56,9 @@ def paint_labelled(
     A slice whose lesion came out empty, under fluid or too small, stays healthy.
     """
     if lesions.share:
-        labels = batch["labels"]
-        chosen = torch.rand(labels.shape, device=labels.device) >= lesions.blank_share
-        if chosen.any():
-            masks = paint_slices(batch, chosen, processor, modality, grey=True)
-            labels[chosen] = torch.where(masks.flatten(1).amax(1) > 0, UNHEALTHY, HEALTHY)
+        every = torch.ones_like(batch["labels"], dtype=torch.bool)
+        masks = paint_slices(batch, every, processor, lesions, modality, grey=True)
+        batch["labels"] = torch.where(masks.flatten(1).amax(1) > 0, UNHEALTHY, HEALTHY)
     return see_painted(batch, processor)
 
 
@@ -177,11 +175,10 @@ def paint_healthy(
     A share of them stays blank: as it is, with an empty mask.
     """
     healthy = batch.pop("healthy")
-    chosen = healthy & (torch.rand(healthy.shape, device=healthy.device) >= lesions.blank_share)
-    if chosen.any():
-        masks = paint_slices(batch, chosen, processor, modality)
+    if healthy.any():
+        masks = paint_slices(batch, healthy, processor, lesions, modality)
         for name in batch.keys() & {"labels", "sam_masks"}:
-            batch[name][chosen] = masks
+            batch[name][healthy] = masks
     see_painted(batch, processor)
 
 
@@ -196,23 +193,33 @@ def prepare_image(processor: RasaloreImageProcessor, example: LabelledSlice) -> 
 
 def paint_slices(
     batch: Batch,
-    chosen: Tensor,
+    healthy: Tensor,
     processor: RasaloreImageProcessor,
+    lesions: SyntheticLesionRecipe,
     modality: str,
     grey: bool = False,
 ) -> Tensor:
-    """Paint lesions into some slices of a batch, in place; return their masks (n, 2 S, 2 S).
+    """Paint lesions into healthy slices of a batch, in place; return their masks (n, 2 S, 2 S).
 
     Args:
         batch: as collated, of slices alone or with their neighbours.
-        chosen, modality, grey: as for `paint_chosen`.
+        healthy: which of them, (B,) bool; a share of these stays blank, with an empty mask.
+        modality, grey: as for `paint_chosen`.
     """
-    if processor.see is None:
-        return paint_chosen(batch["pixel_values"], chosen, processor, modality, grey)
-    relative, brain, pixel_mm = (batch[n][chosen] for n in ("relative", "brain", "pixel_mm"))
-    painted = paint_lesions(relative, brain, pixel_mm, lesion_recipe(modality, blank_share=0.0))
-    batch["relative"][chosen] = painted.x
-    return painted.target
+    if processor.see is not None:
+        # Blank ones among them: the painter changes the brightness of all alike.
+        recipe = lesion_recipe(modality, blank_share=lesions.blank_share)
+        seen = {name: batch[name][healthy] for name in ("relative", "brain", "pixel_mm")}
+        painted = paint_lesions(seen["relative"], seen["brain"], seen["pixel_mm"], recipe)
+        batch["relative"][healthy] = painted.x
+        return painted.target
+    pixel_values = batch["pixel_values"]
+    drawn = torch.rand(healthy.shape, device=healthy.device) >= lesions.blank_share
+    chosen, side = healthy & drawn, 2 * pixel_values.shape[-1]
+    masks = torch.zeros(len(healthy), side, side, dtype=torch.uint8, device=healthy.device)
+    if chosen.any():
+        masks[chosen] = paint_chosen(pixel_values, chosen, processor, modality, grey)
+    return masks[healthy]
 
 
 def see_painted(batch: Batch, processor: RasaloreImageProcessor) -> Batch:

@@ -69,13 +69,23 @@ def parts(batch: Batch) -> list[Tensor]:
 
 
 def test_a_batch_without_paint_is_what_the_processor_says(study: Path) -> None:
-    before, batch = painted(study, blank_share=1.0)
+    before, batch = make_batch(study), make_batch(study)
+    batch["healthy"][:] = False
+    paint_healthy(batch, PROCESSOR, SyntheticLesionRecipe(), "t2")
     patient = find_patients(study / "scans")[0]
     rows = list(read_slices(patient, "t2", skip=4, see=PROCESSOR.see))
     images, views = [row.image for row in rows], [row.seen for row in rows]
     expected = PROCESSOR(images, views=views, return_tensors="pt")["pixel_values"]
     torch.testing.assert_close(batch["pixel_values"], expected)
     assert batch.keys() == {"pixel_values", "labels"} and before.keys() > {"relative", "mad"}
+
+
+def test_blank_slices_get_the_brightness_field_of_painted_ones(study: Path) -> None:
+    before, batch = painted(study, blank_share=1.0)
+    clean = scan_channels(*parts(before), neighbour_mm=3.0)
+    assert not batch["labels"].any()
+    changed = (batch["pixel_values"] - clean).abs() > 1e-4
+    assert changed[:, 0].flatten(1).any(1).all()
 
 
 def test_the_mirror_is_computed_after_painting_on_all_three_slices(study: Path) -> None:
