@@ -134,6 +134,7 @@ def assemble_model(
         thresholds=calibration.get("thresholds", []),
         training_command=training_command(stage),
         benchmark_command=benchmark_command(row, data["modality"]),
+        sees_scans=processor.see is not None,
     )
     model_card(facts, templates / "model_card.md").save(folder / "README.md")
     return model, processor

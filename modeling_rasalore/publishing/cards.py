@@ -34,6 +34,7 @@ class ModelFacts:
         rows: of results.json, on the same split; empty where none were published.
         thresholds: of calibration.json; empty where the model was not calibrated.
         training_command, benchmark_command: what makes the weights and the scores.
+        sees_scans: whether the model sees each slice as part of its scan.
     """
 
     repo: str
@@ -51,6 +52,7 @@ class ModelFacts:
     thresholds: Sequence[Mapping[str, Any]]
     training_command: str
     benchmark_command: str
+    sees_scans: bool = False
 
 
 @dataclass(frozen=True)

@@ -205,3 +205,10 @@ def test_a_data_card_tells_where_each_split_lies() -> None:
     without = data_card(replace(facts, with_masks=False), TEMPLATES / "data_card.md")
     assert "has `mask`" not in without.text
     assert len(without.data.to_dict()["configs"]) == 1
+
+
+def test_the_card_of_a_model_that_sees_whole_scans_gives_it_one() -> None:
+    text, other = str(card(sees_scans=True)), str(card())
+    assert "inputs = processor(slices, views=views, return_tensors" in text
+    assert "logits.sigmoid(), slices, views=views)" in text and "spacing=spacing" in text
+    assert "views" not in other.partition("## How to run")[2].partition("## Training")[0]
