@@ -52,12 +52,16 @@ class StudyRecipe:
     Attributes:
         out: folder of everything.
         data: which scans are studied.
-        preset: of stage 2; stage 1 takes its namesake. The line is made for rasalore-tiny.
+        preset: of stage 2; stage 1 takes its namesake: rasalore-tiny, or rasalore-base.
         seed: of everything.
         seeds: which seeds all is repeated with, such as [0,1,2]; empty: `seed` alone.
         folds: deal all patients into so many test sets, each tested in turn; 0: a quarter of them
             is held out once.
         systems: rows of the table: "own", "all", or names with commas between them.
+        start: where both stages learn painted lesions: "phantoms", or "scans", the healthy slices
+            of the very patients that are learned from; auto: scans for rasalore-base.
+        fuse_from: patients to learn from, from which on pseudo-masks of a start on scans are used:
+            with few, slice labels have made networks worse. Fewer: the start is all there is.
         selftrained: add a round of self-training.
         control: add RASALoRE's start, trained as long as RASALoRE on painted lesions alone.
         poster: add stage 2 as on the poster, from random weights and heatmaps alone.
@@ -75,6 +79,8 @@ class StudyRecipe:
     seeds: list[int] = field(default_factory=list)
     folds: int = 0
     systems: str = "own"
+    start: str = "auto"
+    fuse_from: int = 20
     selftrained: bool = False
     control: bool = False
     poster: bool = False
@@ -83,6 +89,11 @@ class StudyRecipe:
     stage1: list[str] = field(default_factory=list)
     pseudo_masks: list[str] = field(default_factory=list)
     stage2: list[str] = field(default_factory=list)
+
+    @property
+    def starts_on_scans(self) -> bool:
+        """Whether stage 2 learns painted lesions on the studied scans, not on phantoms."""
+        return self.start == "scans" or (self.start == "auto" and self.preset == "rasalore-base")
 
     def trains(self, row: str) -> bool:
         """Return whether an optional row is trained: by its flag, or because `systems` names it."""

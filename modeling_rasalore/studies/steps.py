@@ -30,7 +30,11 @@ from .recipe import StudyRecipe
 PHANTOM_SKIP = 15 / 96  # of the slices of a synthetic patient, at either end
 # How heatmaps of the small stage 1 are cut; the poster's threshold is 0.5, without the rest.
 CUT = ("threshold=0.3", "filter_reach=0.06", "minimum_probability=0.5")
-FROM_RANDOM = "optimizer.learning_rate=5.0e-3"  # of the small stage 2 without a start
+# Of stage 2 without a start.
+FROM_RANDOM = {
+    "rasalore-tiny": ("optimizer.learning_rate=5.0e-3",),
+    "rasalore-base": ("optimizer.learning_rate=3.0e-3", "loop.batch_size=8"),
+}
 
 
 @dataclass(frozen=True)
@@ -121,8 +125,13 @@ class Line:
 
     def warm_up(self, title: str, out: Path, *split: str) -> Step:
         """Return the training of stage 2 on nothing but lesions painted into healthy slices."""
-        words = "synthetic_lesions.share=1", FROM_RANDOM, "loop.max_steps=400"
+        words = "synthetic_lesions.share=1", *self.from_random(), "loop.max_steps=400"
         return self.stage2(title, out, *split, *words)
+
+    def paint_stage1(self, out: Path, *split: str) -> Step:
+        """Return the training of stage 1 on nothing but lesions painted into healthy slices."""
+        words = "synthetic_lesions.share=1", "synthetic_lesions.blank_share=0.5"
+        return self.stage1("stage 1 on painted lesions", out, *split, *words)
 
     def learn_labels(self, out: Path, start: Path, *split: str) -> Step:
         """Return the training of stage 1 on real slice labels, from the weights of an earlier run.
@@ -136,7 +145,7 @@ class Line:
     def poster_stage2(self, title: str, out: Path, masks: Path) -> Step:
         """Return the training of stage 2 on pseudo-masks alone, from random weights."""
         words = f"pseudo_masks={masks}", "synthetic_lesions.share=0", "augmentation.gamma=0"
-        return self.stage2(title, out, *words, FROM_RANDOM)
+        return self.stage2(title, out, *words, *self.from_random())
 
     def masks(self, title: str, stage1: Path, out: Path, *words: str) -> Step:
         """Return the making of pseudo-masks into `out`."""
@@ -148,6 +157,11 @@ class Line:
         """Return the making of pseudo-masks of stage 1's heatmaps into `out`."""
         return self.masks(title, stage1, out, *CUT, *words)
 
+    def fused_masks(self, stage1: Path, out: Path, start: Path) -> Step:
+        """Return the making of pseudo-masks of heatmaps, the start's scores and the free map."""
+        words = "source=fused", f"fuse=[{start}]"
+        return self.masks("fused pseudo-masks", stage1, out, *words)
+
     def true_masks(self, stage1: Path, out: Path) -> Step:
         """Return the writing of true masks in the form of pseudo-masks."""
         words = [f"stage1={stage1}", *self.data_words(), f"out={out}", "source=truth"]
@@ -158,6 +172,10 @@ class Line:
         """Return the words that all trainings have in common, the preset's recipe first."""
         recipe = str(preset_folder(preset) / "training.yaml")
         return [recipe, *self.data_words(), f"loop.seed={self.seed}", f"out={out}"]
+
+    def from_random(self) -> tuple[str, ...]:
+        """Return the words of a stage 2 that starts from random weights."""
+        return FROM_RANDOM.get(self.study.preset, FROM_RANDOM["rasalore-tiny"])
 
     def data_words(self) -> list[str]:
         """Return the words that say which slices are read."""

@@ -25,6 +25,9 @@ from .recipe import StudyRecipe
 from .running import BenchmarkRecipe, CrossRecipe, choose_rows, load_held_out, run_benchmark
 from .steps import Line, Plan, Step, compare_networks, segment_test_patient
 
+MANY_PATIENTS = 20  # of whom a tenth can be spared to choose
+VALIDATION_SHARE = 0.1
+
 
 @dataclass(frozen=True)
 class Run:
@@ -33,10 +36,11 @@ class Run:
     Attributes:
         line: its scans and seed.
         folder: of its trainings.
-        start: run of stage 2 that knows synthetic patients alone.
+        start: run of stage 2 that knows synthetic patients, or painted lesions, alone.
         out: folder of its table.
         untaught: ids of patients to learn from that have no mask, so that there is no ceiling.
         unscored: ids of test patients that have none.
+        learns_labels: whether stage 2 learns from pseudo-masks.
     """
 
     line: Line
@@ -45,6 +49,21 @@ class Run:
     out: Path
     untaught: Sequence[str] = ()
     unscored: Sequence[str] = ()
+    learns_labels: bool = True
+
+    @property
+    def masks(self) -> Path:
+        """Where the pseudo-masks lie."""
+        return self.folder / "pseudo_masks"
+
+    @property
+    def network(self) -> Path:
+        """What the study makes: RASALoRE, or its start where there are too few patients."""
+        return self.folder / "stage2" if self.learns_labels else self.start
+
+    def trains(self, row: str) -> bool:
+        """Return whether an optional row is trained; all but the poster's need pseudo-masks."""
+        return self.line.study.trains(row) and (self.learns_labels or row == "rasalore_poster")
 
 
 def run_study(study: StudyRecipe) -> Path:
@@ -145,8 +164,9 @@ def plan_on_phantoms(study: StudyRecipe, plan: Plan) -> None:
 def plan_on_scans(study: StudyRecipe, plan: Plan) -> None:
     """Add the steps of a study on real scans.
 
-    Of few real patients the small networks learn next to nothing, so both start on synthetic ones,
-    whose masks are known; no real patient and no pixel label has a part in it.
+    Of few real patients the tiny networks learn next to nothing, so both start on synthetic ones,
+    whose masks are known; no real patient and no pixel label has a part in it. Networks that see
+    whole scans start on lesions painted into healthy slices of the very patients.
     """
     everyone = find_patients(study.data.root, study.data.same_person)
     patients = [patient for patient in everyone if not patient.left_out]
@@ -159,18 +179,22 @@ def plan_on_scans(study: StudyRecipe, plan: Plan) -> None:
     for seed in study.seeds or [study.seed]:
         folder = Path(study.out) / f"seed{seed}" if several else Path(study.out)
         line, start = Line(study, study.data.root, seed), folder / "start"
-        plan_start(Line(study, str(start / "phantoms"), seed), start, plan)
-        for split in splits_of(study):
+        if not study.starts_on_scans:
+            plan_start(Line(study, str(start / "phantoms"), seed), start, plan)
+        for split in splits_of(study, len(patients)):
             inside = folder / f"fold{split.fold}" if split.fold else folder
-            plan.add(line.learn_labels(inside / "stage1", start / "stage1", *words_of(split)))
+            began = plan_painting(line, inside, split, plan) if study.starts_on_scans else start
+            labels = line.learn_labels(inside / "stage1", began / "stage1", *words_of(split))
+            plan.add(labels)
             parts = split_patients(patients, split.seed, **split.amounts())
             run = Run(
                 line,
                 inside,
-                start / "stage2",
+                began / "stage2",
                 inside / "benchmark" if several else inside,
                 untaught=ids_without_mask([*parts["train"], *parts["validation"]]),
                 unscored=ids_without_mask(parts["test"]),
+                learns_labels=not study.starts_on_scans or len(parts["train"]) >= study.fuse_from,
             )
             plan_run(run, plan)
             runs.append(run)
@@ -193,11 +217,15 @@ def check_patients(patients: Sequence[Patient], study: StudyRecipe) -> None:
         raise ValueError(f"every patient needs a {modality} scan, but {some(lacking)} have none.")
 
 
-def splits_of(study: StudyRecipe) -> list[SplitRecipe]:
-    """Return who is held out: a quarter of the patients, or each fold in turn."""
+def splits_of(study: StudyRecipe, patients: int) -> list[SplitRecipe]:
+    """Return who is held out: a quarter of the patients, or each fold in turn.
+
+    A tenth of them choose weights and thresholds; of few patients one does.
+    """
+    chosen = 1 if patients < MANY_PATIENTS else VALIDATION_SHARE
     if not study.folds:
-        return [SplitRecipe(1, 0.25, study.seed)]
-    return [SplitRecipe(1, folds=study.folds, fold=fold) for fold in range(1, study.folds + 1)]
+        return [SplitRecipe(chosen, 0.25, study.seed)]
+    return [SplitRecipe(chosen, folds=study.folds, fold=fold) for fold in range(1, study.folds + 1)]
 
 
 def ids_without_mask(patients: Sequence[Patient]) -> list[str]:
@@ -231,12 +259,28 @@ def plan_start(line: Line, folder: Path, plan: Plan) -> None:
     plan.add(line.continue_stage2(title, folder / "stage2", masks, start))
 
 
+def plan_painting(line: Line, folder: Path, split: SplitRecipe, plan: Plan) -> Path:
+    """Add both stages on lesions painted into the scans themselves; return their folder."""
+    start, words = folder / "start", words_of(split)
+    plan.add(
+        line.warm_up("stage 2 on painted lesions", start / "stage2", *words),
+        line.paint_stage1(start / "stage1", *words),
+    )
+    return start
+
+
 def plan_run(run: Run, plan: Plan) -> None:
     """Add all that follows stage 1: pseudo-masks, stage 2, its ceiling, and what judges them."""
     choose_rows(benchmark_of(run))  # a wrong name is refused before anything is trained
     line, folder, start, stage1 = run.line, run.folder, run.start, run.folder / "stage1"
-    cut = line.cut_masks("pseudo-masks", stage1, folder / "pseudo_masks", f"appearance={start}")
-    learnt = line.continue_stage2("stage 2, RASALoRE", folder / "stage2", cut.out, start)
+    cut = learnt = None
+    if run.learns_labels:
+        cut = pseudo_masks_of(run)
+        learnt = line.continue_stage2("stage 2, RASALoRE", folder / "stage2", cut.out, start)
+    else:
+        least = line.study.fuse_from
+        reason = f"fewer than fuse_from={least} patients to learn from; their start is the network"
+        plan.left_out["learning from pseudo-masks"] = reason
     true = ceiling = None
     if run.untaught:
         plan.left_out["the ceiling"] = f"{some(run.untaught)} have no mask"
@@ -254,22 +298,30 @@ def plan_run(run: Run, plan: Plan) -> None:
     plan_cross_scores(run, plan)
 
 
+def pseudo_masks_of(run: Run) -> Step:
+    """Return the making of the pseudo-masks that stage 2 learns from."""
+    line, stage1 = run.line, run.folder / "stage1"
+    if line.study.starts_on_scans:
+        return line.fused_masks(stage1, run.masks, run.start)
+    return line.cut_masks("pseudo-masks", stage1, run.masks, f"appearance={run.start}")
+
+
 def plan_further_rows(run: Run, plan: Plan) -> None:
     """Add self-training, RASALoRE's control and the poster's start, where they are asked for."""
     line, folder, stage1 = run.line, run.folder, run.folder / "stage1"
     masks, networks = [], []
-    if line.study.trains("rasalore_selftrained"):
+    if run.trains("rasalore_selftrained"):
         out, teacher = folder / "selftrained", f"teacher={folder / 'stage2'}"
         taught = line.masks("masks of a teacher", stage1, folder / "selftrained_masks", teacher)
         masks.append(taught)
         networks.append(line.continue_stage2("stage 2, self-trained", out, taught.out, run.start))
-    if line.study.trains("rasalore_poster"):
+    if run.trains("rasalore_poster"):
         cut = line.cut_masks("pseudo-masks, poster", stage1, folder / "poster_masks")
         masks.append(cut)
         networks.append(line.poster_stage2("stage 2, poster", folder / "poster", cut.out))
-    if line.study.trains("rasalore_control"):
+    if run.trains("rasalore_control"):
         out, title = folder / "control", "stage 2, RASALoRE's control"
-        networks.append(line.control_stage2(title, out, folder / "pseudo_masks", run.start))
+        networks.append(line.control_stage2(title, out, run.masks, run.start))
     plan.add(*masks)
     for first in range(0, len(networks), 2):  # two go side by side
         plan.add(*networks[first : first + 2])
@@ -301,7 +353,7 @@ def benchmark_of(run: Run) -> BenchmarkRecipe:
     return BenchmarkRecipe(
         stage1=str(folder / "stage1"),
         synthetic_only=str(run.start),
-        rasalore=str(folder / "stage2"),
+        rasalore=str(folder / "stage2") if run.learns_labels else "",
         ceiling="" if run.untaught else str(folder / "ceiling"),
         rasalore_selftrained=further.get("rasalore_selftrained", ""),
         rasalore_control=further.get("rasalore_control", ""),
@@ -318,14 +370,13 @@ def further_folders(run: Run) -> dict[str, str]:
     """Return row -> folder of the networks that are asked for besides."""
     names = {"rasalore_selftrained": "selftrained", "rasalore_control": "control"}
     names["rasalore_poster"] = "poster"
-    return {
-        row: str(run.folder / name) for row, name in names.items() if run.line.study.trains(row)
-    }
+    return {row: str(run.folder / name) for row, name in names.items() if run.trains(row)}
 
 
 def plan_choice(run: Run, plan: Plan) -> None:
     """Add the criteria that need no mask, which say what network to go on with."""
-    folders = [str(run.start), str(run.folder / "stage2"), *further_folders(run).values()]
+    own = dict.fromkeys([str(run.start), str(run.network)])
+    folders = [*own, *further_folders(run).values()]
     stage1, out = str(run.folder / "stage1"), run.out
     recipe = ComparisonRecipe(stage1, folders, str(out), run.line.data)
     plan.add(Step("criteria that need no mask", partial(compare_networks, recipe), out))
@@ -346,7 +397,7 @@ def plan_pools(study: StudyRecipe, runs: Sequence[Run], plan: Plan) -> None:
 def plan_segmentation(run: Run, plan: Plan) -> None:
     """Add the segmentation of a test patient, as whoever uses the network will see it."""
     out = Path(run.line.study.out) / "prediction"
-    stages = run.folder / "stage1", run.folder / "stage2"
-    work = partial(segment_test_patient, *stages, run.line.data, out)
+    stage1 = run.folder / "stage1"
+    work = partial(segment_test_patient, stage1, run.network, run.line.data, out)
     plan.add(Step("one test patient segmented", work, out))
     plan.results.append("prediction/")

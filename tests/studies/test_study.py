@@ -51,7 +51,7 @@ def _one_process() -> Iterator[None]:
 def strangers(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Patients of other names than the study's own synthetic ones."""
     folder = tmp_path_factory.mktemp("scans")
-    write_phantoms(folder, 5, seed=3, healthy_patients=1, **GRID)
+    write_phantoms(folder, 5, seed=7, healthy_patients=1, **GRID)
     for path in sorted(folder.rglob("*phantom*"), key=lambda path: -len(path.parts)):
         path.rename(path.with_name(path.name.replace("phantom", "0")))
     return folder
