@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..scans.background import index_box
-from .segmenter_models import load_segmenter
+from .segmenter_models import load_segmenter_model
 
 Image = NDArray[np.float32]
 Mask = NDArray[np.uint8]
@@ -99,7 +99,7 @@ class PromptedSegmenter:
         margin: float = MARGIN,
     ) -> "PromptedSegmenter":
         """Load a SAM, SAM 2 or LiteMedSAM, e.g. flaviagiammarino/medsam-vit-base."""
-        return cls(*load_segmenter(name_or_path, revision), prompt, seed, margin)
+        return cls(*load_segmenter_model(name_or_path, revision), prompt, seed, margin)
 
     @property
     def contaminated(self) -> bool:

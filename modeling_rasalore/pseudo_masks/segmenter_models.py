@@ -58,7 +58,7 @@ class SquareProcessor:
         return [F.interpolate(masks[0], (height, width), mode="bilinear")]
 
 
-def load_segmenter(name: str, revision: str | None = None) -> tuple[PreTrainedModel, Any]:
+def load_segmenter_model(name: str, revision: str | None = None) -> tuple[PreTrainedModel, Any]:
     """Return model, in evaluation mode, and image processor of a repo id or folder.
 
     Raises:
