@@ -20,8 +20,9 @@ def some(names: Sequence[str]) -> str:
 
 
 def printable(text: str) -> str:
-    """Return a text that any UTF-8 file or terminal takes: odd bytes of file names as \\udce9."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+    """Return one line that any UTF-8 file or terminal takes: odd bytes of names as \\udce9."""
+    text = text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def replace_file(path: Path, write: Callable[[Path], Any]) -> Path:

@@ -18,8 +18,14 @@ from typing import Any, TypeVar
 from ..files import LeftOut, first_line, printable, remove_drafts, sha256_of
 from ..formats.endings import require_writer
 from ..provenance import DISCLAIMER, VIEWS, provenance
-from ..scans.bids import BIDS_ENDINGS, DESCRIPTION, bids_stem, write_description
-from ..scans.finding import FoundScans, output_stems
+from ..scans.bids import (
+    BIDS_ENDINGS,
+    DESCRIPTION,
+    bids_stem,
+    output_stems,
+    write_description,
+)
+from ..scans.finding import FoundScans
 from ..scans.reading import read_scan
 from ..scans.volumes import Volume
 from .journal import (
@@ -268,7 +274,8 @@ def load_scan(run: Run, task: Task) -> LoadedScan | Outcome:
         if is_finished(run, task, digest):
             entry = None if task.listed else task.finished
             return Outcome(task.key, entry, (f"{task.scan}: finished before, skipped",))
-        volume = read_scan(task.scan, *run.options.reading)
+        trained_on = run.facts["model"]["modality"]
+        volume = read_scan(task.scan, *run.options.reading, trained_on=trained_on)
         require_format(volume, run.options.format)
     except SCAN_ERRORS as error:
         return tell_failure(run, task, error)

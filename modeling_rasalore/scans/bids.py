@@ -1,12 +1,16 @@
-"""Tell which scans of a BIDS data set are raw anatomy, and name results as BIDS does.
+"""Tell which scans of a BIDS data set are raw anatomy, and name results, there as BIDS does.
 
 https://bids-specification.readthedocs.io, version 1.10: raw data, and the derivatives of masks.
 """
 
+import os
 import re
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..files import write_json
+from .naming import scan_stem
 
 VERSION = "1.10.0"
 DESCRIPTION = "dataset_description.json"
@@ -65,3 +69,34 @@ def write_description(folder: Path, version: str) -> Path:
         "GeneratedBy": [{"Name": "rasalore", "Version": version}],
     }
     return write_json(folder / DESCRIPTION, content)
+
+
+def output_stems(scans: Sequence[Path], out: Path) -> list[Path]:
+    """Return where each scan's results go, without ending.
+
+    `out` mirrors the scans' folders; scans of a BIDS data set get the names of BIDS derivatives.
+    Scans that would share them, such as a.nii and a.nii.gz, keep their whole names.
+
+    Raises:
+        ValueError: one scan twice.
+    """
+    parents = [scan.absolute().parent for scan in scans]
+    common = os.path.commonpath(parents)
+    places = [out / parent.relative_to(common) for parent in parents]
+    stems = [
+        out / stem if (stem := bids_stem(scan)) else place / scan_stem(scan)
+        for scan, place in zip(scans, places, strict=True)
+    ]
+    counts = Counter(stems)
+    for index, (scan, stem) in enumerate(zip(scans, stems, strict=True)):
+        if counts[stem] > 1 and not _is_plain(scan):
+            stems[index] = stem.with_name(scan.name)
+    for stem, count in Counter(stems).items():
+        if count > 1:
+            raise ValueError(f"two scans would both be written to {stem}*; name each scan once.")
+    return stems
+
+
+def _is_plain(scan: Path) -> bool:
+    """Whether a scan's results keep its name without ending, whatever is beside it."""
+    return scan.name.endswith(".nii.gz") and "_desc-" not in scan.name
