@@ -336,7 +336,7 @@ def _ray_cluster(open_model: Callable[[], Any], workers: int, gpus: float) -> An
     """Return what segments scans on a cluster; None without workers."""
     if not workers:
         return None
-    from .prediction.ray import segment_on_ray
+    from .prediction.run import segment_on_ray
 
     return partial(segment_on_ray, open_model, workers, gpus)
 

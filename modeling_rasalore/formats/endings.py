@@ -20,7 +20,7 @@ READERS: dict[str, Callable[[Path], StoredVoxels]] = {
     **{".mgz": read_mgh, ".mgh": read_mgh, ".mgh.gz": read_mgh},
     **{".img": read_pair, ".img.gz": read_pair, ".hdr": read_pair, ".hdr.gz": read_pair},
 }
-WRITERS: dict[str, Callable[[Path, np.ndarray, np.ndarray], Path]] = {
+WRITERS: dict[str, Callable[[Path, np.ndarray, np.ndarray, str], Path]] = {
     **{".nrrd": write_nrrd, ".mha": write_metaimage},
 }
 FOUND = tuple(end for end in READERS if not end.startswith(".hdr"))  # of scans in folders
@@ -90,19 +90,26 @@ def open_voxels(path: Path) -> StoredVoxels:
     if not path.is_file():
         raise FormatError("there is no such file")
     try:
+        return READERS[ending](path).check()
+    except Exception as error:  # a parser meets anything in a damaged header
         with path.open("rb") as file:
             told = tell_content(file.read(2 * START_BYTES), path.name)
-        if told and ending not in (
-            ".img",
-            ".img.gz",
-            ".hdr.gz",
-        ):  # which begin with voxels, or as NIfTI
-            raise FormatError(told)
-        return READERS[ending](path).check()
-    except FormatError:
-        raise
-    except Exception as error:  # a parser meets anything in a damaged header
+        if told and ending not in (".img", ".img.gz", ".hdr.gz"):  # whose starts tell nothing
+            raise FormatError(told) from error
+        if isinstance(error, FormatError):
+            raise
         reason = first_line(error).rstrip(".")
         raise FormatError(
             f"cannot be read as {ending}: its header is damaged ({reason}); save the scan again"
         ) from error
+
+
+def files_of(path: Path) -> list[Path]:
+    """Return the files that a scan consists of; the named one alone where it cannot be read."""
+    if other_ending(path) is None:
+        return [path]
+    try:
+        voxels = open_voxels(path)
+    except FormatError:
+        return [path]
+    return list(dict.fromkeys([path, voxels.header or path, voxels.path]))

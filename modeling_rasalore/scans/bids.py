@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..files import write_json
-from .naming import scan_stem
+from .naming import scan_stem, sequence_of
 
 VERSION = "1.10.0"
+NAME = b'"rasalore"'  # in descriptions of ours
 DESCRIPTION = "dataset_description.json"
 ENTITIES = re.compile(
     r"(sub-[A-Za-z0-9]+(?:_[a-z]+-[A-Za-z0-9+]+)*)_[A-Za-z0-9]+\.nii(?:\.gz)?", re.I
@@ -46,6 +47,13 @@ def bids_suffix(path: Path) -> str:
     return f"{suffix} ce" if "_ce-" in path.name else suffix
 
 
+def told_by_name(path: Path) -> str | None:
+    """Return the sequence that a scan's name tells; in a BIDS name its last word alone does."""
+    if ENTITIES.fullmatch(path.name) and (suffix := bids_suffix(path)):
+        return sequence_of(suffix) or suffix.split()[0].lower()
+    return sequence_of(scan_stem(path))
+
+
 def bids_stem(path: Path) -> Path | None:
     """Return where results of an anatomical scan belong, below a derivatives folder, or None.
 
@@ -61,7 +69,9 @@ def bids_stem(path: Path) -> Path | None:
 
 
 def write_description(folder: Path, version: str) -> Path:
-    """Return the file that makes a folder of results a BIDS derivative."""
+    """Return the file that makes a folder of results a BIDS derivative; another one stays."""
+    if (folder / DESCRIPTION).exists() and NAME not in (folder / DESCRIPTION).read_bytes():
+        return folder / DESCRIPTION  # of the data set itself
     content = {
         "Name": "Anomaly masks",
         "BIDSVersion": VERSION,

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..files import LeftOut, some, walk
 from ..formats.endings import COMPANIONS, other_ending, tell_content
-from .bids import bids_suffix, is_bids_dataset, why_no_magnitude, why_not_anatomy
+from .bids import is_bids_dataset, told_by_name, why_no_magnitude, why_not_anatomy
 from .dicom import why_no_image
 from .header_guard import VolumeError
 from .naming import (
@@ -21,7 +21,6 @@ from .naming import (
     is_doubtful,
     read_channels,
     role_by_words,
-    scan_stem,
     sequence_of,
 )
 from .reading import WrongSequenceError, open_scan, read_role
@@ -248,10 +247,8 @@ def _why_no_scan(path: Path, folder: Path) -> str | None:
 
 def _said(path: Path, folder: Path) -> str | None:
     """Return the sequence that a scan's name tells, else that of a folder it lies in."""
-    if is_bids_dataset(folder) and (suffix := bids_suffix(path)):
-        return sequence_of(suffix) or suffix.split()[0].lower()
-    names = [scan_stem(path), *reversed(path.relative_to(folder).parts[:-1])]
-    return next(filter(None, map(sequence_of, names)), None)
+    folders = reversed(path.relative_to(folder).parts[:-1])
+    return told_by_name(path) or next(filter(None, map(sequence_of, folders)), None)
 
 
 @dataclass(frozen=True)

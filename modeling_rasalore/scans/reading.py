@@ -10,7 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from .background import BrainSlices
+from ..files import sha256_of, sha256_of_files
+from ..formats.endings import files_of
+from .background import FEWEST_VOXELS, BrainSlices
+from .bids import told_by_name
 from .dicom import Description, open_series
 from .naming import (
     Statement,
@@ -19,7 +22,6 @@ from .naming import (
     file_stem,
     say_sequence,
     say_times,
-    scan_stem,
     sequence_of,
     times_in,
 )
@@ -87,7 +89,8 @@ def read_scan(
             scan = replace(scan, sequence=trained_on, warnings=(*scan.warnings, sentence))
         volume = scan.read(chosen)
     low, high = volume.slices.min(), volume.slices.max()
-    if low < high and few_whole_numbers(volume.slices):
+    shown = np.count_nonzero(volume.slices) >= FEWEST_VOXELS  # fewer are refused for that
+    if low < high and shown and few_whole_numbers(volume.slices):
         *values, last = (f"{value:g}" for value in np.unique(volume.slices))
         told = f"{', '.join(values)} or {last}"
         raise VolumeError(f"{path}: all voxels are {told}, as in a mask; give the scan instead.")
@@ -116,7 +119,7 @@ def open_scan(
         named: the sequence that names tell; None: what the scan's own name tells.
     """
     _require_target(path)
-    said = say_sequence("its name", named or sequence_of(scan_stem(path)))
+    said = say_sequence("its name", named or told_by_name(path))
     if is_dicom(path):
         wanted = modality or (None if series else trained_on)
 
@@ -211,6 +214,12 @@ def _require_target(path: Path) -> None:
             f"{path}: this link leads to a file that is not there; fetch it first (git-annex and "
             "DataLad: get)."
         )
+
+
+def hash_scan(path: Path) -> str:
+    """Return the SHA-256 of a scan's file, or of all files that it consists of."""
+    files = [path] if path.is_dir() else files_of(path)
+    return sha256_of(path) if len(files) == 1 else sha256_of_files(files)
 
 
 def few_whole_numbers(slices: np.ndarray) -> bool:

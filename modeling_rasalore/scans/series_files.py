@@ -106,9 +106,11 @@ def open_files(source: Path) -> Iterator[SeriesFiles]:
         sizes = {source.name: source.stat().st_size}
         yield _within_budget(source, sizes, lambda name: source.open("rb"))
         return
-    if not zipfile.is_zipfile(source):
-        raise SeriesError("it is no zip archive, or its end is missing; copy or pack it again")
-    with zipfile.ZipFile(source) as archive:
+    try:
+        archive = zipfile.ZipFile(source)
+    except zipfile.BadZipFile as error:
+        raise SeriesError("it is no zip archive, or a damaged one; pack it again") from error
+    with archive:
         members = _check_archive(archive.infolist(), source.stat().st_size)
         sizes = {name: member.file_size for name, member in members.items()}
         yield _within_budget(source, sizes, lambda name: archive.open(members[name]))
