@@ -70,7 +70,7 @@ LAYOUTS = (
 )
 
 
-def find_patients(root: str | Path) -> list[Patient]:
+def find_patients(root: str | Path, some_may_lack_labels: bool = False) -> list[Patient]:
     """Return the patients below `root`, sorted by patient_id.
 
     Known layouts: BraTS20, BraTS21, BraTS23, MSD Task01, nnU-Net; else any folder of patient
@@ -78,6 +78,10 @@ def find_patients(root: str | Path) -> list[Patient]:
     names tell the sequence. `slice_labels.csv` (columns volume = patient_id, slice_index, label =
     healthy or unhealthy, or 0 or 1) in `root` gives the slice labels. Slices of
     train/prepare_slices.py are read from a folder, a web address or a data set's repo id.
+
+    Args:
+        some_may_lack_labels: return patients that have neither a mask nor slice labels too, unless
+            no other is there.
 
     Raises:
         ValueError: nothing recognised, two files for one role, a patient with neither a mask nor
@@ -98,7 +102,7 @@ def find_patients(root: str | Path) -> list[Patient]:
     if labels_path.is_file():
         return add_slice_labels(patients, labels_path)
     unlabelled = [patient.patient_id for patient in patients if patient.mask is None]
-    if unlabelled:
+    if unlabelled and (not some_may_lack_labels or len(unlabelled) == len(patients)):
         raise ValueError(
             f"every patient needs a mask or slice labels, but {some(unlabelled)} in {root} have "
             f"no mask; add the mask files, or a {LABELS_FILE} with the columns volume, "

@@ -86,6 +86,12 @@ class Patient:
         """Who was scanned; one person may have been scanned at several visits."""
         return person_of(self.patient_id)
 
+    @property
+    def has_labels(self) -> bool:
+        """Whether a mask, a labels file or prepared slices tell which slices are unhealthy."""
+        told = self.mask is not None or self.slice_labels is not None
+        return told or self.prepared is not None
+
 
 @dataclass(frozen=True, eq=False)
 class LabelledSlice:

@@ -24,6 +24,7 @@ WRITERS: dict[str, Callable[[Path, np.ndarray, np.ndarray, str], Path]] = {
     **{".nrrd": write_nrrd, ".mha": write_metaimage},
 }
 FOUND = tuple(end for end in READERS if not end.startswith(".hdr"))  # of scans in folders
+ALONE = (".nrrd", ".mha", ".mgz", ".mgh", ".mgh.gz")  # of scans that are always one file
 COMPANIONS = (".hdr", ".hdr.gz", ".raw", ".raw.gz", ".zraw")  # parts of a scan of another ending
 # What needs a library that may be missing.
 REQUIREMENTS: dict[str, Callable[[], Any]] = {".nrrd": require_pynrrd, ".dcm": require_highdicom}

@@ -239,7 +239,8 @@ def _why_no_scan(path: Path, folder: Path) -> str | None:
         return "a result of this software"
     role, source = role_by_words(path), "name"
     if is_doubtful(path):
-        role, source = read_role(path) or role, "name and its voxels"
+        content, source = read_role(path) or role, "name and its voxels"
+        role = role if (content, role) == ("mask", "brain_mask") else content
     if role in ("mask", "brain_mask"):
         return f"a {role.replace('_', ' ')} by its {source}"
     return why_no_magnitude(path)

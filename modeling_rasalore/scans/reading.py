@@ -97,9 +97,11 @@ def read_scan(
     return volume
 
 
-def read_scan_facts(path: Path, modality: str | None = None) -> ScanFacts:
+def read_scan_facts(
+    path: Path, modality: str | None = None, trained_on: str | None = None
+) -> ScanFacts:
     """As `read_scan`, of what headers say; no voxel is decoded."""
-    with open_scan(path, modality) as scan:
+    with open_scan(path, modality, trained_on=trained_on) as scan:
         return scan.facts
 
 
