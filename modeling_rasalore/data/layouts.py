@@ -22,7 +22,7 @@ from ..scans.naming import (
     tells_no_finding,
 )
 from ..scans.reading import read_role, role_by_content
-from ..scans.volume_writing import find_own_results
+from ..scans.volume_writing import find_own_results, is_marked
 from ..scans.volumes import VolumeError, read_facts, read_volume
 from .labels import LABELS_FILE, add_slice_labels
 from .patient import Patient, PreparedSlices
@@ -223,7 +223,11 @@ def _scan_files(folder: Path) -> list[Path]:
     """Return the files with a scan's ending below a folder, without results of earlier runs."""
     files = walk(folder).files if folder.is_dir() else []
     own = find_own_results(files)
-    return [path for path in files if ending_of(path) and path.exists() and path not in own]
+    named = [path for path in files if ending_of(path) and path.exists() and path not in own]
+    if results := [path for path in named if is_marked(path)]:
+        names = some([path.name for path in results])
+        logger.warning("%s: %s are results of this software, and left out", folder, names)
+    return [path for path in named if path not in results]
 
 
 def _settle_mask(patient: Patient) -> Patient:

@@ -305,6 +305,8 @@ def _look_into(
     except WrongSequenceError as error:
         return _Look(error.reason)
     except VolumeError as error:  # any other fails when it is read, with its reason
+        if modality is None and trained_on:  # a localizer fails, and says what it is
+            return _look_into(path, said, (trained_on, assume, series), None)
         cause = error.__cause__
         return _Look(str(cause) if isinstance(cause, NoSuchSeriesError) else None, said)
 

@@ -6,15 +6,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from odd_folders import bet, save
+from odd_folders import bet, save, tiny_voxels
 from prepare_slices import PrepareRecipe
 from prepare_slices import main as prepare_slices
 from small_study import write_scans
 
 from modeling_rasalore.data.layouts import find_patients
 from modeling_rasalore.recipes import load_recipe
-from modeling_rasalore.scans.volume_writing import write_volume
-from modeling_rasalore.scans.volumes import read_volume
 
 
 def prepare(folder: Path, *words: str) -> Path:
@@ -73,9 +71,8 @@ def test_a_patient_without_mask_and_labels_is_left_out_and_the_others_are_kept(
 ) -> None:
     scans = tmp_path / "scans"
     bet(scans)
-    path = save(scans / "p03" / "p03_t2.nii.gz")
-    mask = (read_volume(path).slices > 300).astype(np.uint8)
-    write_volume(scans / "p03" / "p03_seg.nii.gz", mask, read_volume(path), np.uint8)
+    save(scans / "p03" / "p03_t2.nii.gz")
+    save(scans / "p03" / "p03_seg.nii.gz", (tiny_voxels() > 300).astype(np.uint8))
     words = [f"root={scans}", f"out={tmp_path / 'out'}", "processes=1"]
     assert prepare_slices(load_recipe(PrepareRecipe, words)) == 1
     printed = capsys.readouterr().out

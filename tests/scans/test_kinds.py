@@ -123,6 +123,7 @@ def test_of_a_study_only_plain_pictures_of_the_sequence_are_taken(tmp_path: Path
         "shot": "holds a screenshot, no scan",
     }
     assert found.counts["used"] + found.counts["left_out"] == found.counts["files"] == 34
+    assert find_scans([tmp_path], trained_on="t2").scans == found.scans
 
 
 def test_of_a_folder_with_several_series_what_is_not_used_is_counted(tmp_path: Path) -> None:
