@@ -209,6 +209,6 @@ def test_a_predicted_mask_is_no_truth_to_learn_from(
     scan = save(tmp_path / "p1" / "p1_t2.nii.gz")
     volume = read_volume(scan)
     write_volume(tmp_path / "p1" / "p1_t2_mask.nii.gz", volume.slices > 300, volume, np.uint8)
-    with pytest.raises(ValueError, match="p1 in .* have no mask"):
+    with pytest.raises(ValueError, match=r"p1 in .* have no mask"):
         find_patients(tmp_path)
     assert "p1_t2_mask.nii.gz are results of this software, and left out" in caplog.text
