@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .files import first_line
+from .files import first_line, printable
 from .prediction.options import PredictionOptions, takes_options
 
 app = typer.Typer(
@@ -259,7 +259,7 @@ def calibrate(
 
         network, processor = load_model(str(model), device=device)
         options = replace(options, precision=choose_precision(network, precision))
-        healthy = (read_scan(path, *options.reading) for path in found.scans)
+        healthy = (read_scan(path, *options.reading, trained_on=trained_on) for path in found.scans)
         result = calibrate(network, processor, healthy, false_alarms, per, options, scans_above)
         path = save_calibration(model, result)
     for entry in [] if quiet else result["thresholds"]:
@@ -380,7 +380,7 @@ def _ray_cluster(open_model: Callable[[], Any], workers: int, gpus: float) -> An
     """Return what segments scans on a cluster; None without workers."""
     if not workers:
         return None
-    from .prediction.ray import segment_on_ray
+    from .prediction.run import segment_on_ray
 
     return partial(segment_on_ray, open_model, workers, gpus)
 
@@ -396,7 +396,7 @@ def _say_left_out(found: Any, quiet: bool, as_json: bool = False) -> None:
     if found is None or not found.left_out:
         return
     for line in [] if quiet or as_json else describe_left_out(found.left_out):
-        print(f"left out: {line}")
+        print(f"left out: {printable(line)}")
     print(describe_counts(found.counts), file=sys.stderr if quiet or as_json else sys.stdout)
 
 
@@ -412,7 +412,7 @@ def _conclude(manifest: dict[str, Any], failed: list[str], count: int, out: Path
     print(f"threshold {settings['threshold']:g}: {settings['threshold_source']}")
     print(f"{known - len(failed)} of {count} scans segmented{left}; results are in {out}")
     for name in failed:
-        print(f"failed: {name}")
+        print(f"failed: {printable(name)}")
     if earlier := manifest["earlier"]:
         others = sum("made_with" in entry for entry in earlier.values())
         words = f" ({others} with other settings)" * bool(others)

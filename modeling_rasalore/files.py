@@ -5,7 +5,7 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,9 @@ def some(names: Sequence[str]) -> str:
 
 
 def printable(text: str) -> str:
-    """Return a text that any UTF-8 file or terminal takes: odd bytes of file names as \\udce9."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+    """Return one line that any UTF-8 file or terminal takes: odd bytes of names as \\udce9."""
+    text = text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def replace_file(path: Path, write: Callable[[Path], Any]) -> Path:
@@ -58,12 +59,17 @@ def remove_drafts(folder: Path, but: Collection[str] = ()) -> None:
 
 def sha256_of(path: Path) -> str:
     """Return the hash of a file, or of the names and contents of the files right in a folder."""
-    if not path.is_dir():
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+    if path.is_dir():
+        return sha256_of_files([p for p in path.iterdir() if p.is_file()])
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_of_files(paths: Iterable[Path]) -> str:
+    """Return the hash of the names and contents of files, in any order."""
     digest = hashlib.sha256()
-    for inside in sorted(p for p in path.iterdir() if p.is_file()):
-        digest.update(os.fsencode(f"{inside.name}\0{sha256_of(inside)}\n"))
+    for path in sorted(paths):
+        digest.update(os.fsencode(f"{path.name}\0{sha256_of(path)}\n"))
     return digest.hexdigest()
 
 

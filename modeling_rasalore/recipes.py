@@ -19,6 +19,7 @@ from yaml import YAMLError
 from .files import first_line
 
 Recipe = TypeVar("Recipe")
+GO_ON = "the same command goes on from here"
 Section = tuple[str, list[tuple[str, str, str]]]  # heading, fields
 
 
@@ -159,8 +160,20 @@ def run_script(main: Callable[[Any], int | None], words: Sequence[str] | None = 
     except (ValueError, OSError, ImportError) as error:
         sys.exit(f"error: {first_line(error)}{note}")
     except KeyboardInterrupt:
-        print(f"interrupted; the same command goes on from here.{note}", file=sys.stderr)
+        print(f"interrupted; {GO_ON}.{note}", file=sys.stderr)
         sys.exit(130)
+
+
+def _tell_interrupt(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    """Tell in one line of an interrupt while a script is still importing what it needs."""
+    starting = getattr(sys.modules["__main__"], "recipes", None) is sys.modules[__name__]
+    if starting and issubclass(kind, KeyboardInterrupt):
+        print(f"interrupted; {GO_ON}.", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
+sys.excepthook = _tell_interrupt  # scripts import this module first
 
 
 def describe_script(docstring: str, schema: type) -> str:

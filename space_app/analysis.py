@@ -90,7 +90,7 @@ class Analysis:
 
     @property
     def stem(self) -> str:
-        """The scan's file name without .nii, .nii.gz or .zip."""
+        """The scan's file name without its ending."""
         return scan_stem(self.scan.volume.path)
 
 
@@ -101,6 +101,7 @@ class Analyst:
         self.model = model
         self.processor = processor
         self.draws_noise = has_value_noise(model)
+        self.trained_on: str | None = getattr(model.config, "modality", None)
         self._lock = threading.Lock()
 
     def analyse(
@@ -127,23 +128,26 @@ class Analyst:
             )
 
 
-def read_scan(path: Path) -> Scan:
-    """Return the scan at `path`, NIfTI or a zipped DICOM series; nothing is unpacked to disk.
+def read_scan(path: Path, trained_on: str | None = None) -> Scan:
+    """Return the scan at `path`, one file or a zipped DICOM series; nothing is unpacked to disk.
+
+    Args:
+        trained_on: what the model knows, taken of a zip with several series.
 
     Raises:
         ValueError: with one sentence that names no folder.
     """
     try:
-        facts = reading.read_scan_facts(path)
+        facts = reading.read_scan_facts(path, trained_on=trained_on)
         refuse_unfit(path, facts)
-        volume = reading.read_scan(path)
+        volume = reading.read_scan(path, trained_on=trained_on)
         require_brain(volume)
     except ValueError as error:
         sentence = str(error).splitlines()[0].replace(f"{path.parent}/", "")
         if " --" in sentence or "(--" in sentence:
             sentence += " Options are of the command line: here, upload a file with one scan."
         raise ValueError(sentence) from error
-    return Scan(volume, describe_input(volume))
+    return Scan(volume, describe_input(volume, trained_on=trained_on))
 
 
 def refuse_unfit(path: Path, facts: ScanFacts) -> None:

@@ -7,6 +7,8 @@ from handlers import DOUBT, SCORES
 from page import BRAIN, LEGEND
 from uploads import take_uploads_only
 
+from modeling_rasalore.formats.endings import ALONE
+
 
 class Inputs(NamedTuple):
     """The first column: what is asked for, and the sentences of the answer."""
@@ -55,8 +57,8 @@ def place_upload() -> gr.File:
     """Put the field that takes a scan's file."""
     return take_uploads_only(
         gr.File(
-            label="Brain scan (NIfTI or DICOM zip, up to 100 MB)",
-            file_types=[".nii", ".nii.gz", ".zip"],
+            label="Brain scan (NIfTI, NRRD, MetaImage, MGH or DICOM zip, up to 100 MB)",
+            file_types=[".nii", ".nii.gz", ".zip", ".dcm", *ALONE],
             height=150,
             elem_id="scan",
         )

@@ -33,11 +33,12 @@ class Handlers:
         """Read an uploaded scan, delete its file, and score it."""
         if scan is None:
             raise gr.Error(
-                "Choose a scan first: a .nii, .nii.gz or .zip file.", print_exception=False
+                "Choose a scan first: NIfTI, NRRD, MetaImage, MGH or zipped DICOM.",
+                print_exception=False,
             )
         with one_line_errors():
             with self.uploads.reading(scan) as path:
-                read = read_scan(path)
+                read = read_scan(path, self.analyst.trained_on)
             return self.analyst.analyse(read, threshold, progress)
 
     def analyse_example(self, threshold: float, progress: gr.Progress = PROGRESS) -> Analysis:
@@ -99,7 +100,7 @@ class Handlers:
         """Segment anomalies in a brain MRI scan. Research only, not a medical device.
 
         Args:
-            scan: skull-stripped brain, NIfTI (.nii, .nii.gz) or DICOM (.zip), uploaded to this app.
+            scan: skull-stripped brain, NIfTI, NRRD, mha, mgz or zipped DICOM, uploaded here.
             threshold: in [0, 1]; a voxel is marked when its score is above it; 0.5 is usual.
 
         Returns:

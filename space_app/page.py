@@ -8,9 +8,10 @@ TITLE = "RASALoRE: anomalies in brain MRI"
 WARNING = f'<p role="note"><strong>{DISCLAIMER}</strong></p>'
 INTRODUCTION = f"""# {TITLE}
 
-Upload a **skull-stripped** brain scan as NIfTI, or as one DICOM series in a zip. The model was
-trained on one MRI sequence and on labels that only say which slices are unhealthy. Your scan's file
-is deleted as soon as it is read; the scan is forgotten when you leave the page.
+Upload a **skull-stripped** brain scan as NIfTI (or NRRD, MetaImage, MGH), or as one DICOM series in
+a zip. The model was trained on one MRI sequence and on labels that only say which slices are
+unhealthy. Your scan's file is deleted as soon as it is read; the scan is forgotten when you leave
+the page.
 """
 LEGEND = """Left of the handle: the scan. Right of it: purple to orange is the anomaly score, the
 yellow line is the mask. As uncertainty, blue to cyan is how much the score depends on the model's

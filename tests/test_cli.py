@@ -20,7 +20,7 @@ from modeling_rasalore import (
     RasaloreModel,
 )
 from modeling_rasalore.cli import main
-from modeling_rasalore.scans.finding import output_stems
+from modeling_rasalore.scans.bids import output_stems
 from modeling_rasalore.scans.volume_writing import write_nifti
 from modeling_rasalore.scans.volumes import read_volume
 
@@ -128,9 +128,15 @@ def test_results_of_one_folder_are_not_nested():
     assert output_stems(scans, Path("out")) == [Path("out/a"), Path("out/b")]
 
 
-def test_two_scans_with_one_name_are_refused():
+def test_a_scan_that_is_named_twice_is_refused():
     with pytest.raises(ValueError, match="name each scan once"):
-        output_stems([Path("/data/a.nii"), Path("/data/a.nii.gz")], Path("out"))
+        output_stems([Path("/data/a.nii"), Path("/data/a.nii")], Path("out"))
+
+
+def test_two_scans_whose_names_differ_in_their_ending_both_get_results():
+    scans = [Path("/data/a.nii"), Path("/data/a.nii.gz"), Path("/data/a.zip")]
+    names = [path.name for path in output_stems(scans, Path("out"))]
+    assert names == ["a.nii", "a", "a.zip"]
 
 
 def test_phantoms_are_written_with_the_asked_numbers(tmp_path, capsys):

@@ -1,5 +1,6 @@
 """Recipes: what is written is what runs, and every mistake is named with a way out."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -248,6 +249,19 @@ def test_a_script_ends_with_what_its_main_returns_or_one_line(
         )
     assert exit_code(main, "--help") == 0
     assert "note=null" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("script", ["stage1", "prepare_slices"])
+def test_an_interrupt_while_a_script_starts_is_one_line(tmp_path: Path, script: str) -> None:
+    text = (ROOT / "train" / f"{script}.py").read_text("utf-8")
+    first, line, rest = text.partition("from modeling_rasalore import recipes")
+    (tmp_path / "script.py").write_text(f"{first}{line}\nraise KeyboardInterrupt\n{rest}", "utf-8")
+    done = subprocess.run(
+        [sys.executable, tmp_path / "script.py"], cwd=ROOT, capture_output=True, text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert done.stderr == "interrupted; the same command goes on from here.\n"
 
 
 def test_help_shows_the_defaults_of_this_recipe_not_of_its_sections() -> None:

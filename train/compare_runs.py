@@ -10,9 +10,9 @@ oracle=true adds what true masks of the validation patients would have chosen. I
 everything else is written, and is no choice: it says how good the others are.
 """
 
+from modeling_rasalore import recipes  # first, so that an interrupt is one line
 from modeling_rasalore.pseudo_masks.comparison import ComparisonRecipe, compare_runs
 from modeling_rasalore.pseudo_masks.criteria import choices_table
-from modeling_rasalore.recipes import run_script
 
 
 def main(recipe: ComparisonRecipe) -> None:
@@ -20,4 +20,4 @@ def main(recipe: ComparisonRecipe) -> None:
 
 
 if __name__ == "__main__":
-    run_script(main)
+    recipes.run_script(main)

@@ -12,9 +12,9 @@ Start it again after an interruption: patients that are done are kept. `source=t
 true masks instead, for the ceiling row of the benchmark and nothing else.
 """
 
+from modeling_rasalore import recipes  # first, so that an interrupt is one line
 from modeling_rasalore.pseudo_masks.makers import make_pseudo_masks
 from modeling_rasalore.pseudo_masks.recipe import PseudoMaskRecipe
-from modeling_rasalore.recipes import run_script
 
 
 def main(recipe: PseudoMaskRecipe) -> None:
@@ -22,4 +22,4 @@ def main(recipe: PseudoMaskRecipe) -> None:
 
 
 if __name__ == "__main__":
-    run_script(main)
+    recipes.run_script(main)

@@ -12,7 +12,7 @@ threshold for all slices of all runs. Refused are runs that tested a patient twi
 read other scans, or that made a system in different ways.
 """
 
-from modeling_rasalore.recipes import run_script
+from modeling_rasalore import recipes  # first, so that an interrupt is one line
 from modeling_rasalore.studies.pooling import PoolRecipe, pool_folds
 
 
@@ -21,4 +21,4 @@ def main(recipe: PoolRecipe) -> None:
 
 
 if __name__ == "__main__":
-    run_script(main)
+    recipes.run_script(main)

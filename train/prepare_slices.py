@@ -24,6 +24,7 @@ from typing import Any
 from omegaconf import MISSING
 from tqdm import tqdm
 
+from modeling_rasalore import recipes  # first, so that an interrupt is one line
 from modeling_rasalore.data.labels import LABEL_NAMES
 from modeling_rasalore.data.layouts import SLICES_FILE, find_patients
 from modeling_rasalore.data.patient import Patient
@@ -35,7 +36,6 @@ from modeling_rasalore.data.shard_writing import (
 )
 from modeling_rasalore.files import claim_folder, remove_drafts, some, write_json
 from modeling_rasalore.provenance import available_cores, provenance
-from modeling_rasalore.recipes import run_script
 from modeling_rasalore.scans.naming import MODALITIES
 
 
@@ -71,26 +71,30 @@ def main(recipe: PrepareRecipe) -> int:
         )
     out, size = Path(recipe.out), recipe.patients_per_file
     choice = SliceChoice(tuple(recipe.modalities), recipe.skip_slices, recipe.with_masks)
-    patients = find_patients(recipe.root)
+    listed = find_patients(recipe.root, some_may_lack_labels=True)
+    patients = [patient for patient in listed if patient.has_labels]
     shares = [patients[start : start + size] for start in range(0, len(patients), size)]
     names = [f"part-{number:05d}" for number in range(len(shares))]
     claim_folder(out, settings_of(recipe), "slices")
     delete_others(out, names)
     parts = write_parts(out, choice, dict(zip(names, shares, strict=True)), recipe.processes)
     failed = [failure for part in parts for failure in part["failed"]]
+    failed += [
+        {"patient_id": patient.patient_id, "reason": "it has neither a mask nor slice labels"}
+        for patient in listed
+        if not patient.has_labels
+    ]
     for failure in failed:
         print(f"left out: {failure['patient_id']}: {failure['reason']}")
-    if len(failed) == len(patients):
-        raise ValueError(
-            f"none of {len(patients)} patients could be prepared; see the lines above."
-        )
+    if len(failed) == len(listed):
+        raise ValueError(f"none of {len(listed)} patients could be prepared; see the lines above.")
     write_manifest(out, parts, choice, **provenance())
     written = [patient for part in parts for patient in part["patients"]]
     if bare := [
         p["patient_id"] for p in written if not any(map(p["labels"].get, LABEL_NAMES.values()))
     ]:
         print(f"without a labelled slice, so nothing is learned from them: {some(bare)}")
-    print(f"done: {len(written)} of {len(patients)} patients are in {out}")
+    print(f"done: {len(written)} of {len(listed)} patients are in {out}")
     return 1 if failed or len(bare) == len(written) else 0
 
 
@@ -147,4 +151,4 @@ def is_current(
 
 
 if __name__ == "__main__":
-    run_script(main)
+    recipes.run_script(main)

@@ -16,6 +16,7 @@ publishes a folder as a Space, a metric with its formulas.
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from modeling_rasalore import recipes  # first, so that an interrupt is one line
 from modeling_rasalore.publishing.assembly import (
     PushRecipe,
     assemble_data,
@@ -26,7 +27,6 @@ from modeling_rasalore.publishing.assembly import (
 from modeling_rasalore.publishing.checks import check_data, check_model
 from modeling_rasalore.publishing.metric_folder import complete_space
 from modeling_rasalore.publishing.repository import Target, local_files, push_folder
-from modeling_rasalore.recipes import run_script
 
 TEMPLATES = Path(__file__).resolve().parents[1] / "hub_configs"  # of the cards
 
@@ -86,4 +86,4 @@ def upload(folder: Path, target: Target) -> None:
 
 
 if __name__ == "__main__":
-    run_script(main)
+    recipes.run_script(main)

@@ -13,7 +13,7 @@ its own: its failure is a row that says why. Start it again after an interruptio
 are kept, and failed ones are tried again.
 """
 
-from modeling_rasalore.recipes import run_script
+from modeling_rasalore import recipes  # first, so that an interrupt is one line
 from modeling_rasalore.studies.running import BenchmarkRecipe, run_benchmark
 
 
@@ -24,4 +24,4 @@ def main(recipe: BenchmarkRecipe) -> None:
 
 
 if __name__ == "__main__":
-    run_script(main)
+    recipes.run_script(main)

@@ -17,7 +17,7 @@ painted lesion, which count as unhealthy; then on the real ones:
     ... out=runs/stage1 initial_weights=runs/stage1_start
 """
 
-from modeling_rasalore.recipes import run_script
+from modeling_rasalore import recipes  # first, so that an interrupt is one line
 from modeling_rasalore.training.stage1 import Stage1Recipe, train_stage1
 
 
@@ -26,4 +26,4 @@ def main(recipe: Stage1Recipe) -> None:
 
 
 if __name__ == "__main__":
-    run_script(main)
+    recipes.run_script(main)

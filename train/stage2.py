@@ -16,7 +16,7 @@ pseudo-masks of T2; data.modality=all gives one network all sequences as channel
 missing ones after augmentation.sequence_dropout=0.5.
 """
 
-from modeling_rasalore.recipes import run_script
+from modeling_rasalore import recipes  # first, so that an interrupt is one line
 from modeling_rasalore.training.stage2 import Stage2Recipe, train_stage2
 
 
@@ -25,4 +25,4 @@ def main(recipe: Stage2Recipe) -> None:
 
 
 if __name__ == "__main__":
-    run_script(main)
+    recipes.run_script(main)

@@ -15,7 +15,7 @@ A shorter one: phantoms.patients=30 phantoms.test=6 stage1=[loop.max_steps=50]
 stage2=[loop.max_steps=50].
 """
 
-from modeling_rasalore.recipes import run_script
+from modeling_rasalore import recipes  # first, so that an interrupt is one line
 from modeling_rasalore.studies.recipe import StudyRecipe
 
 
@@ -30,4 +30,4 @@ def main(recipe: StudyRecipe) -> None:
 
 
 if __name__ == "__main__":
-    run_script(main)
+    recipes.run_script(main)

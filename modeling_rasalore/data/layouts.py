@@ -22,7 +22,7 @@ from ..scans.naming import (
     tells_no_finding,
 )
 from ..scans.reading import read_role, role_by_content
-from ..scans.volume_writing import find_own_results
+from ..scans.volume_writing import find_own_results, is_marked
 from ..scans.volumes import VolumeError, read_facts, read_volume
 from .labels import LABELS_FILE, add_slice_labels
 from .patient import Patient, PreparedSlices
@@ -70,7 +70,9 @@ LAYOUTS = (
 )
 
 
-def find_patients(root: str | Path, same_person: str | Path = "") -> list[Patient]:
+def find_patients(
+    root: str | Path, same_person: str | Path = "", some_may_lack_labels: bool = False
+) -> list[Patient]:
     """Return the patients below `root`, sorted by patient_id.
 
     Known layouts: BraTS20, BraTS21, BraTS23, MSD Task01, nnU-Net; else any folder of patient
@@ -82,17 +84,19 @@ def find_patients(root: str | Path, same_person: str | Path = "") -> list[Patien
     Args:
         same_person: table of persons who are in another data set as well; "" for none. See
             `tell_persons`: they are in the list, and `left_out` says who has no part.
+        some_may_lack_labels: return patients that have neither a mask nor slice labels too, unless
+            no other is there.
 
     Raises:
         ValueError: nothing recognised, two files for one role, a patient with neither a mask nor
             slice labels, a labels file that is malformed or names an unknown patient, or a table
             of persons that is none or leaves nobody.
     """
-    patients = _find_patients(root)
+    patients = _find_patients(root, some_may_lack_labels)
     return tell_persons(patients, same_person) if same_person else patients
 
 
-def _find_patients(root: str | Path) -> list[Patient]:
+def _find_patients(root: str | Path, some_may_lack_labels: bool) -> list[Patient]:
     """Return the patients of scans or of prepared slices."""
     if is_remote(root) or (Path(root) / SLICES_FILE).is_file():
         return _find_prepared(str(root))
@@ -109,7 +113,7 @@ def _find_patients(root: str | Path) -> list[Patient]:
     if labels_path.is_file():
         return add_slice_labels(patients, labels_path)
     unlabelled = [patient.patient_id for patient in patients if patient.mask is None]
-    if unlabelled:
+    if unlabelled and (not some_may_lack_labels or len(unlabelled) == len(patients)):
         raise ValueError(
             f"every patient needs a mask or slice labels, but {some(unlabelled)} in {root} have "
             f"no mask; add the mask files, or a {LABELS_FILE} with the columns volume, "
@@ -230,7 +234,11 @@ def _scan_files(folder: Path) -> list[Path]:
     """Return the files with a scan's ending below a folder, without results of earlier runs."""
     files = walk(folder).files if folder.is_dir() else []
     own = find_own_results(files)
-    return [path for path in files if ending_of(path) and path.exists() and path not in own]
+    named = [path for path in files if ending_of(path) and path.exists() and path not in own]
+    if results := [path for path in named if is_marked(path)]:
+        names = some([path.name for path in results])
+        logger.warning("%s: %s are results of this software, and left out", folder, names)
+    return [path for path in named if path not in results]
 
 
 def _settle_mask(patient: Patient) -> Patient:

@@ -104,6 +104,12 @@ class Patient:
         """Whether the patient has no part, because another data set shows the same person."""
         return self.identity is not None and self.identity.left_out
 
+    @property
+    def has_labels(self) -> bool:
+        """Whether a mask, a labels file or prepared slices tell which slices are unhealthy."""
+        told = self.mask is not None or self.slice_labels is not None
+        return told or self.prepared is not None
+
 
 @dataclass(frozen=True, eq=False)
 class LabelledSlice:

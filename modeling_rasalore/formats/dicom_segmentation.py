@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .stored_voxels import FormatError
+from .stored_voxels import OWN_MARK, FormatError
 
 SERIES_OFFSET = 9000  # added to the number of the source's series, as viewers sort by it
 # What a segmentation takes over of patient and study, which a source may lack and may leave empty.
@@ -85,7 +85,7 @@ def write_segmentation(
             device_serial_number=algorithm.weights_sha256[:64],
             content_label="ANOMALY",
             content_description=f"threshold {algorithm.threshold:g}; research, no medical device",
-            series_description="RASALoRE anomaly mask",
+            series_description=f"anomaly mask, {OWN_MARK.decode()}",
         )
     segmentation.save_as(path, enforce_file_format=True)
     return path

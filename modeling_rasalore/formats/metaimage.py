@@ -99,17 +99,19 @@ def _numbers(text: str, count: int) -> np.ndarray:
     return values
 
 
-def write_metaimage(path: Path, voxels: np.ndarray, affine: np.ndarray) -> Path:
+def write_metaimage(path: Path, voxels: np.ndarray, affine: np.ndarray, comment: str = "") -> Path:
     """Return `path` after writing voxels (I, J, K) as a compressed .mha file.
 
     Args:
         affine: (4, 4), voxel indices -> mm in RAS+ world coordinates.
+        comment: what the file is; "" for none.
     """
     lps = RAS_TO_LPS @ affine
     spacing = np.linalg.norm(lps[:3, :3], axis=0)
     content = zlib.compress(voxels.astype(voxels.dtype.newbyteorder("<")).tobytes(order="F"), 1)
     fields = {
         "ObjectType": "Image",
+        **({"Comment": comment} if comment else {}),
         "NDims": 3,
         "BinaryData": True,
         "BinaryDataByteOrderMSB": False,

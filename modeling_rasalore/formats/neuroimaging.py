@@ -79,6 +79,7 @@ def read_pair(path: Path) -> StoredVoxels:
         whole_file=_start(image, 2)[1],
         scaling=(1.0 if slope is None else float(slope), float(intercept or 0)),
         warnings=() if is_nifti else (ANALYZE_WARNING,),
+        header=head,
     )
 
 

@@ -114,19 +114,21 @@ def _affine(fields: Any, shape: tuple[int, ...]) -> np.ndarray:
     return np.diag([*SPACES[space], 1.0]) @ affine
 
 
-def write_nrrd(path: Path, voxels: np.ndarray, affine: np.ndarray) -> Path:
+def write_nrrd(path: Path, voxels: np.ndarray, affine: np.ndarray, comment: str = "") -> Path:
     """Return `path` after writing voxels (I, J, K) as a compressed .nrrd file.
 
     Args:
         affine: (4, 4), voxel indices -> mm in RAS+ world coordinates.
+        comment: what the file is; "" for none.
     """
     lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine  # what 3D Slicer writes
-    header = {
+    header: dict[str, Any] = {
         "space": "left-posterior-superior",
         "space directions": lps[:3, :3].T,
         "space origin": lps[:3, 3],
         "kinds": ["domain", "domain", "domain"],
         "encoding": "gzip",
     }
+    header |= {"content": comment} if comment else {}
     require_pynrrd().write(str(path), voxels, header, compression_level=1)
     return path

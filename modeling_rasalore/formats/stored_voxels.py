@@ -13,6 +13,7 @@ VOXEL_BUDGET = 2**30  # bytes of one volume once decoded: 645 voxels along each 
 LARGEST_RATIO = 1032  # what deflate can reach: more is a truncated file
 SUSPECT_RATIO, SUSPECT_BYTES = 300, 2**27  # empty masks compress 1000 times, but are small
 PIECE_BYTES = 2**20  # read at once of compressed data
+OWN_MARK = b"rasalore result"  # in whatever is written, so that a later run knows it again
 
 
 class FormatError(ValueError):
@@ -33,6 +34,7 @@ class StoredVoxels:
         scaling: slope, intercept.
         whole_file: whether the whole file is gzip data, which `offset` counts in once unpacked.
         warnings: one sentence each, for people.
+        header: the file that describes them, where it is another one.
     """
 
     path: Path
@@ -44,6 +46,7 @@ class StoredVoxels:
     scaling: tuple[float, float] = (1.0, 0.0)
     whole_file: bool = False
     warnings: tuple[str, ...] = ()
+    header: Path | None = None
 
     @property
     def nbytes(self) -> int:

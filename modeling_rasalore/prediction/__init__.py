@@ -6,9 +6,9 @@ journal.py       what is done, one line per scan
 loading.py       model and processor from a folder or the Hub
 options.py       PredictionOptions, passed whole everywhere
 outputs.py       files written for one scan
-ray.py           many scans on a Ray cluster
+planning.py      what a run over many scans knows, and what is left of it
 report.py        manifest.json, results.csv, report.html, results.parquet
-run.py           many scans, in shards, resumable
+run.py           many scans, in shards, resumable, here or on a Ray cluster
 scoring.py       slices through the network
 uncertainty.py   spread of scores under the model's noise
 volume.py        VolumePrediction: one scan through a model; parts of masks

@@ -1,18 +1,23 @@
 """Write the files of one scan: mask, scores, spread, overlay and a summary."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL.Image import Image
+from PIL.PngImagePlugin import PngInfo
 
-from ..files import replace_file, sha256_of, write_json
+from ..files import replace_file, write_json
 from ..formats.dicom_segmentation import Algorithm
+from ..formats.stored_voxels import OWN_MARK
 from ..provenance import DISCLAIMER, versions
 from ..scans.background import BrainSlices, skull_contrast
+from ..scans.bids import BIDS_ENDINGS, bids_stem
 from ..scans.overlays import overlay_montage
-from ..scans.volume_writing import write_segmentation, write_volume
+from ..scans.reading import hash_scan
+from ..scans.volume_writing import is_marked, write_segmentation, write_volume
 from ..scans.volumes import Volume
 from .options import FORMATS
 from .volume import VolumePrediction
@@ -55,8 +60,7 @@ def write_prediction(
         mask_format: of mask and maps, one of FORMATS; a DICOM segmentation holds the mask only.
     """
     out_dir = Path(out_dir)
-    endings = {role: _ending(role, end, mask_format) for role, end in endings.items()}
-    paths = {role: out_dir / f"{name}{end}" for role, end in endings.items() if role in files}
+    paths = name_files(out_dir / name, endings, files, mask_format)
     if prediction.spread is None:
         paths.pop("spread", None)
     if paths:
@@ -73,10 +77,44 @@ def write_prediction(
         source = describe_input(volume, trained_on=prediction.model.get("modality"))
     if source and "overlay" in paths:
         picture = _draw_overlay(prediction, volume, source["warnings"])
-        replace_file(paths["overlay"], picture.save)
+        marked = PngInfo()
+        marked.add_text("Software", OWN_MARK.decode())
+        replace_file(paths["overlay"], partial(picture.save, pnginfo=marked))
     if source and "summary" in paths:
         write_json(paths["summary"], compose_summary(prediction, source))
     return paths
+
+
+def endings_of(scan: Path) -> dict[str, str]:
+    """Return the end of the file name of each result of a scan, by its role."""
+    return ENDINGS | (BIDS_ENDINGS if bids_stem(scan) else {})
+
+
+def name_files(
+    stem: Path, endings: Mapping[str, str], files: Collection[str], mask_format: str
+) -> dict[str, Path]:
+    """Return role -> path of the files that are asked for of one scan.
+
+    Args:
+        stem: folder and start of their names.
+        endings, files, mask_format: as for `write_prediction`.
+    """
+    names = {role: _ending(role, end, mask_format) for role, end in endings.items()}
+    return {role: stem.parent / f"{stem.name}{names[role]}" for role in names if role in files}
+
+
+def refuse_to_overwrite(scan: Path, paths: Iterable[Path], own: Collection[Path]) -> None:
+    """Raise ValueError where a result of `scan` would take the place of somebody else's file.
+
+    Args:
+        own: files that an earlier run lists.
+    """
+    others = [path for path in paths if path.exists() and path not in own and not is_marked(path)]
+    if others:
+        raise ValueError(
+            f"{scan}: {', '.join(path.name for path in others)} in --out was not written by this "
+            "software and is not overwritten; give --out another folder."
+        )
 
 
 def require_format(volume: Volume, mask_format: str) -> None:
@@ -204,7 +242,7 @@ def describe_input(
     """
     return {
         "input": volume.path.name,
-        "input_sha256": digest or sha256_of(volume.path),
+        "input_sha256": digest or hash_scan(volume.path),
         "input_voxel_order": volume.geometry.axis_codes,
         "warnings": find_warnings(volume, trained_on),
         "left_out": [

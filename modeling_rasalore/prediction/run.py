@@ -1,4 +1,4 @@
-"""Segment many scans: each alone, next ones read ahead, what is done kept in journals.
+"""Segment many scans, here or on a Ray cluster: each alone, what is done kept in journals.
 
 Any number of processes may share the work: each takes a shard of the scans and appends to its own
 journal. Everything that describes the whole run is a view that the last one writes of all journals.
@@ -9,117 +9,37 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
 from functools import partial
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..files import LeftOut, first_line, printable, remove_drafts, sha256_of
-from ..formats.endings import require_writer
-from ..provenance import DISCLAIMER, VIEWS, provenance
-from ..scans.bids import BIDS_ENDINGS, DESCRIPTION, bids_stem, write_description
-from ..scans.finding import FoundScans, output_stems
-from ..scans.reading import read_scan
-from ..scans.volumes import Volume
-from .journal import (
-    WHOLE,
-    Entry,
-    Facts,
-    Record,
-    open_journal,
-    pack_journals,
-    read_journals,
-    same_list,
-    same_origin,
-)
-from .loading import choose_precision
-from .options import DEFAULT_OPTIONS, FORMATS, PredictionOptions
+from ..files import LeftOut, first_line, printable, remove_drafts
+from ..provenance import DISCLAIMER, VIEWS
+from ..scans.bids import DESCRIPTION, bids_stem, write_description
+from ..scans.finding import FoundScans
+from ..scans.reading import hash_scan, read_scan
+from .journal import WHOLE, Entry, Record, open_journal, read_journals
+from .options import DEFAULT_OPTIONS, PredictionOptions
 from .outputs import (
-    ENDINGS,
     FILES,
     describe,
     describe_input,
+    endings_of,
     measures,
+    name_files,
+    refuse_to_overwrite,
     require_format,
     write_prediction,
 )
-from .report import clear_views, require_pyarrow, write_views
-from .volume import describe_model, predict_volume
+from .planning import LoadedScan, Outcome, Run, Task, plan_run, plan_tasks
+from .report import require_pyarrow, write_views
+from .volume import predict_volume
 
 SCAN_ERRORS = (ValueError, OSError, MemoryError, RuntimeError)
 Item = TypeVar("Item")
 Loaded = TypeVar("Loaded")
-
-
-@dataclass(frozen=True)
-class Run:
-    """What all processes of a run know.
-
-    Attributes:
-        out: folder of the results.
-        options: of the predictions.
-        files: which are written per scan, of `outputs.FILES`.
-        facts: what makes the results, for the journals.
-    """
-
-    out: Path
-    options: PredictionOptions
-    files: tuple[str, ...]
-    facts: Facts
-
-
-@dataclass(frozen=True)
-class Task:
-    """One scan to segment.
-
-    Attributes:
-        key: its name in the results: where its files begin, below the run's folder.
-        scan: file, or folder of a DICOM series.
-        finished: what a journal says of it; None: nothing that still counts.
-        listed: whether that was said by a run of the same scans.
-        files: what an earlier run wrote for it, below the run's folder.
-    """
-
-    key: str
-    scan: Path
-    finished: Entry | None = None
-    listed: bool = False
-    files: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, eq=False)
-class LoadedScan:
-    """A scan in memory.
-
-    Attributes:
-        task: whose scan.
-        volume: its voxels.
-        digest: SHA-256 of its file or files.
-        seconds: that reading took.
-    """
-
-    task: Task
-    volume: Volume
-    digest: str
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a scan.
-
-    Attributes:
-        key: as of its task.
-        entry: for the journal; None: one is there.
-        lines: for people.
-    """
-
-    key: str
-    entry: Entry | None
-    lines: tuple[str, ...]
-
-
+OpenModel = Callable[[], tuple[Any, Any]]  # -> model, processor; called on each worker of a cluster
+ClusterItem = dict[str, Any]  # what Ray hands from step to step
 SegmentTasks = Callable[[Run, Sequence[Task]], Iterator[Outcome]]
 
 
@@ -177,69 +97,6 @@ def predict_scans(
     return conclude(run, tasks, found, shard, parquet)
 
 
-def plan_run(
-    model: Any, scans: Sequence[Path], out: Path, options: PredictionOptions, files: Sequence[str]
-) -> Run:
-    """Return what all processes of a run know."""
-    if unknown := [name for name in files if name not in FILES]:
-        raise ValueError(f"files must be some of {', '.join(FILES)}, got {', '.join(unknown)}.")
-    require_writer(FORMATS[options.format])
-    options = replace(options, precision=choose_precision(model, options.precision))
-    settings = asdict(options) | {"files": list(files)}
-    settings["volume"] = settings.pop("channel")  # as the command line calls it
-    keys = scan_keys(scans, out)
-    facts = {
-        "model": describe_model(model),
-        "settings": settings,
-        "device": str(next(model.parameters()).device),
-        **provenance(),
-        "scans": len(scans),
-        "scan_list": sha256("\n".join(sorted(keys)).encode(errors="replace")).hexdigest(),
-    }
-    return Run(out, options, tuple(files), facts)
-
-
-def scan_keys(scans: Sequence[Path], out: Path) -> list[str]:
-    """Return the name of each scan in the results; ValueError where two share one."""
-    return [stem.relative_to(out).as_posix() for stem in output_stems(scans, out)]
-
-
-def plan_tasks(run: Run, scans: Sequence[Path], shard: tuple[int, int], resume: bool) -> list[Task]:
-    """Return one task per scan, with what the journals still have of it.
-
-    Raises:
-        ValueError: two scans would share their outputs, or a shard of a folder with results of
-            other settings.
-    """
-    keys = scan_keys(scans, run.out)
-    run.out.mkdir(parents=True, exist_ok=True)
-    anew = shard == WHOLE and not resume
-    if anew:
-        pack_journals(run.out)
-        clear_views(run.out)
-    journals = read_journals(run.out)
-    if shard != WHOLE and (names := journals.differences(run.facts)):
-        raise ValueError(
-            f"{run.out} holds results made with other settings ({', '.join(names)}), which would "
-            "be mixed with these; give --out another folder or delete it."
-        )
-    records = (journals.records.get(key) for key in keys)
-    return [
-        plan_task(run, key, scan, record, anew)
-        for key, scan, record in zip(keys, scans, records, strict=True)
-    ]
-
-
-def plan_task(run: Run, key: str, scan: Path, record: Record | None, anew: bool) -> Task:
-    """Return the task of one scan, of which the journals have this record."""
-    if record is None:
-        return Task(key, scan)
-    files = tuple(record.entry.get("outputs", {}).values())
-    done = record.entry["status"] == "done" and same_origin(record.facts, run.facts)
-    finished = record.entry if done and not anew else None
-    return Task(key, scan, finished, same_list(record.facts, run.facts), files)
-
-
 def segment_here(model: Any, processor: Any, run: Run, tasks: Sequence[Task]) -> Iterator[Outcome]:
     """Yield what becomes of each scan; the next one is read while the model computes."""
     for _, loading in read_ahead(partial(load_scan, run), tasks):
@@ -264,12 +121,15 @@ def load_scan(run: Run, task: Task) -> LoadedScan | Outcome:
     """Return the scan of a task, or the outcome where it is finished or cannot be read."""
     start = time.monotonic()
     try:
-        digest = sha256_of(task.scan) if task.scan.exists() else ""  # the reader says so
+        digest = hash_scan(task.scan) if task.scan.exists() else ""  # the reader says so
         if is_finished(run, task, digest):
             entry = None if task.listed else task.finished
             return Outcome(task.key, entry, (f"{task.scan}: finished before, skipped",))
-        volume = read_scan(task.scan, *run.options.reading)
+        trained_on = run.facts["model"]["modality"]
+        volume = read_scan(task.scan, *run.options.reading, trained_on=trained_on)
         require_format(volume, run.options.format)
+        paths = name_files(run.out / task.key, endings_of(task.scan), run.files, run.options.format)
+        refuse_to_overwrite(task.scan, paths.values(), [run.out / name for name in task.files])
     except SCAN_ERRORS as error:
         return tell_failure(run, task, error)
     return LoadedScan(task, volume, digest, time.monotonic() - start)
@@ -288,13 +148,13 @@ def segment_scan(run: Run, model: Any, processor: Any, loaded: LoadedScan | Outc
         return loaded
     task, volume, start = loaded.task, loaded.volume, time.monotonic()
     model_facts = run.facts["model"]
-    endings = ENDINGS | (BIDS_ENDINGS if bids_stem(task.scan) else {})
     try:
         source = describe_input(volume, loaded.digest, model_facts["modality"])
         prediction = predict_volume(model, processor, volume, run.options, model_facts)
         folder, name = (run.out / task.key).parent, Path(task.key).name
+        endings, mask_format = endings_of(task.scan), run.options.format
         paths = write_prediction(
-            prediction, volume, folder, name, endings, source, run.files, run.options.format
+            prediction, volume, folder, name, endings, source, run.files, mask_format
         )
     except SCAN_ERRORS as error:
         return tell_failure(run, task, error)
@@ -341,6 +201,52 @@ def tell_failure(run: Run, task: Task, error: Exception) -> Outcome:
         entry["warnings"] = [f"files of an earlier run are still there: {', '.join(files)}."]
     warnings = (f"warning: {task.scan}: {sentence}" for sentence in entry.get("warnings", []))
     return Outcome(task.key, entry, (f"error: {line}", *warnings))
+
+
+def segment_on_ray(
+    open_model: OpenModel, workers: int, gpus: float, run: Run, tasks: Sequence[Task]
+) -> Iterator[Outcome]:
+    """Return an iterator over what becomes of each scan, in no order.
+
+    Uses the cluster that RAY_ADDRESS names, else one on this machine.
+
+    Args:
+        workers: how many hold the model.
+        gpus: that each of them takes; a share such as 0.5 lets two use one.
+
+    Raises:
+        ValueError: Ray is not installed.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # read when a cluster is started
+    try:
+        import ray
+    except ImportError as error:
+        raise ValueError(
+            "--ray-workers needs the extra [ray]; run pip install 'rasalore[ray]'."
+        ) from error
+    if not tasks:
+        return iter(())
+    # A block per scan: a block is read whole before its first scan is segmented.
+    items = ray.data.from_items([{"task": task} for task in tasks], override_num_blocks=len(tasks))
+    outcomes = items.map(load_item, fn_args=(run,)).map(
+        Worker, fn_constructor_args=(run, open_model), concurrency=workers, num_gpus=gpus
+    )
+    return (item["outcome"] for item in outcomes.iter_rows())
+
+
+def load_item(item: ClusterItem, run: Run) -> ClusterItem:
+    """Return the item with its loaded scan in place of the task."""
+    return {"loaded": load_scan(run, item["task"])}
+
+
+class Worker:
+    """Holds the model on a cluster; turns an item's loaded scan into its outcome."""
+
+    def __init__(self, run: Run, open_model: OpenModel):
+        self.run, (self.model, self.processor) = run, open_model()
+
+    def __call__(self, item: ClusterItem) -> ClusterItem:
+        return {"outcome": segment_scan(self.run, self.model, self.processor, item["loaded"])}
 
 
 def conclude(

@@ -1,9 +1,9 @@
 """Bring a scan from disk into the slice frame, and results back onto its grid.
 
 background.py       what is brain, what is background, the box around it
-bids.py             BIDS data sets, raw and derived
+bids.py             BIDS data sets, raw and derived; where results go
 dicom.py            DICOM series from folders and zips
-finding.py          which scans a folder holds, what is left out, where results go
+finding.py          which scans a folder holds, what is left out
 header_guard.py     refuse crafted headers before anything is decoded
 naming.py           what names, descriptions and times say a file shows
 overlays.py         pictures of slices with map, mask and truth

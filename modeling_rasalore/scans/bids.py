@@ -1,14 +1,19 @@
-"""Tell which scans of a BIDS data set are raw anatomy, and name results as BIDS does.
+"""Tell which scans of a BIDS data set are raw anatomy, and name results, there as BIDS does.
 
 https://bids-specification.readthedocs.io, version 1.10: raw data, and the derivatives of masks.
 """
 
+import os
 import re
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..files import write_json
+from .naming import scan_stem, sequence_of
 
 VERSION = "1.10.0"
+NAME = b'"rasalore"'  # in descriptions of ours
 DESCRIPTION = "dataset_description.json"
 ENTITIES = re.compile(
     r"(sub-[A-Za-z0-9]+(?:_[a-z]+-[A-Za-z0-9+]+)*)_[A-Za-z0-9]+\.nii(?:\.gz)?", re.I
@@ -42,6 +47,13 @@ def bids_suffix(path: Path) -> str:
     return f"{suffix} ce" if "_ce-" in path.name else suffix
 
 
+def told_by_name(path: Path) -> str | None:
+    """Return the sequence that a scan's name tells; in a BIDS name its last word alone does."""
+    if ENTITIES.fullmatch(path.name) and (suffix := bids_suffix(path)):
+        return sequence_of(suffix) or suffix.split()[0].lower()
+    return sequence_of(scan_stem(path))
+
+
 def bids_stem(path: Path) -> Path | None:
     """Return where results of an anatomical scan belong, below a derivatives folder, or None.
 
@@ -57,7 +69,9 @@ def bids_stem(path: Path) -> Path | None:
 
 
 def write_description(folder: Path, version: str) -> Path:
-    """Return the file that makes a folder of results a BIDS derivative."""
+    """Return the file that makes a folder of results a BIDS derivative; another one stays."""
+    if (folder / DESCRIPTION).exists() and NAME not in (folder / DESCRIPTION).read_bytes():
+        return folder / DESCRIPTION  # of the data set itself
     content = {
         "Name": "Anomaly masks",
         "BIDSVersion": VERSION,
@@ -65,3 +79,34 @@ def write_description(folder: Path, version: str) -> Path:
         "GeneratedBy": [{"Name": "rasalore", "Version": version}],
     }
     return write_json(folder / DESCRIPTION, content)
+
+
+def output_stems(scans: Sequence[Path], out: Path) -> list[Path]:
+    """Return where each scan's results go, without ending.
+
+    `out` mirrors the scans' folders; scans of a BIDS data set get the names of BIDS derivatives.
+    Scans that would share them, such as a.nii and a.nii.gz, keep their whole names.
+
+    Raises:
+        ValueError: one scan twice.
+    """
+    parents = [scan.absolute().parent for scan in scans]
+    common = os.path.commonpath(parents)
+    places = [out / parent.relative_to(common) for parent in parents]
+    stems = [
+        out / stem if (stem := bids_stem(scan)) else place / scan_stem(scan)
+        for scan, place in zip(scans, places, strict=True)
+    ]
+    counts = Counter(stems)
+    for index, (scan, stem) in enumerate(zip(scans, stems, strict=True)):
+        if counts[stem] > 1 and not _is_plain(scan):
+            stems[index] = stem.with_name(scan.name)
+    for stem, count in Counter(stems).items():
+        if count > 1:
+            raise ValueError(f"two scans would both be written to {stem}*; name each scan once.")
+    return stems
+
+
+def _is_plain(scan: Path) -> bool:
+    """Whether a scan's results keep its name without ending, whatever is beside it."""
+    return scan.name.endswith(".nii.gz") and "_desc-" not in scan.name

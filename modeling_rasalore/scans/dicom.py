@@ -7,7 +7,7 @@ tells.
 import importlib.util
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,7 +27,7 @@ from ..formats.dicom_content import (
 from ..formats.dicom_slices import DicomSlice, describe_slices
 from ..formats.stored_voxels import FormatError
 from .header_guard import VOXEL_BUDGET, VolumeError
-from .naming import Times
+from .naming import Times, kind_of_image
 from .series_files import (
     LARGEST_FILE,
     NO_DICOM,
@@ -46,6 +46,23 @@ LARGEST_ROUNDING = 0.2  # of that distance; a missing slice moves another by mor
 SPACING_TOLERANCE = 3e-3  # relative; 0.94 for 0.9375 is one pixel size
 
 
+@dataclass(frozen=True)
+class Description:
+    """What the headers of a series say it shows.
+
+    Attributes:
+        sequence: what its texts name, such as "t2"; None if nothing.
+        times: echo, repetition and inversion time.
+        kind: how it was made, "MR" or another of DICOM's modalities.
+        image: what its image type says where it is no plain picture, such as "phase".
+    """
+
+    sequence: str | None
+    times: Times
+    kind: str
+    image: str | None
+
+
 @dataclass(frozen=True, eq=False)
 class Series:
     """An open series that looks like an array (columns, rows, slices), decoded when sliced.
@@ -53,9 +70,8 @@ class Series:
     Attributes:
         source: the folder or zip.
         affine: (4, 4), voxel indices -> mm in RAS+ world coordinates.
-        sequence: what its description names, such as "t2"; None if nothing.
-        times: echo, repetition and inversion time.
-        kind: how it was made, "MR" or another of DICOM's modalities.
+        described: what its headers say it shows.
+        uid: its identifier.
         warnings: one sentence each, for people.
         left_out: files of the source that are not used.
     """
@@ -64,9 +80,8 @@ class Series:
     files: SeriesFiles
     slices: Sequence[DicomSlice]
     affine: np.ndarray
-    sequence: str | None
-    times: Times
-    kind: str
+    described: Description
+    uid: str
     warnings: tuple[str, ...]
     left_out: tuple[LeftOut, ...] = ()
 
@@ -103,7 +118,11 @@ class Series:
 
 @contextmanager
 def open_series(
-    source: Path, modality: str | None, name_sequence: Namer, chosen: str | None = None
+    source: Path,
+    modality: str | None,
+    name_sequence: Namer,
+    chosen: str | None,
+    accept: Callable[[Description], None],
 ) -> Iterator[Series]:
     """Give the one series of a folder or zip; headers are read, only copies are decoded.
 
@@ -113,6 +132,8 @@ def open_series(
         modality: chooses among several series by what their descriptions name.
         name_sequence: finds the sequence in a description.
         chosen: number of the series, or text of its description.
+        accept: is told what the series says of itself before its slices are put together, which
+            localizers would not survive; what it raises is passed on.
 
     Raises:
         VolumeError: pydicom is missing, an archive that is unsafe or damaged, no series or several,
@@ -123,6 +144,9 @@ def open_series(
         with _one_sentence(source):
             files = stack.enter_context(open_files(source))
             headers, left_out = choose_series(source, files, modality, name_sequence, chosen)
+            header = next(iter(headers.values()))
+            described = _describe(header, name_sequence)
+            accept(described)
             slices, copies = _drop_copies(
                 files,
                 [
@@ -137,16 +161,14 @@ def open_series(
                 raise SeriesError("this is one slice of a series; give the folder with all of them")
             slices = _in_order(slices)
             step = _step(slices)
-            header = next(iter(headers.values()))
-            told = _warnings(slices, step, _kind(header))
+            told = _warnings(slices, step, described.kind)
             series = Series(
                 source=source,
                 files=files,
                 slices=slices,
                 affine=_affine(slices[0], step),
-                sequence=told_sequence(header, name_sequence),
-                times=_times(header),
-                kind=_kind(header),
+                described=described,
+                uid=str(header.get("SeriesInstanceUID", "")),
                 warnings=(*told, *say_left_out(left_out)),
                 left_out=tuple(left_out),
             )
@@ -186,8 +208,14 @@ def _times(header: Any) -> Times:
     return Times(*(float(v) if re.fullmatch(r"[0-9]{1,7}(\.[0-9]*)?", v) else None for v in values))
 
 
-def _kind(header: Any) -> str:
-    return str(header.get("Modality", "MR"))
+def _describe(header: Any, name_sequence: Namer) -> Description:
+    kinds = header.get("ImageType") or ()
+    return Description(
+        told_sequence(header, name_sequence),
+        _times(header),
+        str(header.get("Modality", "MR")),
+        kind_of_image(list(map(str, kinds)) if not isinstance(kinds, str) else [kinds]),
+    )
 
 
 def _warnings(slices: Sequence[DicomSlice], step: np.ndarray, kind: str) -> tuple[str, ...]:

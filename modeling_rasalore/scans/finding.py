@@ -1,14 +1,15 @@
-"""Find the scans that a command line means, say what was left out, and where results go."""
+"""Find the scans that a command line means, and say what was left out."""
 
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from ..files import LeftOut, some, walk
-from ..formats.endings import COMPANIONS, other_ending
-from .bids import bids_stem, bids_suffix, is_bids_dataset, why_no_magnitude, why_not_anatomy
+from ..formats.endings import COMPANIONS, other_ending, tell_content
+from .bids import is_bids_dataset, told_by_name, why_no_magnitude, why_not_anatomy
 from .dicom import why_no_image
 from .header_guard import VolumeError
 from .naming import (
@@ -20,11 +21,11 @@ from .naming import (
     is_doubtful,
     read_channels,
     role_by_words,
-    scan_stem,
     sequence_of,
 )
 from .reading import WrongSequenceError, open_scan, read_role
 from .series_files import NoSuchSeriesError, dicom_files
+from .slice_frame import Geometry
 from .volume_writing import find_own_results, is_marked
 
 NO_IMAGE = "no scan by its ending and its first bytes"
@@ -115,7 +116,8 @@ def _nothing_found(folder: Path, found: FoundScans, modality: str | None) -> str
     wanted = f"{modality} scan" if modality else "scan"
     names: dict[str, list[str]] = {}
     for entry in found.left_out:
-        names.setdefault(entry.reason, []).append(str(entry.path.relative_to(folder)))
+        inside = entry.path.relative_to(folder).as_posix()
+        names.setdefault(entry.reason, []).append(inside if inside != "." else folder.name)
     reasons = [f"{some(paths)}: {reason}" for reason, paths in names.items()]
     why = f" ({'; '.join(reasons)})" if reasons else ""
     return (
@@ -133,18 +135,23 @@ def _scans_in(
     candidates, left_out = _candidates(files)
     left_out += tree.left_out
     channels = read_channels(path for path in candidates if ending_of(path))
-    scans: dict[Path, str | None] = {}
+    scans: dict[Path, _Look] = {}
     for path, size in candidates.items():
         said = channels.get(path) or _said(path, folder)
         reason = _why_no_scan(path, folder)
-        if reason is None and not assume:
-            reason = UNTOLD_CHANNEL if path in channels and said is None else None
-            reason = reason or _why_another_sequence(path, said, modality, series)
+        if reason is None and not assume and path in channels and said is None:
+            reason = UNTOLD_CHANNEL
         if reason is None:
-            scans[path] = said or (_told_by_header(path) if modality is None else None)
+            look = _look_into(path, said, (modality, assume, series), trained_on)
+            reason = look.reason
+        if reason is None:
+            scans[path] = look
         else:
             left_out.append(LeftOut(path, reason, size))
-    known = sorted({said for said in scans.values() if said is not None})
+    for path, reason in _parts_of_series(scans).items():
+        left_out.append(LeftOut(path, reason, candidates[path]))
+        del scans[path]
+    known = sorted({look.sequence for look in scans.values() if look.sequence is not None})
     if modality is None and len(known) > 1 and trained_on in known:
         return _scans_in(folder, trained_on, False, series, None)
     if modality is None and len(known) > 1:
@@ -152,7 +159,9 @@ def _scans_in(
             f"{folder} holds {', '.join(known)}; a model fits one of them, so choose it with "
             "--modality."
         )
-    used = sum(candidates[path] for path in scans)
+    inside = [entry for path, look in scans.items() for entry in look.left_out_of(path)]
+    used = sum(candidates[path] for path in scans) - sum(entry.files for entry in inside)
+    left_out += inside
     left_out.sort(key=lambda entry: entry.path)
     return FoundScans(list(scans), left_out, used, tree.hidden, len(own))
 
@@ -212,7 +221,12 @@ def _why_unknown(path: Path) -> str:
         return f"a {ending} file without the other file of its scan"
     if ending := ending_of(path, OTHER_FORMATS):
         return f"a {ending} file, which is not read; convert it to NIfTI"
-    return NO_IMAGE
+    try:
+        with path.open("rb") as file:
+            told = tell_content(file.read(2**12), path.name)
+    except OSError:
+        told = None
+    return told if told and "NIfTI" in told else NO_IMAGE
 
 
 def _why_no_scan(path: Path, folder: Path) -> str | None:
@@ -225,7 +239,8 @@ def _why_no_scan(path: Path, folder: Path) -> str | None:
         return "a result of this software"
     role, source = role_by_words(path), "name"
     if is_doubtful(path):
-        role, source = read_role(path) or role, "name and its voxels"
+        content, source = read_role(path) or role, "name and its voxels"
+        role = role if (content, role) == ("mask", "brain_mask") else content
     if role in ("mask", "brain_mask"):
         return f"a {role.replace('_', ' ')} by its {source}"
     return why_no_magnitude(path)
@@ -233,35 +248,85 @@ def _why_no_scan(path: Path, folder: Path) -> str | None:
 
 def _said(path: Path, folder: Path) -> str | None:
     """Return the sequence that a scan's name tells, else that of a folder it lies in."""
-    if is_bids_dataset(folder) and (suffix := bids_suffix(path)):
-        return sequence_of(suffix) or suffix.split()[0].lower()
-    names = [scan_stem(path), *reversed(path.relative_to(folder).parts[:-1])]
-    return next(filter(None, map(sequence_of, names)), None)
+    folders = reversed(path.relative_to(folder).parts[:-1])
+    return told_by_name(path) or next(filter(None, map(sequence_of, folders)), None)
 
 
-def _why_another_sequence(
-    path: Path, said: str | None, modality: str | None, series: str | None
-) -> str | None:
-    """Return why a scan is not the one that was chosen, by its name or header; None: it may be."""
-    if modality is None and (series is None or ending_of(path)):
-        return None
-    if ending_of(path) and said not in (None, modality):
-        return f"its name says {said}, not {modality}"
+@dataclass(frozen=True)
+class _Look:
+    """What a look into the headers of a scan that may be segmented told.
+
+    Attributes:
+        reason: why it is not the one that was chosen; None: it may be.
+        sequence: what it shows, None if that is not told.
+        left_out: files of its folder or zip that are not used.
+        series: identifier of its DICOM series, "" for any other scan.
+        geometry: where its voxels lie; None where that was not looked at.
+    """
+
+    reason: str | None = None
+    sequence: str | None = None
+    left_out: Sequence[LeftOut] = ()
+    series: str = ""
+    geometry: Geometry | None = None
+
+    def left_out_of(self, path: Path) -> list[LeftOut]:
+        """Return one entry per reason; files of a zip count as one with it."""
+        names: dict[str, list[str]] = {}
+        for entry in self.left_out:
+            names.setdefault(entry.reason, []).append(entry.path.name)
+        return [
+            LeftOut(path, f"{some(inside)} in it: {reason}", len(inside) * path.is_dir())
+            for reason, inside in names.items()
+        ]
+
+
+def _look_into(
+    path: Path,
+    said: str | None,
+    wanted: tuple[str | None, bool, str | None],
+    trained_on: str | None,
+) -> _Look:
+    """Return what a scan tells by its name, and by its headers where that is not enough.
+
+    Args:
+        said: the sequence that names tell.
+        wanted: modality, whether it is assumed, and series, as of `find_scans`.
+    """
+    modality, assume, series = wanted
+    if ending_of(path) and (assume or (said and modality is None)):
+        return _Look(sequence=said)
+    if ending_of(path) and modality and said not in (None, modality):
+        return _Look(f"its name says {said}, not {modality}")
     try:
-        with open_scan(path, modality, series=series, named=said):
-            return None
+        with open_scan(path, modality, assume, series, said, trained_on) as scan:
+            geometry = scan.facts.geometry
+            return _Look(None, scan.sequence or said, scan.left_out, scan.series_uid, geometry)
     except WrongSequenceError as error:
-        return error.reason
+        return _Look(error.reason)
     except VolumeError as error:  # any other fails when it is read, with its reason
-        return str(error.__cause__) if isinstance(error.__cause__, NoSuchSeriesError) else None
+        if modality is None and trained_on:  # a localizer fails, and says what it is
+            return _look_into(path, said, (trained_on, assume, series), None)
+        cause = error.__cause__
+        return _Look(str(cause) if isinstance(cause, NoSuchSeriesError) else None, said)
 
 
-def _told_by_header(path: Path) -> str | None:
-    try:
-        with open_scan(path) as scan:
-            return scan.sequence
-    except VolumeError:
-        return None
+def _parts_of_series(scans: Mapping[Path, _Look]) -> dict[Path, str]:
+    """Return folders that hold different slices of one DICOM series -> why they are no scans."""
+    folders: dict[str, list[Path]] = {}
+    for path, look in scans.items():
+        if look.series:
+            folders.setdefault(look.series, []).append(path)
+    parts: dict[Path, str] = {}
+    for paths in folders.values():
+        geometries = [scans[path].geometry for path in paths]
+        corners = {tuple(np.ravel(g.corners).round(2)) for g in geometries if g is not None}
+        if len(corners) <= 1:  # one scan, or copies of it
+            continue
+        for path in paths:
+            others = some([str(other) for other in paths if other != path])
+            parts[path] = f"a part of one series, as is {others}; put its files into one folder"
+    return parts
 
 
 def describe_counts(counts: Mapping[str, int]) -> str:
@@ -276,27 +341,3 @@ def describe_left_out(entries: Sequence[LeftOut]) -> list[str]:
     lines = [f"{x.path}: {x.reason}" for x in entries if x.reason != NO_IMAGE]
     others = [str(x.path) for x in entries if x.reason == NO_IMAGE]
     return [*lines, *([f"{some(others)}: {NO_IMAGE}"] if others else [])]
-
-
-def output_stems(scans: Sequence[Path], out: Path) -> list[Path]:
-    """Return where each scan's results go, without ending.
-
-    `out` mirrors the scans' folders; scans of a BIDS data set get the names of BIDS derivatives.
-
-    Raises:
-        ValueError: two scans would share their results.
-    """
-    parents = [scan.absolute().parent for scan in scans]
-    common = os.path.commonpath(parents)
-    stems = [
-        out / (bids_stem(scan) or parent.relative_to(common) / scan_stem(scan))
-        for scan, parent in zip(scans, parents, strict=True)
-    ]
-    counts = Counter(stems)
-    for index, (scan, stem) in enumerate(zip(scans, stems, strict=True)):
-        if counts[stem] > 1 and other_ending(scan):  # one scan in several formats
-            stems[index] = stem.with_name(scan.name)
-    for stem, count in Counter(stems).items():
-        if count > 1:
-            raise ValueError(f"two scans would both be written to {stem}*; name each scan once.")
-    return stems

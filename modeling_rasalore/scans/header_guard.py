@@ -15,6 +15,7 @@ from typing import BinaryIO, Literal
 
 import numpy as np
 
+from ..formats.endings import tell_content
 from ..formats.stored_voxels import LARGEST_RATIO, SUSPECT_BYTES, SUSPECT_RATIO, VOXEL_BUDGET
 
 ByteOrder = Literal["<", ">"]
@@ -117,8 +118,11 @@ def _check_ending(name: str, raw: bytes) -> bool:
     """Return whether a file that starts with `raw` is compressed, as its name must say."""
     if not raw:
         raise _HeaderError("the file is empty")
+    told = tell_content(raw, name)
     if not name.endswith((".nii", ".nii.gz")):
-        raise _HeaderError("expected a .nii or .nii.gz file; convert it to NIfTI")
+        raise _HeaderError(told or "expected a .nii or .nii.gz file; convert it to NIfTI")
+    if told:
+        raise _HeaderError(told)
     compressed = raw.startswith(GZIP_MAGIC)
     if compressed != name.endswith(".gz"):
         content, ending = ("gzip", ".nii.gz") if compressed else ("plain", ".nii")
@@ -205,7 +209,9 @@ def _check_shape(header: np.ndarray, warnings: list[str]) -> tuple[int, ...]:
         shape = (*shape[:3], 1)
         header["dim"][0, :5] = 4, *shape
     if len(shape) not in (3, 4) or min(shape) < 1:
-        raise _HeaderError(f"expected a 3-D scan with no empty axis, got shape {shape}")
+        raise _HeaderError(
+            f"expected a 3-D scan with no empty axis, got shape {shape}; save one volume as a file"
+        )
     return shape
 
 
@@ -213,7 +219,9 @@ def _check_type(header: np.ndarray, byte_order: ByteOrder, warnings: list[str]) 
     code, bits = int(header["datatype"][0]), int(header["bitpix"][0])
     if code not in NUMBER_TYPES:
         kind = OTHER_TYPES.get(code, f"unknown (datatype {code})")
-        raise _HeaderError(f"expected one real number per voxel, got {kind} voxels")
+        raise _HeaderError(
+            f"expected one real number per voxel, got {kind} voxels; save the scan in grey values"
+        )
     dtype = np.dtype(NUMBER_TYPES[code]).newbyteorder(byte_order)
     if bits != 8 * dtype.itemsize:
         warnings.append(f"bitpix is {bits}, but {dtype.name} voxels have {8 * dtype.itemsize}.")

@@ -3,7 +3,7 @@
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,12 +20,14 @@ MSD_CHANNELS = {"flair": 0, "t1": 1, "t1ce": 2, "t2": 3}
 # Words in the file names of any other folder; the first row that fits decides, so that T2_FLAIR is
 # a FLAIR and flair_seg a mask.
 DRAWN_WORDS = {"mask", "masks", "msk", "seg", "segm", "segmentation", "dseg", "label", "labels"}
-DRAWN_WORDS |= {"otmulticlass", "roi", "annotation", "labelmap", "lesionmask", "probseg"}
+DRAWN_WORDS |= {"otmulticlass", "roi", "annotation", "annot", "labelmap", "lesionmask", "probseg"}
+DRAWN_WORDS |= {"gt", "aseg", "aparc", "wmparc", "parcellation", "pve", "mixeltype"}
 # What a patient has: in the name of a mask, or of a scan.
 FINDING_WORDS = {"lesion", "lesions", "tumor", "tumour", "gold", "truth", "groundtruth"}
+FINDING_WORDS |= {"consensus", "wmh"}
 MASK_WORDS = DRAWN_WORDS | FINDING_WORDS
 BRAIN_WORDS = {"brain", "bet", "hdbet", "skullstrip", "skullstripped"}
-CONTRAST_WORDS = {"ce", "gd", "gadolinium", "post", "contrast"}
+CONTRAST_WORDS = {"ce", "gd", "gado", "gadolinium", "km", "post", "contrast"}
 ROLE_WORDS = {
     "brain_mask": {"brainmask"},
     "mask": MASK_WORDS,
@@ -38,23 +40,46 @@ SEQUENCE_WORDS = set().union(*(ROLE_WORDS[name] for name in MODALITIES))
 # Sequences that are none of the four: these words decide before T1 and T2, as in "t2 star" ...
 OTHER_SEQUENCES = {
     "t2star": {"t2star", "t2starw", "t2s", "star"},
-    "dwi": {"dwi", "dti", "adc", "ep2d", "diff", "diffusion"},
+    "dwi": {"dwi", "dti", "adc", "ep2d", "diff", "diffusion", "hardi", "tracew"},
     "swi": {"swi", "swan"},
     "bold": {"bold", "fmri"},
     "asl": {"asl", "pcasl"},
     "perfusion": {"perf", "perfusion", "dsc", "dce"},
     "t1map": {"t1map"},
     "t2map": {"t2map"},
+    "projection": {"mip", "minip"},
 }
+MAP_WORDS = {"map", "maps", "mapping"}  # of a time: "T2 map" is no T2
 # ... and these only where neither is named.
 WEAKER_WORDS = {
     "t1": {"mprage", "mp2rage", "bravo", "spgr", "fspgr", "tfl3d1"},
-    "pd": {"pd", "pdw"},
+    "t1ce": {"gado"},
+    "dwi": {"colfa", "tensor", "trace"},
+    "pd": {"pd", "pdw", "dp"},
     "angiography": {"tof", "mra", "angio"},
-    "localizer": {"localizer", "localiser", "scout"},
+    "localizer": {"localizer", "localiser", "scout", "survey", "scanogram"},
     "stir": {"stir"},
 }
+# Words of DICOM's ImageType, which no plain picture of a sequence has.
+IMAGE_KINDS = {
+    "dwi": {"ADC", "FA", "TRACEW", "DIFFUSION", "DIFFUSION_ANISO", "TENSOR", "EXP"},
+    "perfusion": {"PERFUSION", "CBF", "CBV", "MTT", "TTP", "ASL"},
+    "phase": {"P", "PHASE", "PHASE MAP", "R", "REAL", "I", "IMAGINARY"},
+    "projection": {"MIP", "MNIP", "MINIP", "PROJECTION IMAGE"},
+    "subtraction": {"SUB", "SUBTRACTION", "SUBTRACT"},
+    "t1map": {"T1 MAP", "T1_MAP"},
+    "t2map": {"T2 MAP", "T2_MAP"},
+    "t2star": {"T2_STAR MAP", "T2* MAP", "R2_STAR MAP"},
+    "localizer": {"LOCALIZER"},
+}
+# What is written together with a sequence, as in axT2, T2TSE, 3DFLAIR and ManualSegmentation.
+SEQUENCE_INSIDE = re.compile(
+    r"(?:ax|axial|tra|cor|sag|[23]d|w?r|w)?(t[12])(w?)(flair|f?se|tse|frfse|haste|space|spc|blade|"
+    r"cube|mprage|spgr|bravo|ffe|gre|km|gd|gado|post|weighted|wi|dixon|map|tirm|ax|tra|cor|sag|)"
+)
+WORDS_INSIDE = ("flair", "mprage", "mp2rage", "segmentation")
 NAMING_WORDS = set().union(CONTRAST_WORDS, {"brain"}, *ROLE_WORDS.values())
+KNOWN_WORDS = NAMING_WORDS.union(BRAIN_WORDS, *OTHER_SEQUENCES.values(), *WEAKER_WORDS.values())
 
 
 def channels_of(path: Path) -> dict[str, int]:
@@ -93,13 +118,18 @@ def role_by_words(path: Path) -> str | None:
     role = next(
         (role for role in ROLE_WORDS if role in roles and ROLE_WORDS[role] & set(words)), None
     )
-    if role in MODALITIES and any(names & set(words) for names in OTHER_SEQUENCES.values()):
+    if role in MODALITIES and _other_sequence(set(words)):
         return None
     return "t1ce" if role == "t1" and set(words) & CONTRAST_WORDS else role
 
 
 def is_doubtful(path: Path) -> bool:
-    """Whether a name that has the word of a mask may be a scan's; its voxels tell."""
+    """Whether a name that has the word of a mask may be a scan's; its voxels tell.
+
+    FreeSurfer's brainmask.mgz, too, is a scan.
+    """
+    if role_by_words(path) == "brain_mask" and "brainmask" in _words(file_stem(path)):
+        return True
     words = [word for word in _words(file_stem(path)) if word in MASK_WORDS | SEQUENCE_WORDS]
     return bool(MASK_WORDS & set(words)) and words[-1] not in DRAWN_WORDS
 
@@ -116,15 +146,29 @@ def _last_is_sequence(words: list[str]) -> bool:
 
 
 def _words(text: str) -> list[str]:
-    return re.findall(r"[a-z0-9]+", text.lower())
+    """Return the words of a text; T2* is t2star, T1+C is t1c, and T2FLAIR is t2 and flair."""
+    text = re.sub(r"\bt2\s?\*", "t2star ", text.lower())
+    text = re.sub(r"dark[ _-]?fluid", " flair ", text)
+    text = re.sub(r"(?<![a-z0-9])t1w?[ _+-]{1,3}c(?![a-z0-9])", "t1c", text)
+    return [part for word in re.findall(r"[a-z0-9]+", text) for part in _take_apart(word)]
+
+
+def _take_apart(word: str) -> list[str]:
+    if word in KNOWN_WORDS:
+        return [word]
+    if match := SEQUENCE_INSIDE.fullmatch(word):
+        whole = f"{match[1]}{match[3]}"
+        return [whole] if whole in KNOWN_WORDS else [match[1], match[3]]
+    if len(word) > 4 and word.endswith("mask"):
+        return ["brain"] * word.startswith(("brain", "skull", "bet")) + ["mask"]
+    return [part for part in WORDS_INSIDE if part in word] or [word]
 
 
 def sequence_of(words: str) -> str | None:
     """Return the sequence that a name or description tells, such as "t2" or "dwi"; None if none."""
     names = set(_words(words))
-    for sequence, telling in OTHER_SEQUENCES.items():
-        if names & telling:
-            return sequence
+    if other := _other_sequence(names):
+        return other
     if "flair" in names and names & ROLE_WORDS["t1"] and not names & ROLE_WORDS["t2"]:
         return "t1ce" if names & CONTRAST_WORDS else "t1"  # T1-FLAIR: dark water, T1 contrast
     role = next(
@@ -132,6 +176,20 @@ def sequence_of(words: str) -> str | None:
     )
     role = role or next((key for key, telling in WEAKER_WORDS.items() if names & telling), None)
     return "t1ce" if role == "t1" and names & CONTRAST_WORDS else role
+
+
+def _other_sequence(words: set[str]) -> str | None:
+    """Return which sequence that is none of the four some words tell, or None."""
+    for sequence in ("t1", "t2"):
+        if words & MAP_WORDS and words & ROLE_WORDS[sequence]:
+            return f"{sequence}map"
+    return next((name for name, telling in OTHER_SEQUENCES.items() if words & telling), None)
+
+
+def kind_of_image(image_type: Sequence[str]) -> str | None:
+    """Return what DICOM's ImageType says a picture is, such as "phase"; None: a plain picture."""
+    words = {value.strip().upper() for value in image_type[2:]}  # DERIVED, PRIMARY say less
+    return next((kind for kind, telling in IMAGE_KINDS.items() if words & telling), None)
 
 
 def read_channels(paths: Iterable[Path]) -> dict[Path, str | None]:
@@ -193,9 +251,8 @@ def say_sequence(source: str, sequence: str | None) -> list[Statement]:
     return [Statement(f"{source} says {sequence}", frozenset({sequence}))] if sequence else []
 
 
-# Generous bounds around the brain tumour protocol of Ellingson et al. 2015
-# (doi:10.1093/neuonc/nov095): T1 with the shortest echo time; T2 with TR above 2500 and TE 80 to
-# 120 ms; FLAIR with TR above 6000, TE 100 to 140 and TI 2000 to 2500 ms.
+# Bounds in ms, chosen wide around usual protocols at 1.5 and 3 T: what lies between them tells
+# nothing.
 LONGEST_T1_ECHO, SHORTEST_T2_ECHO = 30.0, 60.0
 SHORTEST_T2_REPETITION = 1000.0
 SHORTEST_FLAIR_INVERSION = 1300.0

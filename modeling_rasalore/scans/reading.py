@@ -10,8 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from .background import BrainSlices
-from .dicom import open_series
+from ..files import sha256_of, sha256_of_files
+from ..formats.endings import files_of
+from .background import FEWEST_VOXELS, BrainSlices
+from .bids import told_by_name
+from .dicom import Description, open_series
 from .naming import (
     Statement,
     Times,
@@ -19,16 +22,23 @@ from .naming import (
     file_stem,
     say_sequence,
     say_times,
-    scan_stem,
     sequence_of,
     times_in,
 )
-from .series_files import is_dicom
-from .volumes import ScanFacts, ScanFile, Volume, VolumeError, open_file, scan_from_voxels
+from .series_files import OTHER_SERIES, is_dicom
+from .volumes import (
+    ScanFacts,
+    ScanFile,
+    Volume,
+    VolumeError,
+    open_file,
+    scan_from_voxels,
+)
 
 SIDECAR_BYTES = 2**20  # of a converter's notes beside a scan
 NOTED_TIMES = ("EchoTime", "RepetitionTime", "InversionTime")  # there, in seconds
 MOST_LABELS = 10  # of a label map, with its background
+OWN_SEQUENCE = "what the model was trained on"
 COVERED_BRAIN = 0.8  # share of what a scan shows that no lesion covers
 
 
@@ -53,6 +63,7 @@ def read_scan(
     modality: str | None = None,
     assume: bool = False,
     series: str | None = None,
+    trained_on: str | None = None,
 ) -> Volume:
     """Return the scan at `path` in the slice frame.
 
@@ -64,22 +75,33 @@ def read_scan(
             of MSD Task01, or the DICOM series whose description fits.
         assume: take the scan for `modality` whatever it says of itself; a warning tells.
         series: which DICOM series of several, by its number or text of its description.
+        trained_on: what a model knows: taken of a scan that holds several sequences where nothing
+            else chooses; a warning tells.
 
     Raises:
         WrongSequenceError: the scan says of itself that it is of another sequence.
-        VolumeError: as `read_volume` and `open_series`, or voxels of 0 and 1, as a mask has.
+        VolumeError: as `read_volume` and `open_series`, or the voxels of a mask.
     """
-    with open_scan(path, modality, assume, series) as scan:
-        volume = scan.read(pick_channel(scan, channel, modality))
+    with open_scan(path, modality, assume, series, trained_on=trained_on) as scan:
+        chosen = pick_channel(scan, channel, modality)
+        if chosen is None and (own := pick_channel(scan, None, trained_on)) is not None:
+            chosen, sentence = own, f"volume {own} was taken, {trained_on}: {OWN_SEQUENCE}."
+            scan = replace(scan, sequence=trained_on, warnings=(*scan.warnings, sentence))
+        volume = scan.read(chosen)
     low, high = volume.slices.min(), volume.slices.max()
-    if (low, high) == (0, 1) and few_whole_numbers(volume.slices):
-        raise VolumeError(f"{path}: all voxels are 0 or 1, as in a mask; give the scan instead.")
+    shown = np.count_nonzero(volume.slices) >= FEWEST_VOXELS  # fewer are refused for that
+    if low < high and shown and few_whole_numbers(volume.slices):
+        *values, last = (f"{value:g}" for value in np.unique(volume.slices))
+        told = f"{', '.join(values)} or {last}"
+        raise VolumeError(f"{path}: all voxels are {told}, as in a mask; give the scan instead.")
     return volume
 
 
-def read_scan_facts(path: Path, modality: str | None = None) -> ScanFacts:
+def read_scan_facts(
+    path: Path, modality: str | None = None, trained_on: str | None = None
+) -> ScanFacts:
     """As `read_scan`, of what headers say; no voxel is decoded."""
-    with open_scan(path, modality) as scan:
+    with open_scan(path, modality, trained_on=trained_on) as scan:
         return scan.facts
 
 
@@ -90,24 +112,36 @@ def open_scan(
     assume: bool = False,
     series: str | None = None,
     named: str | None = None,
+    trained_on: str | None = None,
 ) -> Iterator[ScanFile]:
     """Give the scan at `path`, opened once; its sequence is `modality` where that is given.
 
     Args:
-        modality, assume, series: as for `read_scan`.
+        modality, assume, series, trained_on: as for `read_scan`.
         named: the sequence that names tell; None: what the scan's own name tells.
     """
     _require_target(path)
-    said = say_sequence("its name", named or sequence_of(scan_stem(path)))
+    said = say_sequence("its name", named or told_by_name(path))
     if is_dicom(path):
-        with open_series(path, modality, sequence_of, series) as slices:
-            described = say_sequence("its description", slices.sequence)
-            said = (described or said) + say_times(slices.times)  # a folder may hold several
-            if slices.kind != "MR":
-                said.append(Statement(f"it is {slices.kind}, not MR", frozenset({slices.kind})))
-            scan = scan_from_voxels(slices, slices.affine, path, slices.warnings)
-            scan = replace(scan, slice_files=slices.slice_files, left_out=slices.left_out)
-            yield _settle(scan, said, modality, assume)
+        wanted = modality or (None if series else trained_on)
+
+        def accept(described: Description) -> None:
+            _find_doubt(path, _say_described(described, said), modality, assume)
+
+        with open_series(path, wanted, sequence_of, series, accept) as slices:
+            told = list(slices.warnings)
+            if wanted != modality and any(
+                x.reason.startswith(OTHER_SERIES) for x in slices.left_out
+            ):
+                told.insert(0, f"the {wanted} series was taken: {OWN_SEQUENCE}.")
+            scan = scan_from_voxels(slices, slices.affine, path, told)
+            scan = replace(
+                scan,
+                slice_files=slices.slice_files,
+                left_out=slices.left_out,
+                series_uid=slices.uid,
+            )
+            yield _settle(scan, _say_described(slices.described, said), modality, assume)
     else:
         with open_file(path) as scan:
             description = scan.header["descrip"].item().decode("latin-1")
@@ -115,13 +149,34 @@ def open_scan(
             yield _settle(scan, said, modality, assume)
 
 
-def _settle(scan: ScanFile, said: list[Statement], modality: str | None, assume: bool) -> ScanFile:
-    """Return the scan with the sequence that it is taken for; refuse one that says otherwise."""
+def _say_described(described: Description, named: list[Statement]) -> list[Statement]:
+    """Return what a DICOM series says of its sequence; `named` counts where its texts do not."""
+    kind = described.kind
+    foreign = [] if kind == "MR" else [Statement(f"it is {kind}, not MR", frozenset({kind}))]
+    texts = say_sequence("its description", described.sequence)  # a folder may hold several
+    image = say_sequence("its image type", described.image)
+    return image + (texts or named) + say_times(described.times) + foreign
+
+
+def _find_doubt(
+    path: Path, said: list[Statement], modality: str | None, assume: bool
+) -> str | None:
+    """Return what a scan says of itself that is not `modality`; refuse it unless that is assumed.
+
+    Raises:
+        WrongSequenceError: a contradiction.
+    """
     if modality == "t1ce" and said and said[0].fits == {"t1ce"}:  # headers often leave it out
         said = [statement for statement in said if statement.fits != {"t1"}]
     doubt = next((s.words for s in said if modality and modality not in s.fits), None)
     if doubt and not assume:
-        raise WrongSequenceError(scan.path, f"{doubt}, not {modality}", str(modality))
+        raise WrongSequenceError(path, f"{doubt}, not {modality}", str(modality))
+    return doubt
+
+
+def _settle(scan: ScanFile, said: list[Statement], modality: str | None, assume: bool) -> ScanFile:
+    """Return the scan with the sequence that it is taken for; refuse one that says otherwise."""
+    doubt = _find_doubt(scan.path, said, modality, assume)
     told = next(
         (name for statement in said for name in statement.fits if _is_sure(statement)), None
     )
@@ -163,14 +218,20 @@ def _require_target(path: Path) -> None:
         )
 
 
+def hash_scan(path: Path) -> str:
+    """Return the SHA-256 of a scan's file, or of all files that it consists of."""
+    files = [path] if path.is_dir() else files_of(path)
+    return sha256_of(path) if len(files) == 1 else sha256_of_files(files)
+
+
 def few_whole_numbers(slices: np.ndarray) -> bool:
-    """Whether slices (S, H, W) hold few whole numbers from 0 to 255, as label maps do."""
+    """Whether slices (S, H, W) hold few whole numbers from 0 to 255, or two values, as masks do."""
     values: set[float] = set()
     for plane in slices:
         values |= set(np.unique(plane).tolist())
         if len(values) > MOST_LABELS:
             return False
-    return all(0 <= value <= 255 and value == int(value) for value in values)
+    return len(values) == 2 or all(0 <= value <= 255 and value == int(value) for value in values)
 
 
 def covers_brain(mask: np.ndarray, brain: np.ndarray) -> bool:

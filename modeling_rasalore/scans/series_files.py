@@ -22,19 +22,23 @@ LARGEST_FILE = 2**28  # bytes; 512 slices of 512 x 512 voxels in one file
 LARGEST_ARCHIVE = 2 * VOXEL_BUDGET  # bytes of all files once unpacked
 MOST_FILES = 20_000
 
+GROUPS = "PerFrameFunctionalGroupsSequence"  # where slices of one file tell their places
 HEADER_TAGS = [
     *("SeriesInstanceUID", "SeriesDescription", "ProtocolName", "Modality", *PLACE_TAGS),
     *("SliceThickness", "SpacingBetweenSlices", "Rows", "Columns", "SamplesPerPixel"),
     *("NumberOfFrames", "PhotometricInterpretation", "RescaleSlope", "RescaleIntercept"),
     *("SequenceName", "EchoTime", "RepetitionTime", "InversionTime", "ContrastBolusAgent"),
     *("SOPClassUID", "SeriesNumber", "ImageType", "Manufacturer"),
-    *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
+    *("SharedFunctionalGroupsSequence", GROUPS),
 ]
 NO_SCANS = {  # classes of images, by the start of their identifier
     "1.2.840.10008.5.1.4.1.1.66": "a segmentation or registration, no scan",
     "1.2.840.10008.5.1.4.1.1.481": "part of a radiotherapy plan, no scan",
 }
+SCREENSHOT = "1.2.840.10008.5.1.4.1.1.7"  # and, with more digits, photographs
 NO_DICOM = "no DICOM file"
+OUTSIDE_ONLY = "a scan in another format, which is read outside of archives"
+OTHER_SERIES = "part of another series"
 
 Namer = Callable[[str], str | None]  # words -> the sequence they name, such as "t2"
 
@@ -102,7 +106,11 @@ def open_files(source: Path) -> Iterator[SeriesFiles]:
         sizes = {source.name: source.stat().st_size}
         yield _within_budget(source, sizes, lambda name: source.open("rb"))
         return
-    with zipfile.ZipFile(source) as archive:
+    try:
+        archive = zipfile.ZipFile(source)
+    except zipfile.BadZipFile as error:
+        raise SeriesError("it is no zip archive, or a damaged one; pack it again") from error
+    with archive:
         members = _check_archive(archive.infolist(), source.stat().st_size)
         sizes = {name: member.file_size for name, member in members.items()}
         yield _within_budget(source, sizes, lambda name: archive.open(members[name]))
@@ -163,6 +171,8 @@ def choose_series(
         SeriesError: no series or several, or a file that is damaged.
     """
     series, left_out = _read_headers(source, files)
+    if not series:
+        raise SeriesError(_no_image(left_out))
     headers = series.pop(_choose(series, chosen, modality, name_sequence))
     left_out += _leave_out_series(source, series, name_sequence)
     return headers, left_out
@@ -187,12 +197,19 @@ def _read_headers(
     return series, left_out
 
 
+def _no_image(left_out: Sequence[LeftOut]) -> str:
+    """Return what to say where no file has an image."""
+    others = [item.path.name for item in left_out if item.reason == OUTSIDE_ONLY]
+    hint = f", but {some(others)}; unpack that and give it alone" if others else ""
+    return f"there is no DICOM file with an image in it{hint}"
+
+
 def _leave_out_series(
     source: Path, series: dict[str, dict[str, Any]], name_sequence: Namer
 ) -> list[LeftOut]:
     """Return the files of series that were not chosen."""
     return [
-        LeftOut(source / name, f"part of another series, {_title(headers, name_sequence)}")
+        LeftOut(source / name, f"{OTHER_SERIES}, {_title(headers, name_sequence)}")
         for headers in series.values()
         for name in headers
     ]
@@ -213,7 +230,7 @@ def say_left_out(left_out: Sequence[LeftOut]) -> list[str]:
 def read_image_header(files: SeriesFiles, name: str) -> Any:
     """Return what HEADER_TAGS say in a file with an image, or why it is no part of a series."""
     if _is_named_as_scan(name):
-        return "a scan in another format, which is read outside of archives"
+        return OUTSIDE_ONLY
     try:
         if with_preamble(files.read(name, START_BYTES)) is None:
             return NO_DICOM
@@ -233,6 +250,8 @@ def read_image_header(files: SeriesFiles, name: str) -> Any:
     no_scan = next((reason for start, reason in NO_SCANS.items() if kind.startswith(start)), None)
     if header.get("Modality") == "SEG":
         no_scan = "a segmentation, no scan"
+    if kind.startswith(SCREENSHOT) and not {"ImagePositionPatient", GROUPS} & set(header.dir()):
+        no_scan = "a screenshot, no scan"
     return no_scan or (header if "Rows" in header else "a DICOM file without an image")
 
 
@@ -243,8 +262,6 @@ def _choose(
     name_sequence: Namer,
 ) -> str:
     """Return the identifier of the one series that was chosen, or that names the modality."""
-    if not series:
-        raise SeriesError("there is no DICOM file with an image in it")
     first = {uid: next(iter(headers.values())) for uid, headers in series.items()}
     fitting = [uid for uid, header in first.items() if chosen is None or _is_chosen(header, chosen)]
     titles = sorted(_title(headers, name_sequence) for headers in series.values())

@@ -8,15 +8,19 @@ slice), so reversing their axes gives (slice, row, column).
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 from nibabel import Nifti1Header, orientations
 from nibabel.affines import apply_affine, voxel_sizes
 
+from .header_guard import UNIT_NAMES, UNITS, VOXEL_SIZES_MM, VolumeError
+
 HEAD_MM = (20.0, 600.0)  # what a scan of a head covers along an axis
+FINE_VOXELS = 64  # along an axis shorter than a head: no scanner's voxels are as small
 THICKEST_IN_PLANE = 4.0  # mm between rows or columns of an axial slice
 PLANE_RATIO = 1.9  # of a voxel's longest side to the next: from about 2 on it is the slice axis
 RIGHT_ANGLE = 1e-3  # how far the cosine of one may be from 0
@@ -209,6 +213,44 @@ def _describe(geometry: Geometry) -> str:
     return f"{_times(geometry.spacing)} mm stored {geometry.axis_codes}"
 
 
+def check_geometry(
+    path: Path, affine: np.ndarray, header: Nifti1Header, shape: tuple[int, ...]
+) -> tuple[Geometry, list[str]]:
+    """Return where voxels of `shape` lie, and what to know of it; refuse what no scanner makes.
+
+    Millimetres under another unit's code are put right, in `header` too.
+
+    Raises:
+        VolumeError: an affine that loses an axis, or sizes that no head has.
+    """
+    if not has_three_axes(affine):
+        raise VolumeError(
+            f"{path}: the affine must map voxels to 3-D space, got {affine.tolist()}; save the "
+            "scan with a valid sform or qform."
+        )
+    code = int(header["xyzt_units"])
+    geometry = Geometry.of_voxels(affine, UNITS.get(code & 7, 1.0), shape)
+    in_mm, warnings = replace(geometry, unit=1.0), []
+    if in_mm.covers_a_head and not geometry.covers_a_head:
+        header["xyzt_units"] = code & ~7 | 2
+        warnings.append(
+            f"the header's unit of length is the {UNIT_NAMES[code & 7]}, in which the scan is "
+            f"{max(geometry.extent):g} mm long; its numbers are taken as mm, which makes it "
+            f"{max(in_mm.extent):g} mm."
+        )
+        geometry = in_mm
+    units = [(name, UNITS[number]) for number, name in UNIT_NAMES.items()]
+    if problem := refuse_extent(geometry, units):
+        raise VolumeError(f"{path}: {problem}.")
+    sizes, (low, high) = geometry.spacing, VOXEL_SIZES_MM
+    if not low <= min(sizes) <= max(sizes) <= high:
+        raise VolumeError(
+            f"{path}: voxels must measure {low:g} to {high:g} mm, got {sizes} mm from the affine; "
+            "write the true sizes and unit into the header."
+        )
+    return geometry, warnings + find_geometry_warnings(geometry)
+
+
 def find_geometry_warnings(geometry: Geometry) -> list[str]:
     """Return a sentence where a scan is no whole head, and one where its slices are not axial."""
     sentences = []
@@ -242,7 +284,9 @@ def refuse_extent(geometry: Geometry, units: Iterable[tuple[str, float]]) -> str
     if not geometry.covers_a_head:
         scaled = {name: Geometry(geometry.affine, mm, geometry.shape) for name, mm in units}
         fitting = next(((name, g) for name, g in scaled.items() if g.covers_a_head), None)
-    if fitting is None and max(geometry.extent) <= HEAD_MM[1]:
+    axes = zip(geometry.shape, geometry.extent, strict=True)
+    too_fine = any(count >= FINE_VOXELS and length < HEAD_MM[0] for count, length in axes)
+    if fitting is None and max(geometry.extent) <= HEAD_MM[1] and not too_fine:
         return None
     hint = ""
     if fitting:

@@ -1,6 +1,7 @@
 """Write results on the grid of a scan, in its format or another, and know them again."""
 
 import json
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,10 +13,12 @@ from ..files import replace_file
 from ..formats.dicom_segmentation import Algorithm
 from ..formats.dicom_segmentation import write_segmentation as write_dicom
 from ..formats.endings import WRITERS
-from ..provenance import JOURNALS, VIEWS
+from ..formats.stored_voxels import OWN_MARK
+from ..provenance import DISCLAIMER, JOURNALS, VIEWS
 from .dicom import read_sources
+from .header_guard import GZIP_MAGIC
 from .naming import file_stem
-from .volumes import Volume, VolumeError, open_nifti
+from .volumes import Volume
 
 # All that an output takes over from the scan's header: where the voxels lie, in which unit. Copied
 # field by field, so the affine is never recomputed, and no free-text field can carry a name out.
@@ -24,7 +27,7 @@ GEOMETRY_FIELDS = (
     *("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
     *("srow_x", "srow_y", "srow_z"),
 )
-OWN_MARK = b"rasalore result"  # so that a later run does not take it for a scan
+MARKED_BYTES = 2**13  # of a file that is unpacked, in which its mark must be
 OWN_ENDINGS = ("_scores", "_spread")  # of files that a run left beside its other results
 
 
@@ -56,7 +59,7 @@ def write_volume(path: str | Path, slices: np.ndarray, like: Volume, dtype: DTyp
     own = like.geometry.in_own_order(voxels)
     if writer := WRITERS.get(Path(path).suffix):
         affine = np.diag([like.geometry.unit] * 3 + [1.0]) @ like.affine
-        return replace_file(Path(path), lambda draft: writer(draft, own, affine))
+        return replace_file(Path(path), lambda draft: writer(draft, own, affine, OWN_MARK.decode()))
     kind = nib.Nifti2Image if isinstance(like.header, nib.Nifti2Header) else nib.Nifti1Image
     image = kind(own, affine=None)  # None: no form is set
     for field in GEOMETRY_FIELDS:
@@ -114,12 +117,15 @@ def _write(path: Path, image: nib.Nifti1Image) -> Path:
 
 
 def is_marked(path: Path) -> bool:
-    """Whether a file was written by `write_volume`."""
+    """Whether a file is a result of this software, by what it says in its first bytes."""
     try:
-        with open_nifti(path) as scan:
-            return bool(scan.header["descrip"].item().startswith(OWN_MARK))
-    except VolumeError:
+        with path.open("rb") as file:
+            start = file.read(MARKED_BYTES)
+        if start.startswith(GZIP_MAGIC):
+            start = zlib.decompressobj(wbits=31).decompress(start, MARKED_BYTES)
+    except (OSError, zlib.error):
         return False
+    return OWN_MARK in start or DISCLAIMER.encode() in start
 
 
 def find_own_results(files: Sequence[Path]) -> set[Path]:

@@ -8,7 +8,7 @@ import gzip
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +20,8 @@ from nibabel.spatialimages import HeaderDataError
 from ..files import LeftOut, first_line
 from ..formats.endings import open_voxels, other_ending
 from ..formats.stored_voxels import FormatError
-from .header_guard import UNIT_NAMES, UNITS, VOXEL_SIZES_MM, VolumeError, open_checked
-from .slice_frame import (
-    Geometry,
-    choose_form,
-    compare_forms,
-    find_geometry_warnings,
-    has_three_axes,
-    refuse_extent,
-)
+from .header_guard import VolumeError, open_checked
+from .slice_frame import Geometry, check_geometry, choose_form, compare_forms, has_three_axes
 
 PIECE_VOXELS = 2**22  # decoded at once
 
@@ -110,6 +103,7 @@ class ScanFile:
         warnings: what was put right, one sentence each.
         sequence: MRI sequence that it is known to be; None where it is not told.
         slice_files, left_out: as of `Volume`.
+        series_uid: identifier of its DICOM series.
     """
 
     path: Path
@@ -120,6 +114,7 @@ class ScanFile:
     sequence: str | None = None
     slice_files: tuple[tuple[str, int], ...] = ()
     left_out: tuple[LeftOut, ...] = ()
+    series_uid: str = ""
 
     @property
     def facts(self) -> ScanFacts:
@@ -221,7 +216,7 @@ def open_nifti(path: str | Path) -> Iterator[ScanFile]:
             raise VolumeError(f"{path}: {error}.") from error
         with _one_sentence(path):
             scaling = header.get_slope_inter()
-        geometry, more = _geometry(path, affine, header, checked.shape)
+        geometry, more = check_geometry(path, affine, header, checked.shape)
         if disagreement := compare_forms(header, geometry):
             told.append(disagreement)
         slope, inter = (1.0, 0.0) if None in scaling else scaling
@@ -254,7 +249,7 @@ def scan_from_voxels(
         header.set_qform(affine, code=1)
         header.set_xyzt_units("mm")
         stored = np.asarray(header.get_best_affine(), dtype=np.float64)
-    geometry, more = _geometry(path, stored, header, voxels.shape)
+    geometry, more = check_geometry(path, stored, header, voxels.shape)
     return ScanFile(path, header, geometry, voxels, (*warnings, *more))
 
 
@@ -315,41 +310,6 @@ def read_mask(path: str | Path, like: Volume) -> np.ndarray:
     return labels
 
 
-def _geometry(
-    path: Path, affine: np.ndarray, header: nib.Nifti1Header, shape: tuple[int, ...]
-) -> tuple[Geometry, list[str]]:
-    """Return where voxels of `shape` lie, and what to know of it; refuse what no scanner makes.
-
-    Millimetres under another unit's code are put right, in `header` too.
-    """
-    if not has_three_axes(affine):
-        raise VolumeError(
-            f"{path}: the affine must map voxels to 3-D space, got {affine.tolist()}; save the "
-            "scan with a valid sform or qform."
-        )
-    code = int(header["xyzt_units"])
-    geometry = Geometry.of_voxels(affine, UNITS.get(code & 7, 1.0), shape)
-    in_mm, warnings = replace(geometry, unit=1.0), []
-    if in_mm.covers_a_head and not geometry.covers_a_head:
-        header["xyzt_units"] = code & ~7 | 2
-        warnings.append(
-            f"the header's unit of length is the {UNIT_NAMES[code & 7]}, in which the scan is "
-            f"{max(geometry.extent):g} mm long; its numbers are taken as mm, which makes it "
-            f"{max(in_mm.extent):g} mm."
-        )
-        geometry = in_mm
-    units = [(name, UNITS[number]) for number, name in UNIT_NAMES.items()]
-    if problem := refuse_extent(geometry, units):
-        raise VolumeError(f"{path}: {problem}.")
-    sizes, (low, high) = geometry.spacing, VOXEL_SIZES_MM
-    if not low <= min(sizes) <= max(sizes) <= high:
-        raise VolumeError(
-            f"{path}: voxels must measure {low:g} to {high:g} mm, got {sizes} mm from the affine; "
-            "write the true sizes and unit into the header."
-        )
-    return geometry, warnings + find_geometry_warnings(geometry)
-
-
 @contextmanager
 def _one_sentence(path: Path) -> Iterator[None]:
     """Turn whatever the reader raises into one VolumeError that names the file."""
@@ -359,4 +319,4 @@ def _one_sentence(path: Path) -> Iterator[None]:
         raise
     except READ_ERRORS as error:
         reason = first_line(error).rstrip(".")
-        raise VolumeError(f"{path}: cannot be read as NIfTI: {reason}.") from error
+        raise VolumeError(f"{path}: cannot be read as NIfTI: {reason}; copy it again.") from error

@@ -1,6 +1,7 @@
 """Train stage 1, DDPT: prompts (and a small backbone) tuned on slice labels alone."""
 
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers.utils import cached_file
 
 from ..data.labels import UNHEALTHY
 from ..data.layouts import find_patients
@@ -69,6 +71,7 @@ def train_stage1(recipe: Stage1Recipe) -> Path:
     # --- Data: patients, split, labels ----------------------------------------------------------
     lesions = recipe.synthetic_lesions
     check_lesions(lesions)
+    require_backbone(recipe)
     patients = find_patients(recipe.data.root, recipe.data.same_person)
     split = split_patients(patients, recipe.split.seed, **recipe.split.amounts())
     if recipe.initial_weights:
@@ -123,6 +126,36 @@ def check_lesions(lesions: SyntheticLesionRecipe) -> None:
         )
 
 
+def require_backbone(recipe: Stage1Recipe) -> None:
+    """Refuse a backbone that is nowhere, before anything else is done.
+
+    Raises:
+        ValueError: a repo id that is not in the cache and cannot be downloaded.
+    """
+    config = DdptConfig.from_pretrained(model_folder(recipe.model))
+    if not recipe.initial_weights and config.base_model_name_or_path:
+        with finding_backbone(config.base_model_name_or_path):
+            cached_file(
+                config.base_model_name_or_path,
+                "config.json",
+                revision=config.base_model_revision or "main",
+            )
+
+
+@contextmanager
+def finding_backbone(backbone: str | None) -> Iterator[None]:
+    """Turn the library's words about a backbone that is nowhere into one sentence."""
+    try:
+        with without_waiting_for_hub(backbone):
+            yield
+    except OSError as error:
+        raise ValueError(
+            f"stage 1 starts from the backbone {backbone}, which is not in the cache and cannot be "
+            "downloaded; write the path of a copy as base_model_name_or_path into the config.json "
+            "of a copy of the model folder, and pass model=<that folder>."
+        ) from error
+
+
 def build_model(recipe: Stage1Recipe) -> DdptModel:
     """Return the model of an earlier run, or a new one around the pretrained backbone.
 
@@ -131,16 +164,8 @@ def build_model(recipe: Stage1Recipe) -> DdptModel:
     """
     config, folder = DdptConfig.from_pretrained(model_folder(recipe.model)), recipe.initial_weights
     if not folder:
-        backbone = config.base_model_name_or_path
-        try:
-            with without_waiting_for_hub(backbone):
-                return DdptModel.from_backbone(config)
-        except OSError as error:
-            raise ValueError(
-                f"stage 1 starts from the backbone {backbone}, which is not in the cache and "
-                "cannot be downloaded; write the path of a copy as base_model_name_or_path into "
-                "the config.json of a copy of the model folder, and pass model=<that folder>."
-            ) from error
+        with finding_backbone(config.base_model_name_or_path):
+            return DdptModel.from_backbone(config)
     loaded: Any = DdptModel.from_pretrained(folder, config=config, output_loading_info=True)
     model, report = loaded
     if missing := sorted(report["missing_keys"]):

@@ -8,6 +8,8 @@ from odd_folders import bet, raw_channels, save, tiny_voxels
 
 from modeling_rasalore.data.layouts import find_patients
 from modeling_rasalore.data.slices import read_slices
+from modeling_rasalore.scans.volume_writing import write_volume
+from modeling_rasalore.scans.volumes import read_volume
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "brats2021"
 
@@ -199,3 +201,14 @@ def test_patients_may_be_named_after_what_they_have(tmp_path):
         save(tmp_path / name / f"{name}_t2.nii.gz")
         save(tmp_path / name / f"{name}_seg.nii.gz", (tiny_voxels() > 300).astype(np.uint8))
     assert all(list(p.images) == ["t2"] and p.mask for p in find_patients(tmp_path))
+
+
+def test_a_predicted_mask_is_no_truth_to_learn_from(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    scan = save(tmp_path / "p1" / "p1_t2.nii.gz")
+    volume = read_volume(scan)
+    write_volume(tmp_path / "p1" / "p1_t2_mask.nii.gz", volume.slices > 300, volume, np.uint8)
+    with pytest.raises(ValueError, match=r"p1 in .* have no mask"):
+        find_patients(tmp_path)
+    assert "p1_t2_mask.nii.gz are results of this software, and left out" in caplog.text

@@ -3,8 +3,10 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from odd_folders import bet, save, tiny_voxels
 from prepare_slices import PrepareRecipe
 from prepare_slices import main as prepare_slices
 from small_study import write_scans
@@ -62,3 +64,19 @@ def test_other_settings_are_refused(tmp_path: Path) -> None:
         prepare(tmp_path, "skip_slices=2")
     with pytest.raises(ValueError, match="modalities must be some of"):
         prepare(tmp_path, "modalities=[T2]")
+
+
+def test_a_patient_without_mask_and_labels_is_left_out_and_the_others_are_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scans = tmp_path / "scans"
+    bet(scans)
+    save(scans / "p03" / "p03_t2.nii.gz")
+    save(scans / "p03" / "p03_seg.nii.gz", (tiny_voxels() > 300).astype(np.uint8))
+    words = [f"root={scans}", f"out={tmp_path / 'out'}", "processes=1"]
+    assert prepare_slices(load_recipe(PrepareRecipe, words)) == 1
+    printed = capsys.readouterr().out
+    for name in ("p01", "p02"):
+        assert f"left out: {name}: it has neither a mask nor slice labels" in printed
+    assert "done: 1 of 3 patients are in" in printed
+    assert json.loads((tmp_path / "out" / "slices.json").read_text())["patients"] == 1

@@ -166,9 +166,9 @@ REFUSED: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "gzip named .nii": ("a.nii", lambda: gzip.compress(SCAN), r"end in \.nii\.gz"),
     "header of a pair": ("a.nii", lambda: SCAN.replace(b"n+1", b"ni1"), "separate .img"),
     "no magic word": ("a.nii", lambda: SCAN.replace(b"n+1", b"abc"), "magic word"),
-    "another format": ("a.nii", lambda: b"DICM" * 200, "does not start with 348"),
+    "another format": ("a.nii", lambda: b"DICM" * 200, "its content is DICOM; rename"),
     "an empty file": ("a.nii", lambda: b"", "the file is empty"),
-    "another ending": ("a.mnc", lambda: SCAN, "convert it to NIfTI"),
+    "another ending": ("a.mgz", lambda: gzip.compress(SCAN), "rename the file to end in .nii.gz"),
 }
 # file name, content, what the warning says, None where nothing needs saying
 REPAIRED: dict[str, tuple[str, Callable[[], bytes], str | None]] = {

@@ -10,9 +10,10 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+from dicom_files import write_series
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from odd_folders import disc, not_fetched, odd_names, save, study
+from odd_folders import AFFINE, disc, not_fetched, odd_names, save, study, tiny_voxels
 from small_rasalore import make_model, small_config
 
 from modeling_rasalore import RasaloreImageProcessor
@@ -170,3 +171,88 @@ def test_a_result_tells_nothing_of_the_scan_but_whose_it_is(tmp_path: Path, mode
     written = nib.load(tmp_path / "out" / "a_mask.nii.gz")
     assert written.header["descrip"].item() == b"rasalore result"
     assert np.array_equal(written.affine, nib.load(scan).affine)
+
+
+@pytest.mark.parametrize("format", ["nrrd", "mha", "dicom-seg"])
+def test_results_in_other_formats_are_known_again(tmp_path: Path, model: Path, format: str) -> None:
+    for library in ("pydicom", "highdicom", "nrrd"):
+        pytest.importorskip(library)
+    folder = tmp_path / "scans"
+    write_series(folder / "series_t2", tiny_voxels(), AFFINE)
+    for place in ("scans", "scans/results"):
+        for _ in range(2):
+            assert predict(folder, model, tmp_path / place, "--format", format) == 0
+            assert list(manifest_of(tmp_path / place)["scans"]) == ["series_t2"]
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    for path in (*folder.glob("*_mask.*"), *folder.glob("*_scores.*")):
+        path.rename(moved / path.name.replace("_mask", "_t2").replace("_scores", "_t2_b"))
+    with pytest.raises(ValueError, match="holds no t2 scan"):
+        find_scans([moved], "t2")
+
+
+def test_files_of_others_are_never_overwritten(
+    tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "scans"
+    for name in ("a", "b", "c"):
+        save(folder / f"{name}_t2.nii.gz")
+    mine = save(folder / "a_t2_mask.nii.gz", (tiny_voxels() > 300).astype(np.uint8))
+    sidecar = folder / "b_t2.json"
+    sidecar.write_text('{"EchoTime": 0.1}')
+    before = mine.read_bytes(), sidecar.read_bytes()
+    for _ in range(2):
+        assert predict(folder, model, folder, "--modality", "t2") == 1
+        entries = manifest_of(folder)["scans"]
+        assert [entries[f"{name}_t2"]["status"] for name in "abc"] == ["failed", "failed", "done"]
+        assert (
+            "a_t2_mask.nii.gz in --out was not written by this software"
+            in (entries["a_t2"]["reason"])
+        )
+        assert "b_t2.json in --out" in entries["b_t2"]["reason"]
+        assert (mine.read_bytes(), sidecar.read_bytes()) == before
+    assert capsys.readouterr().err.count("give --out another folder.") == 4
+
+
+@pytest.mark.parametrize("name", ["results.csv", "report.html", "manifest.json"])
+def test_a_table_of_others_is_not_overwritten(
+    tmp_path: Path, model: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scan = save(tmp_path / "a_t2.nii.gz")
+    (tmp_path / name).write_text("mine")
+    assert predict(scan, model, tmp_path) == 1
+    assert f"holds {name}, not written by this software" in capsys.readouterr().err
+    assert (tmp_path / name).read_text() == "mine"
+
+
+def test_the_description_of_a_bids_data_set_stays_its_own(tmp_path: Path, model: Path) -> None:
+    save(tmp_path / "sub-01" / "anat" / "sub-01_T2w.nii.gz")
+    description = tmp_path / "dataset_description.json"
+    description.write_text('{"Name": "a", "BIDSVersion": "1.8.0"}')
+    assert predict(tmp_path, model, tmp_path) == 0
+    assert json.loads(description.read_text())["Name"] == "a"
+
+
+def test_a_scan_of_several_sequences_gives_the_one_that_the_model_knows(
+    tmp_path: Path, model: Path
+) -> None:
+    voxels = np.stack([tiny_voxels(seed) for seed in range(4)], axis=-1)
+    scan = save(tmp_path / "imagesTr" / "BRATS_001.nii.gz", voxels)
+    outputs = []
+    for words in ((), ("--modality", "t2"), ("--volume", "3")):
+        out = tmp_path / f"out{len(outputs)}"
+        assert predict(scan, model, out, *words) == 0
+        outputs.append(nib.load(out / "BRATS_001_scores.nii.gz").get_fdata())
+    assert np.array_equal(outputs[0], outputs[1]) and np.array_equal(outputs[0], outputs[2])
+    entry = manifest_of(tmp_path / "out0")["scans"]["BRATS_001"]
+    assert entry["modality"] == "t2"
+    assert "volume 3 was taken, t2: what the model was trained on." in entry["warnings"]
+
+
+def test_a_file_name_never_breaks_the_line_of_its_scan(
+    tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save(tmp_path / "scans" / "new\nline\x1b[31m_t2.nii.gz")
+    assert predict(tmp_path / "scans", model, tmp_path / "out") == 0
+    printed = capsys.readouterr().out
+    assert "new\\nline\\x1b[31m_t2.nii.gz: " in printed and "\x1b" not in printed

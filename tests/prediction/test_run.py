@@ -26,7 +26,7 @@ from torch import nn
 
 from modeling_rasalore import RasaloreConfig, RasaloreImageProcessor, RasaloreModel
 from modeling_rasalore.cli import main
-from modeling_rasalore.prediction import outputs, run, volume
+from modeling_rasalore.prediction import outputs, planning, run, volume
 from modeling_rasalore.prediction.journal import read_journals
 from modeling_rasalore.prediction.options import PredictionOptions
 from modeling_rasalore.prediction.outputs import write_prediction
@@ -90,20 +90,20 @@ def test_file_weights_and_warnings_are_looked_at_once_however_much_is_written(
     calls: Counter[str] = Counter()
 
     def count(name: str) -> None:
-        real = getattr(run, name, None) or getattr(outputs, name)
+        real = getattr(run, name, None) or getattr(outputs, name, None) or getattr(planning, name)
 
         def counted(*args: Any) -> Any:
             calls[name] += 1
             return real(*args)
 
-        for module in (volume, outputs, run):
+        for module in (volume, outputs, planning, run):
             monkeypatch.setattr(module, name, counted, raising=False)
 
-    for name in ("sha256_of", "find_warnings", "describe_model"):
+    for name in ("hash_scan", "find_warnings", "describe_model"):
         count(name)
     scans = [brain(tmp_path / f"{number}.nii.gz", number) for number in range(3)]
     predict_scans(BrightIsAbnormal(), PROCESSOR, scans, tmp_path / "out", say=lambda line: None)
-    assert calls == {"sha256_of": 3, "find_warnings": 3, "describe_model": 1}
+    assert calls == {"hash_scan": 3, "find_warnings": 3, "describe_model": 1}
 
 
 def same_but_times(path: Path) -> Any:

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modeling_rasalore.scans.finding import find_scans, output_stems
+from modeling_rasalore.scans.bids import output_stems
+from modeling_rasalore.scans.finding import find_scans
 from modeling_rasalore.scans.reading import read_scan, read_scan_facts
 from modeling_rasalore.scans.series_files import is_dicom
 from modeling_rasalore.scans.volume_writing import write_nifti, write_volume
@@ -170,7 +171,13 @@ def test_what_is_no_part_of_the_series_is_said(tmp_path: Path) -> None:
         "1 file was left out (report): a DICOM file without an image.",
         SMALL,
     )
-    assert reasons_of(tmp_path) == {"readme.txt": "no scan by its ending and its first bytes"}
+    found = find_scans([tmp_path])
+    assert {(entry.path.name, entry.reason) for entry in found.left_out} == {
+        ("readme.txt", "no scan by its ending and its first bytes"),
+        ("s", "mask.dcm in it: a segmentation or registration, no scan"),
+        ("s", "report in it: a DICOM file without an image"),
+    }
+    assert (found.used, found.counts["left_out"]) == (5, 3)
 
 
 @pytest.mark.parametrize("name", ["axial, turned", "sagittal"])
@@ -383,7 +390,7 @@ def test_an_archive_over_a_budget_is_refused_unread(
 
 def test_a_file_that_is_no_zip_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.zip").write_bytes(b"PK nonsense")
-    with pytest.raises(VolumeError, match="cannot be read as DICOM"):
+    with pytest.raises(VolumeError, match="it is no zip archive"):
         read_scan(tmp_path / "a.zip")
 
 

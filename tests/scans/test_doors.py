@@ -220,7 +220,7 @@ def test_inspect_and_predict_take_a_folder_of_series(
     for part in model:
         part.save_pretrained(tmp_path / "model")
     data = np.zeros((20, 24, 6), np.int16)
-    data[4:16, 4:20, 1:5] = 100
+    data[4:16, 4:20, 1:5] = np.arange(100, 116)[:, None]
     for name in ("one", "two"):
         write_series(tmp_path / "scans" / name, data, np.diag([-1.0, -1.0, 3.0, 1.0]))
     (next((tmp_path / "scans" / "two").iterdir())).unlink()  # a slice is missing now
@@ -250,7 +250,7 @@ def test_a_real_scan_has_one_mask_through_every_door(
 def bids_dataset(folder: Path) -> Path:
     """Two people, one with two sessions, and files that are no raw anatomical scans."""
     data = np.zeros((12, 12, 6), np.int16)
-    data[2:10, 2:10, 1:5] = 100
+    data[2:10, 2:10, 1:5] = np.arange(100, 164).reshape(8, 8, 1)
     for place in (
         *("sub-01/anat/sub-01_T2w.nii.gz", "sub-01/anat/sub-01_T1w.nii.gz"),
         *("sub-02/ses-1/anat/sub-02_ses-1_T2w.nii.gz", "sub-02/ses-2/anat/sub-02_ses-2_T2w.nii.gz"),

@@ -1,6 +1,7 @@
 """The Space without a server: what its handlers answer, and the files it is made of."""
 
 import base64
+import gzip
 import hashlib
 import json
 import re
@@ -9,6 +10,7 @@ import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 from dicom_files import write_series, zip_series
@@ -29,6 +31,7 @@ from odd_sizes import (
 from space import SPACE, make_handlers, write_scan
 
 from modeling_rasalore import __version__
+from modeling_rasalore.formats.endings import ALONE, WRITERS
 from modeling_rasalore.prediction.options import PredictionOptions
 from modeling_rasalore.prediction.volume import VolumePrediction, predict_volume
 from modeling_rasalore.scans.volume_writing import write_nifti
@@ -194,7 +197,7 @@ def test_opacity_and_colours_change_the_overlay_and_not_the_plain_slice(
 
 def test_pictures_have_the_shape_of_the_brain_in_mm(handlers: Handlers, tmp_path: Path) -> None:
     voxels = np.zeros((40, 40, 3), np.uint8)
-    voxels[10:30, 10:30, 1] = 100
+    voxels[10:30, 10:30, 1] = np.arange(100, 120)
     path = write_nifti(tmp_path / "scan.nii.gz", voxels, np.diag([-1.0, -2.0, 1.0, 1.0]))
     analysis = handlers.analyst.analyse(read_scan(path), 0.5, quiet)
     plain, _ = draw_slice(analysis, 1, analysis.prediction.mask, 0.5)
@@ -222,6 +225,25 @@ def test_a_picture_is_bounded_whatever_sizes_the_header_states(
     assert [picture.size for picture in pictures] == [size, size]
     assert seconds < 2
     assert peak < 32 * 2**20
+
+
+@pytest.mark.parametrize("ending", ALONE)
+def test_a_scan_of_another_format_is_taken_like_nifti(tmp_path: Path, ending: str) -> None:
+    pytest.importorskip("nrrd")
+    voxels = np.zeros((20, 24, 8), np.int16)
+    voxels[4:16, 4:20, 1:7] = np.random.default_rng(0).integers(90, 900, (12, 16, 6))
+    affine = np.diag([-2.0, -2.0, 3.0, 1.0])
+    plain = read_scan(write_nifti(tmp_path / "a.nii.gz", voxels, affine))
+    path = tmp_path / f"a{ending}"
+    if ending in WRITERS:
+        WRITERS[ending](path, voxels, affine, "")
+    else:
+        image = nib.MGHImage(voxels.astype(np.float32), affine)
+        content = image.to_bytes()
+        path.write_bytes(content if ending == ".mgh" else gzip.compress(content))
+    scan = read_scan(path)
+    assert np.array_equal(scan.volume.slices, plain.volume.slices)
+    assert scan.volume.spacing == pytest.approx(plain.volume.spacing)
 
 
 def test_a_4_d_scan_is_told_what_to_do_on_the_page(tmp_path: Path) -> None:
@@ -323,7 +345,7 @@ def test_the_header_of_the_space_agrees_with_its_requirements() -> None:
     assert f"gradio[mcp]=={version[1]}" in requirements
     assert f"gradio=={version[1]}\n" in pins
     assert f"rasalore=={__version__}\n" in requirements
-    for name in ("torch", "pydicom"):
+    for name in ("torch", "pydicom", "pynrrd"):
         assert re.search(rf"^{name}==[\d.]+$", requirements, re.MULTILINE)[0] in pins  # type: ignore[index]
     assert "app_file: app.py" in header
 

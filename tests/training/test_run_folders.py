@@ -140,6 +140,7 @@ def test_a_backbone_that_is_nowhere_is_told_with_the_way_on(tmp_path: Path) -> N
     with pytest.raises(ValueError, match="starts from the backbone nobody/clip") as error:
         train_stage1(load_recipe(Stage1Recipe, words))
     assert "pass model=<that folder>" in str(error.value)
+    assert not (tmp_path / "run").exists()  # told before anything is listed
 
 
 def test_thick_slices_are_all_used_where_nothing_is_said(tmp_path: Path) -> None:

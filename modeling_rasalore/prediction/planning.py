@@ -1,0 +1,171 @@
+"""Plan a run over many scans: what all its processes know, and what is left to do of each scan."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from ..formats.endings import require_writer
+from ..provenance import JOURNALS, VIEWS, provenance
+from ..scans.bids import output_stems
+from ..scans.volume_writing import is_marked
+from ..scans.volumes import Volume
+from .journal import (
+    WHOLE,
+    Entry,
+    Facts,
+    Record,
+    pack_journals,
+    read_journals,
+    same_list,
+    same_origin,
+)
+from .loading import choose_precision
+from .options import FORMATS, PredictionOptions
+from .outputs import FILES
+from .report import clear_views
+from .volume import describe_model
+
+
+@dataclass(frozen=True)
+class Run:
+    """What all processes of a run know.
+
+    Attributes:
+        out: folder of the results.
+        options: of the predictions.
+        files: which are written per scan, of `outputs.FILES`.
+        facts: what makes the results, for the journals.
+    """
+
+    out: Path
+    options: PredictionOptions
+    files: tuple[str, ...]
+    facts: Facts
+
+
+@dataclass(frozen=True)
+class Task:
+    """One scan to segment.
+
+    Attributes:
+        key: its name in the results: where its files begin, below the run's folder.
+        scan: file, or folder of a DICOM series.
+        finished: what a journal says of it; None: nothing that still counts.
+        listed: whether that was said by a run of the same scans.
+        files: what an earlier run wrote for it, below the run's folder.
+    """
+
+    key: str
+    scan: Path
+    finished: Entry | None = None
+    listed: bool = False
+    files: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedScan:
+    """A scan in memory.
+
+    Attributes:
+        task: whose scan.
+        volume: its voxels.
+        digest: SHA-256 of its file or files.
+        seconds: that reading took.
+    """
+
+    task: Task
+    volume: Volume
+    digest: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a scan.
+
+    Attributes:
+        key: as of its task.
+        entry: for the journal; None: one is there.
+        lines: for people.
+    """
+
+    key: str
+    entry: Entry | None
+    lines: tuple[str, ...]
+
+
+def plan_run(
+    model: Any, scans: Sequence[Path], out: Path, options: PredictionOptions, files: Sequence[str]
+) -> Run:
+    """Return what all processes of a run know."""
+    if unknown := [name for name in files if name not in FILES]:
+        raise ValueError(f"files must be some of {', '.join(FILES)}, got {', '.join(unknown)}.")
+    require_writer(FORMATS[options.format])
+    options = replace(options, precision=choose_precision(model, options.precision))
+    settings = asdict(options) | {"files": list(files)}
+    settings["volume"] = settings.pop("channel")  # as the command line calls it
+    keys = scan_keys(scans, out)
+    facts = {
+        "model": describe_model(model),
+        "settings": settings,
+        "device": str(next(model.parameters()).device),
+        **provenance(),
+        "scans": len(scans),
+        "scan_list": sha256("\n".join(sorted(keys)).encode(errors="replace")).hexdigest(),
+    }
+    return Run(out, options, tuple(files), facts)
+
+
+def scan_keys(scans: Sequence[Path], out: Path) -> list[str]:
+    """Return the name of each scan in the results; ValueError where two share one."""
+    return [stem.relative_to(out).as_posix() for stem in output_stems(scans, out)]
+
+
+def plan_tasks(run: Run, scans: Sequence[Path], shard: tuple[int, int], resume: bool) -> list[Task]:
+    """Return one task per scan, with what the journals still have of it.
+
+    Raises:
+        ValueError: two scans would share their outputs, or a shard of a folder with results of
+            other settings.
+    """
+    keys = scan_keys(scans, run.out)
+    run.out.mkdir(parents=True, exist_ok=True)
+    anew = shard == WHOLE and not resume
+    _require_own_views(run.out)
+    if anew:
+        pack_journals(run.out)
+        clear_views(run.out)
+    journals = read_journals(run.out)
+    if shard != WHOLE and (names := journals.differences(run.facts)):
+        raise ValueError(
+            f"{run.out} holds results made with other settings ({', '.join(names)}), which would "
+            "be mixed with these; give --out another folder or delete it."
+        )
+    records = (journals.records.get(key) for key in keys)
+    return [
+        plan_task(run, key, scan, record, anew)
+        for key, scan, record in zip(keys, scans, records, strict=True)
+    ]
+
+
+def plan_task(run: Run, key: str, scan: Path, record: Record | None, anew: bool) -> Task:
+    """Return the task of one scan, of which the journals have this record."""
+    if record is None:
+        return Task(key, scan)
+    files = tuple(record.entry.get("outputs", {}).values())
+    done = record.entry["status"] == "done" and same_origin(record.facts, run.facts)
+    finished = record.entry if done and not anew else None
+    return Task(key, scan, finished, same_list(record.facts, run.facts), files)
+
+
+def _require_own_views(out: Path) -> None:
+    """Refuse a folder with somebody else's file in the place of one that describes a run."""
+    if (out / JOURNALS).is_dir() or is_marked(out / VIEWS[0]):
+        return
+    if others := [name for name in VIEWS if (out / name).exists()]:
+        raise ValueError(
+            f"{out} holds {', '.join(others)}, not written by this software, which would be "
+            "overwritten; give --out another folder."
+        )
