@@ -100,7 +100,7 @@ class Handlers:
         """Segment anomalies in a brain MRI scan. Research only, not a medical device.
 
         Args:
-            scan: skull-stripped brain, NIfTI, NRRD, mha, mgz or zipped DICOM, uploaded here.
+            scan: stripped brain, NIfTI, NRRD, mha, mgz or zipped DICOM, uploaded to this app.
             threshold: in [0, 1]; a voxel is marked when its score is above it; 0.5 is usual.
 
         Returns:

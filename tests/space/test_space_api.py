@@ -200,7 +200,7 @@ def bad_zips(folder: Path) -> dict[Path, str]:
     )
     (folder / "text.zip").write_text("no zip")
     return {
-        folder / "text.zip": "cannot be read as DICOM",
+        folder / "text.zip": "it is no zip archive",
         zip_bomb(folder / "bomb.zip", 5): "an archive may unpack to 300 times",
         zip_series(folder / "two.zip", first, second): "there must be one series",
         zip_files(folder / "none.zip", {"scan.nii": b"no DICOM"}): "there is no DICOM file",

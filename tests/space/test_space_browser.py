@@ -135,7 +135,7 @@ def test_a_zipped_series_is_segmented_after_a_bad_zip_was_refused(
     voxels = read_volume(scan).slices.transpose(2, 1, 0).astype(np.int16)
     (tmp_path / "broken.zip").write_text("no zip")
     upload(page, tmp_path / "broken.zip")
-    page.wait_for_selector("[data-testid=toast-body] >> text=broken.zip: cannot be read as DICOM")
+    page.wait_for_selector("[data-testid=toast-body] >> text=broken.zip: it is no zip archive")
     page.wait_for_selector("#scan input[type=file]", state="attached")  # for another file
     upload(page, zip_series(tmp_path / "dicom.zip", write_series(tmp_path / "s", voxels, AFFINE)))
     see_results(page)
