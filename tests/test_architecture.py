@@ -27,6 +27,7 @@ FLOORS: dict[str, set[str]] = {
     "training": {"models", "scans", "data", "evaluation", "prediction", "pseudo_masks"},
     "publishing": {"models", "scans", "data", "evaluation", "prediction", "pseudo_masks"},
 }
+FLOORS["benchmark"] = set(FLOORS)
 FLOORS["studies"] = set(FLOORS)
 GROUND = {"files", "processes", "remote_files", "provenance", "recipes"}
 # The files of the Space lie in one folder, its root, and import each other by name.
@@ -52,6 +53,7 @@ TRAINS = (
     "data",
     "pseudo_masks",
     "training",
+    "benchmark",
     "studies",
     "recipes",
 )  # may need the train extra when imported

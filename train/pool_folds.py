@@ -13,7 +13,7 @@ read other scans, or that made a system in different ways.
 """
 
 from modeling_rasalore import recipes  # first, so that an interrupt is one line
-from modeling_rasalore.studies.pooling import PoolRecipe, pool_folds
+from modeling_rasalore.benchmark.pooling import PoolRecipe, pool_folds
 
 
 def main(recipe: PoolRecipe) -> None:

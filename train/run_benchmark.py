@@ -14,7 +14,8 @@ are kept, and failed ones are tried again.
 """
 
 from modeling_rasalore import recipes  # first, so that an interrupt is one line
-from modeling_rasalore.studies.running import BenchmarkRecipe, run_benchmark
+from modeling_rasalore.benchmark.recipe import BenchmarkRecipe
+from modeling_rasalore.benchmark.running import run_benchmark
 
 
 def main(recipe: BenchmarkRecipe) -> None:

@@ -1,6 +1,7 @@
 """Makes the steps of a study: which work, on which recipe, into which folder."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -183,6 +184,43 @@ class Line:
         words = {"root": data.root, "modality": data.modality, "skip_slices": data.skip_slices}
         words |= {"same_person": data.same_person} if data.same_person else {}
         return [f"data.{key}={value}" for key, value in words.items()]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One split of the studied scans, on which a network is trained and judged.
+
+    Attributes:
+        line: its scans and seed.
+        folder: of its trainings.
+        start: run of stage 2 that knows synthetic patients, or painted lesions, alone.
+        out: folder of its table.
+        untaught: ids of patients to learn from that have no mask, so that there is no ceiling.
+        unscored: ids of test patients that have none.
+        learns_labels: whether stage 2 learns from pseudo-masks.
+    """
+
+    line: Line
+    folder: Path
+    start: Path
+    out: Path
+    untaught: Sequence[str] = ()
+    unscored: Sequence[str] = ()
+    learns_labels: bool = True
+
+    @property
+    def masks(self) -> Path:
+        """Where the pseudo-masks lie."""
+        return self.folder / "pseudo_masks"
+
+    @property
+    def network(self) -> Path:
+        """What the study makes: RASALoRE, or its start where there are too few patients."""
+        return self.folder / "stage2" if self.learns_labels else self.start
+
+    def trains(self, row: str) -> bool:
+        """Return whether an optional row is trained; all but the poster's need pseudo-masks."""
+        return self.line.study.trains(row) and (self.learns_labels or row == "rasalore_poster")
 
 
 def compare_networks(recipe: ComparisonRecipe) -> None:

@@ -7,11 +7,11 @@ import pytest
 from PIL import Image
 from small_study import write_scans
 
+from modeling_rasalore.benchmark.output import PATIENTS_SHOWN, choose_slices, write_grid
 from modeling_rasalore.data.layouts import find_patients
 from modeling_rasalore.evaluation.slice_grid import CELL, GAP, HEADER, GridSlice, results_grid
 from modeling_rasalore.recipes import DataRecipe
 from modeling_rasalore.scans.overlays import TRUTH_COLOUR
-from modeling_rasalore.studies.output import PATIENTS_SHOWN, choose_slices, write_grid
 
 
 def make_slice(spacing: tuple[float, float] = (1.0, 1.0)) -> GridSlice:

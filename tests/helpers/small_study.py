@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from modeling_rasalore import RasaloreConfig, RasaloreImageProcessor
+from modeling_rasalore.benchmark import running
 from modeling_rasalore.data.labels import UNHEALTHY
 from modeling_rasalore.data.layouts import find_patients
 from modeling_rasalore.data.slices import read_slices
@@ -16,7 +17,6 @@ from modeling_rasalore.processes import reason_of_failure
 from modeling_rasalore.pseudo_masks.table import SliceMasks, write_masks
 from modeling_rasalore.recipes import load_recipe
 from modeling_rasalore.scans.volume_writing import write_nifti
-from modeling_rasalore.studies import running
 from modeling_rasalore.training.stage2 import Stage2Recipe, train_stage2
 
 SIDE, DEPTH = 32, 14

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from small_study import MODEL, run_stage2, write_study
 
 from modeling_rasalore import RasaloreImageProcessor
+from modeling_rasalore.benchmark.trained import Stage1Heatmap
 from modeling_rasalore.data.labels import UNHEALTHY
 from modeling_rasalore.data.layouts import find_patients
 from modeling_rasalore.data.slices import read_slices
@@ -26,7 +27,6 @@ from modeling_rasalore.pseudo_masks.makers import make_pseudo_masks
 from modeling_rasalore.pseudo_masks.recipe import PseudoMaskRecipe
 from modeling_rasalore.pseudo_masks.table import MaskTable, write_masks
 from modeling_rasalore.recipes import load_recipe
-from modeling_rasalore.studies.trained import Stage1Heatmap
 from modeling_rasalore.training.examples import collate_masked
 
 FEW = ["loop.max_steps=3", "loop.evaluate_every=1", "loop.tensorboard=false"]

@@ -8,14 +8,14 @@ import pytest
 from small_study import benchmark, in_this_process, run_stage2, write_study
 
 from modeling_rasalore import RasaloreConfig, RasaloreImageProcessor, RasaloreModel
+from modeling_rasalore.benchmark.systems import ScanSlices
+from modeling_rasalore.benchmark.trained import AllSequencesNetwork, SequenceNetworks
 from modeling_rasalore.data.layouts import find_patients
 from modeling_rasalore.data.shard_writing import SliceChoice, read_rows, write_manifest, write_part
 from modeling_rasalore.data.slices import check_one_grid, read_slices
 from modeling_rasalore.prediction.volume import predict_slices, predict_volume
 from modeling_rasalore.scans.volume_writing import write_nifti
 from modeling_rasalore.scans.volumes import read_volume
-from modeling_rasalore.studies.systems import ScanSlices
-from modeling_rasalore.studies.trained import AllSequencesNetwork, SequenceNetworks
 from modeling_rasalore.training.work_list import WorkList
 
 FEW = ["loop.max_steps=2", "loop.evaluate_every=2", "loop.tensorboard=false"]

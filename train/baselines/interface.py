@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from modeling_rasalore.benchmark.systems import Image
 from modeling_rasalore.data.labels import HEALTHY, UNHEALTHY
 from modeling_rasalore.files import replace_file, write_json
 from modeling_rasalore.scans.background import brain_of
-from modeling_rasalore.studies.systems import Image
 
 from .frames import from_grid, to_grid
 

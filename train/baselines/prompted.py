@@ -22,14 +22,14 @@ import numpy as np
 import torch
 from transformers import Sam2Config, Sam2Model, SamConfig, SamImageProcessorPil, SamModel
 
+from modeling_rasalore.benchmark.systems import Image, ScanSlices, SeenSlices, select
+from modeling_rasalore.benchmark.trained import Stage1Heatmap
 from modeling_rasalore.data.labels import UNHEALTHY
 from modeling_rasalore.evaluation.tables import CONTAMINATED
 from modeling_rasalore.files import write_json
 from modeling_rasalore.pseudo_masks.segmenter import Mask, PromptedSegmenter, choose_margin
 from modeling_rasalore.pseudo_masks.segmenter_models import SquareProcessor
 from modeling_rasalore.scans.background import brain_of
-from modeling_rasalore.studies.systems import Image, ScanSlices, SeenSlices, select
-from modeling_rasalore.studies.trained import Stage1Heatmap
 
 from .stand_in import learn_regions
 

@@ -4,9 +4,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from modeling_rasalore.studies.own import build_heatmap
-from modeling_rasalore.studies.running import BenchmarkRecipe
-from modeling_rasalore.studies.systems import read_runs, register
+from modeling_rasalore.benchmark.own import build_heatmap
+from modeling_rasalore.benchmark.recipe import BenchmarkRecipe
+from modeling_rasalore.benchmark.systems import read_runs, register
 
 from .ae import Ae
 from .ame_cam import AmeCam

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor
 
+from modeling_rasalore.benchmark.systems import Image
 from modeling_rasalore.pseudo_masks.segmenter import Mask, PromptedSegmenter, to_rgb
 from modeling_rasalore.scans.background import brain_of
-from modeling_rasalore.studies.systems import Image
 
 from .interface import step
 

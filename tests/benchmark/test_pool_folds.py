@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 from small_study import benchmark, in_this_process
 
+from modeling_rasalore.benchmark.finished import comparable
+from modeling_rasalore.benchmark.output import failure_rows
+from modeling_rasalore.benchmark.pooling import PoolRecipe, pool_folds
 from modeling_rasalore.data.layouts import find_patients
 from modeling_rasalore.data.phantoms import write_phantoms
 from modeling_rasalore.data.splits import split_patients, write_split
 from modeling_rasalore.recipes import load_recipe
-from modeling_rasalore.studies.output import failure_rows
-from modeling_rasalore.studies.pooling import PoolRecipe, comparable, pool_folds
 
 SYSTEMS = "systems=chance,threshold"
 Results = dict[str, Any]

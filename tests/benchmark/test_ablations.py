@@ -13,10 +13,8 @@ from small_ddpt import TRAINED, make_model
 from small_study import benchmark, in_this_process, run_stage2, write_study
 
 from modeling_rasalore import RasaloreConfig, RasaloreImageProcessor
-from modeling_rasalore.models.attention_rasalore import LocationEmbeddings
-from modeling_rasalore.pseudo_masks.rule import SCALING, PseudoMaskRule
-from modeling_rasalore.studies import ablations
-from modeling_rasalore.studies.ablations import (
+from modeling_rasalore.benchmark import ablations
+from modeling_rasalore.benchmark.ablations import (
     CHANGES,
     STAGE1_HEATMAPS,
     ChangedNetwork,
@@ -24,8 +22,11 @@ from modeling_rasalore.studies.ablations import (
     choose_ablations,
     prepare_ablation,
 )
-from modeling_rasalore.studies.running import BenchmarkRecipe, score_row
-from modeling_rasalore.studies.slices import HeldOut
+from modeling_rasalore.benchmark.recipe import BenchmarkRecipe
+from modeling_rasalore.benchmark.running import score_row
+from modeling_rasalore.benchmark.slices import HeldOut
+from modeling_rasalore.models.attention_rasalore import LocationEmbeddings
+from modeling_rasalore.pseudo_masks.rule import SCALING, PseudoMaskRule
 from modeling_rasalore.training.stage2 import Stage2Recipe, train_stage2
 
 FEW = ["loop.max_steps=1", "loop.tensorboard=false"]

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
+from modeling_rasalore.benchmark.output import compare_controlled
+from modeling_rasalore.benchmark.own import CONTROL, OWN_ROWS, TrainedRuns, controlled_rows
 from modeling_rasalore.recipes import load_recipe
-from modeling_rasalore.studies.output import compare_controlled
-from modeling_rasalore.studies.own import CONTROL, OWN_ROWS, TrainedRuns, controlled_rows
 from modeling_rasalore.studies.recipe import StudyRecipe
 from modeling_rasalore.studies.steps import Line
 from modeling_rasalore.training.stage2 import Stage2Recipe

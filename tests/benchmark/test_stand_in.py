@@ -13,10 +13,10 @@ from baselines.prompted import PromptedByStage1, tiny_processor, tiny_sam, tiny_
 from baselines.stand_in import in_model_frame
 from transformers import Sam2Model
 
+from modeling_rasalore.benchmark.trained import weights_of
 from modeling_rasalore.pseudo_masks.recipe import PseudoMaskRecipe
 from modeling_rasalore.pseudo_masks.segmenter import MARGINS, PromptedSegmenter, to_rgb
 from modeling_rasalore.pseudo_masks.sources import load_segmenter, segmenter_facts
-from modeling_rasalore.studies.trained import weights_of
 
 
 @pytest.fixture

@@ -14,6 +14,18 @@ import run_benchmark
 from baselines.registry import LEARNED, PROMPTED
 from small_study import benchmark, in_this_process
 
+from modeling_rasalore.benchmark.own import OWN_ROWS, ModalityRuns
+from modeling_rasalore.benchmark.recipe import BenchmarkRecipe, CrossRecipe
+from modeling_rasalore.benchmark.running import choose_rows, clear_unless, known_rows
+from modeling_rasalore.benchmark.scoring import find_threshold
+from modeling_rasalore.benchmark.slices import (
+    HeldOut,
+    as_scan,
+    read_examples,
+    refuse_leaks,
+    training_slices,
+)
+from modeling_rasalore.benchmark.systems import ScanSlices
 from modeling_rasalore.data.layouts import find_patients
 from modeling_rasalore.data.patient import Patient
 from modeling_rasalore.data.phantoms import write_phantoms
@@ -22,23 +34,6 @@ from modeling_rasalore.evaluation.scan_thresholds import scan_threshold
 from modeling_rasalore.evaluation.tables import cost_table, results_table, sequence_table
 from modeling_rasalore.prediction.free_map import POLARITIES, free_map
 from modeling_rasalore.recipes import DataRecipe, run_script
-from modeling_rasalore.studies.own import OWN_ROWS, ModalityRuns
-from modeling_rasalore.studies.running import (
-    BenchmarkRecipe,
-    CrossRecipe,
-    choose_rows,
-    clear_unless,
-    known_rows,
-)
-from modeling_rasalore.studies.scoring import find_threshold
-from modeling_rasalore.studies.slices import (
-    HeldOut,
-    as_scan,
-    read_examples,
-    refuse_leaks,
-    training_slices,
-)
-from modeling_rasalore.studies.systems import ScanSlices
 
 Split = dict[str, list[Patient]]
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ..data.patient import See, stack_slices
 
 if TYPE_CHECKING:
-    from .running import BenchmarkRecipe
+    from .recipe import BenchmarkRecipe
 
 Image = NDArray[np.float32]  # (H, W), or (4, H, W) for a system of all sequences
 
