@@ -26,7 +26,6 @@ from .volume import VolumePrediction
 # near 0.
 SMALLEST_BACKGROUND = 0.2
 SKULL_CONTRAST = 0.4
-MOST_DOMINATED = 0.1  # share of the slices; of 90 real scans none has more than 0.02
 ENDINGS = {
     **{"mask": "_mask.nii.gz", "scores": "_scores.nii.gz", "spread": "_spread.nii.gz"},
     **{"overlay": "_overlay.png", "summary": ".json"},
@@ -178,11 +177,6 @@ def find_warnings(volume: Volume, trained_on: str | None = None) -> list[str]:
         warnings.append(
             f"{images.lowered_voxels} voxels far brighter than all around them were lowered "
             "to their neighbours: each would set the scale of its slice."
-        )
-    if images.dominated_slices > MOST_DOMINATED * len(images):
-        warnings.append(
-            f"in {images.dominated_slices} of {len(images)} slices a few percent of the voxels, "
-            "such as a bright line, set the scale of all others; expect too small a mask."
         )
     background = equal / volume.slices.size
     if background < SMALLEST_BACKGROUND:

@@ -221,11 +221,14 @@ def test_several_bright_voxels_do_not_set_the_scale_of_a_slice(where: Any, facto
     assert images.lowered_voxels == np.count_nonzero(images[0] != image)
 
 
-def test_a_bright_line_through_a_slice_is_counted() -> None:
-    image = brain_slice()
-    assert BrainSlices(image[None]).dominated_slices == 0
-    image[60, 20:100] = 5 * image.max()
-    assert BrainSlices(image[None]).dominated_slices == 1
+def test_a_bright_line_through_many_slices_is_lowered_and_in_one_slice_it_stays() -> None:
+    slices = np.repeat(brain_slice()[None], 20, axis=0)
+    slices[3, 60, 20:100] = 5 * slices.max()
+    assert BrainSlices(slices).lowered_voxels == 0
+    slices[:, 60, 20:100] = slices[3, 60, 20]
+    images = BrainSlices(slices)
+    assert images.lowered_voxels == 20 * 80
+    assert max(image.max() for image in images) <= 900
 
 
 @pytest.mark.parametrize("ending", [".nii", ".nii.gz", ".nrrd", ".mha"])
