@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from baselines import prompted
+from baselines import prompted, registry
 from baselines.prompted import PromptedByStage1, tiny_processor, tiny_sam, tiny_sam2
 from baselines.stand_in import in_model_frame
 from transformers import Sam2Model
 
+from modeling_rasalore.benchmark.recipe import BenchmarkRecipe
 from modeling_rasalore.benchmark.trained import weights_of
 from modeling_rasalore.pseudo_masks.recipe import PseudoMaskRecipe
 from modeling_rasalore.pseudo_masks.segmenter import MARGINS, PromptedSegmenter, to_rgb
@@ -151,8 +152,29 @@ def test_published_weights_choose_their_margin_and_say_by_what(
     assert str(written["margin"]) == max(
         written["expected_overlaps"], key=written["expected_overlaps"].__getitem__
     )
+    again = PromptedByStage1(BRIGHT, str(tmp_path / "published"), None, "box")
+    again.segmenter.margin = -1.0
+    again.read_margin(tmp_path / "row")
+    assert again.segmenter.margin == written["margin"]
 
 
 def test_where_nothing_stands_in_missing_weights_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="nothing"):
         PromptedByStage1(BRIGHT, str(tmp_path / "nothing"), None, "box")
+
+
+def test_a_row_reads_back_a_chosen_margin_and_never_a_stand_in(
+    slices: list[np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_weights(tmp_path, second=False, prompt="box").save(tmp_path / "published")
+    monkeypatch.setattr(registry, "build_heatmap", lambda recipe: BRIGHT)
+    row = next(row for row in registry.PROMPTED if row.name == "litemedsam_box")
+    recipe = BenchmarkRecipe(stage1="x", out="x", litemedsam=str(tmp_path / "published"))
+    assert row.restore(tmp_path / "row", recipe) is None
+    system = row.make(recipe)
+    system.fit(slices, [1, 0])
+    system.save(tmp_path / "row")
+    again = row.restore(tmp_path / "row", recipe)
+    assert again is not None and again.segmenter.margin == system.segmenter.margin
+    for expected, found in zip(system.score(slices), again.score(slices), strict=True):
+        np.testing.assert_array_equal(found, expected)

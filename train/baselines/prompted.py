@@ -14,6 +14,7 @@ Where no weights can be loaded, a tiny model of the same class is trained in pla
 without any label, and the row says "stand-in". LiteMedSAM has none.
 """
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -36,6 +37,7 @@ from .stand_in import learn_regions
 STAND_IN_PIXELS = 64
 STAND_IN_STEPS = 120
 MARGIN_SLICES = 24  # that choose a box margin
+MARGIN_FILE = "system.json"
 StandIn = Callable[[], SamModel | Sam2Model]
 
 
@@ -110,13 +112,17 @@ class PromptedByStage1:
         if self.weights != "stand-in":
             folder.mkdir(parents=True, exist_ok=True)
             chosen = {"margin": self.segmenter.margin, "expected_overlaps": self.expected_overlaps}
-            write_json(folder / "system.json", chosen)
+            write_json(folder / MARGIN_FILE, chosen)
             return
         model, processor = self.segmenter.model, self.segmenter.processor
         assert isinstance(model, SamModel | Sam2Model)
         model.save_pretrained(folder)
         if isinstance(processor, SamImageProcessorPil):
             processor.save_pretrained(folder)
+
+    def read_margin(self, folder: Path) -> None:
+        """Take the margin that `save` wrote."""
+        self.segmenter.margin = json.loads((folder / MARGIN_FILE).read_text("utf-8"))["margin"]
 
 
 def tiny_processor() -> SamImageProcessorPil:

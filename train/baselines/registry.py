@@ -16,7 +16,7 @@ from .dae import Dae
 from .gp_unet import GpUnet
 from .interface import LearnedSystem
 from .la_gan import LaGan
-from .prompted import PromptedByStage1, StandIn, tiny_sam, tiny_sam2
+from .prompted import MARGIN_FILE, PromptedByStage1, StandIn, tiny_sam, tiny_sam2
 from .ts_cam import TsCam
 from .vqvae import Vqvae
 from .yoo import YooAll, YooT2
@@ -80,8 +80,13 @@ class PromptedRow:
         heatmaps = build_heatmap(recipe)
         return PromptedByStage1(heatmaps, weights, self.stand_in, self.prompt, recipe.seed)
 
-    def restore(self, folder: Path, recipe: BenchmarkRecipe) -> None:
-        return None
+    def restore(self, folder: Path, recipe: BenchmarkRecipe) -> PromptedByStage1 | None:
+        """Return published weights with the margin that they chose; None for a stand-in."""
+        if not (folder / MARGIN_FILE).is_file():
+            return None
+        system = self.make(recipe)
+        system.read_margin(folder)
+        return system
 
 
 LEARNED = (
