@@ -2,10 +2,11 @@
 
 Intensities are multiples of the median of the scan's brain, which is 1; strengths are differences
 to what was there. "Measured" stands for the ranges of oedema, core and rim of 8 patients of BraTS
-2021. Relaxation times that explain them: white and grey matter at 3 T have T1 of 1084 and 1820 ms
-and T2 of 69 and 99 ms (Stanisz et al. 2005), tumours longer ones of both, and contrast agent
-shortens T1 by 838 +- 210 ms in the enhancing part but by 123 +- 74 ms in oedema (Noeth et al. 2020,
-33 glioblastomas).
+2021, by their masks: in T1 and T1ce, results on those patients are not quite free of pixel labels.
+Relaxation times explain them: white and grey matter at 3 T have T1 of 1084 and 1820 ms and T2 of 69
+and 99 ms (Stanisz et al. 2005), tumours longer ones of both, and contrast agent shortens T1 by 838
++- 210 ms in the enhancing part but by 123 +- 74 ms in oedema (33 patients of "Quantitative T1
+mapping indicates tumor infiltration beyond the enhancing part of glioblastomas", 2020).
 """
 
 from dataclasses import dataclass, replace
