@@ -179,8 +179,6 @@ class FusedMaker(ScoreMaker):
         self.heatmaps = HeatmapMaker(recipe)
         super().__init__(recipe, self.heatmaps.model.device)
         self.networks = {f"network {n}": load_model(f) for n, f in enumerate(recipe.fuse, 1)}
-        for network, _ in self.networks.values():
-            network.config.temperature = 1.0  # where it sees a lesion counts, not how sure it is
         processors = [self.heatmaps.processor, *(p for _, p in self.networks.values())]
         self.see = next((processor.see for processor in processors if processor.see), None)
         self.polarity = polarity_of(recipe.data.modality)

@@ -57,8 +57,9 @@ def paint_labelled(
     """
     if lesions.share:
         every = torch.ones_like(batch["labels"], dtype=torch.bool)
-        masks = paint_slices(batch, every, processor, lesions, modality, grey=True)
-        batch["labels"] = torch.where(masks.flatten(1).amax(1) > 0, UNHEALTHY, HEALTHY)
+        target, faint = paint_slices(batch, every, processor, lesions, modality, grey=True)
+        lesion = torch.maximum(target, faint).flatten(1).amax(1) > 0
+        batch["labels"] = torch.where(lesion, UNHEALTHY, HEALTHY)
     return see_painted(batch, processor)
 
 
@@ -176,9 +177,11 @@ def paint_healthy(
     """
     healthy = batch.pop("healthy")
     if healthy.any():
-        masks = paint_slices(batch, healthy, processor, lesions, modality)
+        target, faint = paint_slices(batch, healthy, processor, lesions, modality)
         for name in batch.keys() & {"labels", "sam_masks"}:
-            batch[name][healthy] = masks
+            batch[name][healthy] = target
+        if "ignored" in batch or faint.any():
+            batch.setdefault("ignored", torch.zeros_like(batch["labels"]))[healthy] = faint
     see_painted(batch, processor)
 
 
@@ -198,8 +201,10 @@ def paint_slices(
     lesions: SyntheticLesionRecipe,
     modality: str,
     grey: bool = False,
-) -> Tensor:
-    """Paint lesions into healthy slices of a batch, in place; return their masks (n, 2 S, 2 S).
+) -> tuple[Tensor, Tensor]:
+    """Paint lesions into healthy slices of a batch, in place; return target and faint of them.
+
+    Both are (n, 2 S, 2 S) uint8, as of `PaintedSlices`.
 
     Args:
         batch: as collated, of slices alone or with their neighbours.
@@ -210,16 +215,18 @@ def paint_slices(
         # Blank ones among them: the painter changes the brightness of all alike.
         recipe = lesion_recipe(modality, blank_share=lesions.blank_share)
         seen = {name: batch[name][healthy] for name in ("relative", "brain", "pixel_mm")}
-        painted = paint_lesions(seen["relative"], seen["brain"], seen["pixel_mm"], recipe)
-        batch["relative"][healthy] = painted.x
-        return painted.target
+        slices = paint_lesions(seen["relative"], seen["brain"], seen["pixel_mm"], recipe)
+        batch["relative"][healthy] = slices.x
+        return slices.target, slices.faint
     pixel_values = batch["pixel_values"]
     drawn = torch.rand(healthy.shape, device=healthy.device) >= lesions.blank_share
     chosen, side = healthy & drawn, 2 * pixel_values.shape[-1]
-    masks = torch.zeros(len(healthy), side, side, dtype=torch.uint8, device=healthy.device)
+    planes = torch.zeros(2, len(healthy), side, side, dtype=torch.uint8, device=healthy.device)
     if chosen.any():
-        masks[chosen] = paint_chosen(pixel_values, chosen, processor, modality, grey)
-    return masks[healthy]
+        painted = paint_chosen(pixel_values, chosen, processor, modality, grey)
+        planes[:, chosen] = torch.stack(painted)
+    target, faint = planes[:, healthy]
+    return target, faint
 
 
 def see_painted(batch: Batch, processor: RasaloreImageProcessor) -> Batch:

@@ -77,7 +77,7 @@ class LesionRecipe:
         rim_mm: thickest rim.
         bias: standard deviation of the log of the field that every slice is multiplied by.
         visible: strengths below it are not asked for.
-        clear: strengths from which a lesion counts in full, fainter ones in proportion.
+        clear: strengths from which a lesion is asked for; of fainter ones no loss says anything.
         neighbour_mm: between the slices of a view.
     """
 
@@ -111,7 +111,7 @@ class LesionRecipe:
     rim_mm: float = 10.0
     bias: float = 0.12
     visible: float = 0.03
-    clear: float = 0.15
+    clear: float = 0.1
     neighbour_mm: float = 5.0
 
 
