@@ -19,9 +19,9 @@ from .lesion_shapes import Draw, Healthy, Shapes, draw_shapes
 
 BRIGHTEST = 4.0  # relative intensities end here, in medians of the scan's brain
 BRAIN_BOX_MM = 160.0  # side of a brain's box, where slices come without a scale
-# Slices without their scan have 64 pixels in `tiny`, of which small, faint or ragged lesions fill too
-# few: with those it learned nothing (soft Dice on painted lesions 0.03; 0.35 without them). No field
-# of brightness either: slices that stay blank are elsewhere, and it would tell them apart.
+# Slices without their scan have 64 pixels in `tiny`, of which small, faint or ragged lesions fill
+# too few: with those it learned nothing (soft Dice on painted lesions 0.03; 0.35 without them). No
+# field of brightness either: slices that stay blank are elsewhere, and it would tell them apart.
 ALONE: dict[str, Any] = {
     **{"sizes": (0.12, 0.8), "small_share": 0.0, "scattered_share": 0.0, "clear": 0.15},
     **{"softness": (0.05, 0.5), "reluctance": (0.0, 0.5), "bias": 0.0},

@@ -60,6 +60,11 @@ def is_marked(masks: Tensor) -> Tensor:
     return masks.flatten(1).amax(1) > 0
 
 
+def lesions_of(painted: PaintedSlices) -> Tensor:
+    """Clear and faint lesions."""
+    return torch.maximum(painted.target, painted.faint)
+
+
 def change_at(painted: PaintedSlices, before: Tensor) -> Tensor:
     """Largest change in each middle slice, of means of 3 x 3 pixels so that noise counts less."""
     return F.avg_pool2d((painted.x - before)[:, 1:2].abs(), 3, stride=1, padding=1).amax((1, 2, 3))
@@ -69,7 +74,7 @@ def change_at(painted: PaintedSlices, before: Tensor) -> Tensor:
 @pytest.mark.parametrize("modality", LOOKS)
 def test_a_mask_is_empty_if_and_only_if_nothing_changed(modality: str) -> None:
     before, painted = brains(128)[0], paint(modality, 128)
-    empty = ~is_marked(painted.target)
+    empty = ~is_marked(lesions_of(painted))
     same = (painted.x == before).flatten(1).all(1)
     assert torch.equal(empty, same)
     assert (change_at(painted, before)[~empty] > 0.003).all()
@@ -82,17 +87,17 @@ def test_outside_the_brain_nothing_changes(modality: str) -> None:
     painted = paint_lesions(x, brain, pixel_mm, lesion_recipe(modality), seeded())
     assert torch.equal(painted.x[~brain], x[~brain])
     edge = F.interpolate(brain[:, 1:2].float(), scale_factor=2, mode="bilinear")[:, 0] == 0
-    assert not painted.target[edge].any()
+    assert not lesions_of(painted)[edge].any()
 
 
 def test_far_from_a_lesion_nothing_changes_but_the_field_of_brightness() -> None:
     before, painted = brains()[0], paint("flair", softness=(0.05, 0.1))
-    near = F.max_pool2d(painted.target[:, None].float(), 33, stride=2, padding=16)[:, 0] > 0
+    near = F.max_pool2d(lesions_of(painted)[:, None].float(), 33, stride=2, padding=16)[:, 0] > 0
     change = (painted.x - before)[:, 1].abs()
     assert change[~near].mean() < 0.01 * change[near].mean()
     blank = paint_lesions(*brains(), lesion_recipe("flair", blank_share=1.0), seeded())
     ratio = (blank.x / before)[brains()[1]]
-    assert not blank.target.any() and 0.05 < ratio.log().std() < 0.2
+    assert not lesions_of(blank).any() and 0.05 < ratio.log().std() < 0.2
 
 
 @pytest.mark.parametrize("modality", ["t2", "flair", "t1"])
@@ -102,18 +107,18 @@ def test_fluid_stays_fluid(modality: str) -> None:
     x[..., 40:] = torch.where(brain[..., 40:], 2 * end - begin, 0.0)
     painted = paint_lesions(x, brain, pixel_mm, plain(modality), seeded())
     assert torch.equal(painted.x[..., 44:], x[..., 44:])
-    assert painted.target[..., :76].any() and not painted.target[..., 88:].any()
+    assert lesions_of(painted)[..., :76].any() and not lesions_of(painted)[..., 88:].any()
 
 
 def test_a_slice_without_brain_stays_as_it_is() -> None:
     black = torch.zeros(3, 3, SIZE, SIZE)
     painted = paint_lesions(black, black > 0, torch.full((3,), PIXEL), plain("t2"), seeded())
-    assert torch.equal(painted.x, black) and not painted.target.any()
+    assert torch.equal(painted.x, black) and not lesions_of(painted).any()
 
 
 def test_a_share_of_the_slices_stays_blank() -> None:
     painted = paint_lesions(*brains(800, 1), lesion_recipe("flair"), seeded())
-    blank = ~is_marked(painted.target)
+    blank = ~is_marked(lesions_of(painted))
     assert float(blank.float().mean()) == pytest.approx(0.25, abs=0.06)  # and a few come out empty
 
 
@@ -133,7 +138,7 @@ def test_one_generator_gives_one_set_of_lesions_and_touches_no_other() -> None:
     first, second, third = (paint("t1ce", 8, seed) for seed in (1, 1, 2))
     assert torch.equal(torch.rand(1), expected)
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
-    assert not torch.equal(first.target, third.target)
+    assert not torch.equal(lesions_of(first), lesions_of(third))
 
 
 @pytest.mark.parametrize("modality", LOOKS)
@@ -143,7 +148,7 @@ def test_one_slice_alone_is_the_middle_one_of_three(modality: str) -> None:
     one = paint_lesions(x[:, 1:2], brain[:, 1:2], pixel_mm, lesion_recipe(modality), seeded())
     torch.testing.assert_close(one.x, three.x[:, 1:2], rtol=0, atol=1e-5)
     assert (one.target != three.target).float().mean() < 1e-4
-    torch.testing.assert_close(one.weight, three.weight, rtol=0, atol=1e-3)
+    assert (one.faint != three.faint).float().mean() < 1e-4
 
 
 # --- Sizes and forms ----------------------------------------------------------------------------
@@ -181,7 +186,7 @@ def test_the_smallest_lesions_measure_two_millimetres_where_the_pixels_allow() -
     assert 2.0 <= diameters(pixel=1.0).min() < 2.1
     assert 2.7 <= diameters(pixel=1.8).min() < 2.8
     painted = paint_lesions(*brains(128, 1, 128)[:2], torch.full((128,), 1.0), plain("flair"))
-    areas = painted.target.flatten(1).sum(1)[is_marked(painted.target)] / 4
+    areas = lesions_of(painted).flatten(1).sum(1)[is_marked(lesions_of(painted))] / 4
     assert 2 * (areas.quantile(0.04) / torch.pi).sqrt() < 3.5
 
 
@@ -211,7 +216,9 @@ def test_lesions_reach_into_the_neighbouring_slices() -> None:
 def test_most_lesions_stop_at_the_midline() -> None:
     paint_large = partial(paint, "flair", 200, sizes=(0.4, 0.4), small_share=0.0, further=())
     halves = [
-        paint_large(crossing=share, scattered_share=0.0).target.unflatten(2, (2, SIZE)).sum((1, 3))
+        lesions_of(paint_large(crossing=share, scattered_share=0.0))
+        .unflatten(2, (2, SIZE))
+        .sum((1, 3))
         for share in (0.0, 1.0)
     ]
     smaller = [float((half.amin(1) / half.sum(1).clamp(min=1)).mean()) for half in halves]
@@ -219,7 +226,7 @@ def test_most_lesions_stop_at_the_midline() -> None:
 
 
 def test_scattered_lesions_are_many_and_small() -> None:
-    few, many = (paint("flair", 64, scattered_share=share).target for share in (0.0, 1.0))
+    few, many = (lesions_of(paint("flair", 64, scattered_share=share)) for share in (0.0, 1.0))
 
     def largest_and_edges(masks: Tensor) -> tuple[float, float]:
         area = masks.flatten(1).sum(1).float()
@@ -270,26 +277,26 @@ def test_lesions_are_bright_in_t2_and_flair_and_dark_in_t1() -> None:
             brains()[0],
             paint(modality, looks=(replace(LOOKS[modality], core_share=0.0),)),
         )
-        where = F.avg_pool2d(painted.target[:, None].float(), 2) == 1
+        where = F.avg_pool2d(lesions_of(painted)[:, None].float(), 2) == 1
         change = (painted.x - before)[:, 1:2][where]
         assert sign * float(change.mean()) > 0.03
 
 
-def test_faint_lesions_count_less() -> None:
-    def weights(strength: float) -> Tensor:
+def test_faint_lesions_are_neither_asked_for_nor_denied() -> None:
+    def paint_strong(strength: float) -> PaintedSlices:
         look = replace(LOOKS["flair"], strength=(strength, strength), core_share=0.0)
-        painted = paint("flair", looks=(look,), mottle=0.0, further=(), scattered_share=0.0)
-        assert (painted.weight[painted.target == 0] == 1).all()
-        return painted.weight[painted.target == 1]
+        return paint("flair", looks=(look,), mottle=0.0, further=(), scattered_share=0.0)
 
-    assert float(weights(0.05).median()) == pytest.approx(1 / 3, abs=0.02)
-    assert float(weights(0.5).min()) == pytest.approx(1.0)
+    faint, clear = paint_strong(0.05), paint_strong(0.5)
+    assert is_marked(faint.faint).float().mean() > 0.6 and not faint.target.any()
+    assert is_marked(clear.target).float().mean() > 0.6 and not clear.faint.any()
+    assert not torch.equal(faint.x, brains()[0])  # they are there
 
 
 def test_what_nobody_could_see_is_not_asked_for() -> None:
     look = replace(LOOKS["t1"], strength=(0.0, 0.02), core_share=0.0)
     painted = paint("t1", looks=(look,))
-    assert torch.equal(painted.x, brains()[0]) and not painted.target.any()
+    assert torch.equal(painted.x, brains()[0]) and not lesions_of(painted).any()
 
 
 # --- Several sequences, other callers -----------------------------------------------------------
@@ -297,7 +304,7 @@ def test_sequences_of_a_slice_get_one_lesion_with_looks_of_their_own() -> None:
     x, brain, pixel_mm = brains()
     four = x[:, None].repeat(1, 4, 1, 1, 1)
     painted = paint_lesions(four, brain, pixel_mm, plain("all"), seeded())
-    assert painted.x.shape == four.shape and painted.target.shape == (64, 128, 128)
+    assert painted.x.shape == four.shape and lesions_of(painted).shape == (64, 128, 128)
     changes = (painted.x - four)[:, :, 1].abs().mean((-1, -2))  # of each slice and sequence
     assert (changes > 0).float().mean() > 0.9 and changes.std(1).mean() > 0.001
     with pytest.raises(ValueError, match="t1, t1ce, t2, flair or all, got pd"):
@@ -309,7 +316,8 @@ def test_slices_in_the_unit_range_stay_there_and_their_background_black(modality
     channels = 4 if modality == "all" else 1
     images = (0.4 * brains(planes=channels)[0]).clamp(0, 1)
     torch.manual_seed(0)
-    painted, masks = paint_unit_range(images, modality)
+    painted, target, faint = paint_unit_range(images, modality)
+    masks = torch.maximum(target, faint)
     assert painted.shape == images.shape and masks.dtype == torch.uint8
     assert painted.min() == 0 and painted.max() <= 1
     assert not painted[~disc().expand_as(painted)].any()

@@ -102,7 +102,9 @@ def test_only_healthy_slices_are_painted_and_a_share_of_them_stays_blank() -> No
         torch.manual_seed(0)
         batch = {name: value.clone() for name, value in given.items()}
         paint_healthy(batch, processor, SyntheticLesionRecipe(1.0, blank_share), "t2")
-        assert batch.keys() == {"pixel_values", "labels"}
+        assert batch.keys() - {"ignored"} == {"pixel_values", "labels"}
+        ignored = batch.get("ignored", torch.zeros_like(batch["labels"]))
+        assert not (ignored & batch["labels"]).any() and not ignored[200:].any()
         same = (batch["pixel_values"] == given["pixel_values"]).flatten(1).all(1)
         assert low <= int(same[:200].sum()) <= high
         assert not batch["labels"][:200][same[:200]].any()
