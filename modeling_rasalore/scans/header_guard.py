@@ -322,9 +322,11 @@ def _shorten_quaternion(header: np.ndarray) -> None:
 def _check_voxel_sizes(sizes: np.ndarray, unit: float) -> None:
     """Refuse sizes that are impossible both in the header's unit and as mm."""
     low, high = VOXEL_SIZES_MM
-    if not any(((sizes * mm >= low) & (sizes * mm <= high)).all() for mm in (unit, 1.0)):
+    with np.errstate(over="ignore"):  # to infinity, which is above every limit
+        in_unit = sizes.astype(np.float64) * unit
+    if not any(((mm >= low) & (mm <= high)).all() for mm in (in_unit, sizes)):
         raise _HeaderError(
-            f"voxels must measure {low:g} to {high:g} mm, got {(sizes * unit).tolist()} mm; "
+            f"voxels must measure {low:g} to {high:g} mm, got {in_unit.tolist()} mm; "
             "write the true sizes and unit into the header"
         )
 

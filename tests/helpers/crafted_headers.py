@@ -152,6 +152,16 @@ REFUSED: dict[str, tuple[str, Callable[[], bytes], str]] = {
         lambda: with_field("srow", -4000, 0, 0, 9, 0, -3000, 0, 8, 0, 0, 5000, -7),
         "30000 x 21000 x 32000 mm .* same numbers in micrometres make 30 x 21 x 32 mm",
     ),
+    "voxels of 1e38 m": (
+        "a.nii",
+        lambda: with_field("pixdim", 1e38, first=1, also={"xyzt_units": 1}),
+        "voxels must measure 0.0001 to 10000 mm",
+    ),
+    "voxels of 1e308 m": (
+        "a.nii",
+        lambda: with_field("pixdim", 1e308, first=1, version=2, also={"xyzt_units": 1}),
+        "voxels must measure 0.0001 to 10000 mm",
+    ),
     "metres called mm": (
         "a.nii",
         lambda: with_field("srow", -4e-3, 0, 0, 0, 0, -3e-3, 0, 0, 0, 0, 5e-3, 0),
