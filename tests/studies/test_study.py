@@ -18,7 +18,7 @@ from small_study import in_this_process
 from modeling_rasalore.data.layouts import find_patients
 from modeling_rasalore.data.phantoms import write_phantoms
 from modeling_rasalore.recipes import load_recipe
-from modeling_rasalore.studies import study
+from modeling_rasalore.studies import judging, study
 from modeling_rasalore.studies.recipe import StudyRecipe
 
 ROOT = Path(__file__).parents[2]
@@ -40,7 +40,8 @@ def _one_process() -> Iterator[None]:
     """Nothing but this process, and the same numbers on every machine."""
     with pytest.MonkeyPatch.context() as patch:
         in_this_process(patch)
-        patch.setattr(study, "available_cores", lambda: 1)
+        for module in (study, judging):
+            patch.setattr(module, "available_cores", lambda: 1)
         patch.setenv("ACCELERATE_USE_CPU", "1")
         torch.set_num_threads(1)
         yield
