@@ -174,9 +174,16 @@ def run_system(row: SystemRow, recipe: BenchmarkRecipe) -> None:
     split = load_split(recipe)
     held_out = load_held_out(recipe, split)
     system = fit_or_restore(row, recipe, split)
-    rate, scores = recipe.false_alarm_rate, folder / "scores"
-    see = getattr(system, "see", None)
-    patients = ScoredPatients(held_out, row.name, scores, system.ALL_SEQUENCES, system.score, see)
+    crossed, rate = bool(recipe.cross.root), recipe.false_alarm_rate
+    patients = ScoredPatients(
+        held_out,
+        row.name,
+        folder / "scores",
+        system.ALL_SEQUENCES,
+        system.score,
+        system.see,
+        false_alarm_rate=None if crossed else rate,
+    )
     rows = evaluate_system(
         row.name,
         patients,
@@ -187,14 +194,13 @@ def run_system(row: SystemRow, recipe: BenchmarkRecipe) -> None:
         weights=system.weights,
         seed=recipe.seed,
     )
-    crossed = bool(recipe.cross.root)
     more = {
         "scoring_seconds": patients.seconds,
         "scoring_peak_mib": peak_mib(),
         "all_sequences": system.ALL_SEQUENCES,
         "healthy_thresholds": stored_thresholds(recipe, row.name)
         if crossed
-        else patients.healthy_thresholds(rate),
+        else patients.healthy_thresholds,
     }
     write_results(folder / "rows.json", {}, [entry | more for entry in rows])
 
@@ -214,7 +220,7 @@ def fit_or_restore(row: SystemRow, recipe: BenchmarkRecipe, split: Split) -> Sys
             system.ALL_SEQUENCES,
             recipe.training_slices,
             recipe.seed,
-            getattr(system, "see", None),
+            system.see,
         )
         started = time.monotonic()
         system.fit(slices, labels)

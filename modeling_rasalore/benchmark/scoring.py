@@ -39,9 +39,12 @@ class ScoredPatients:
         all_sequences: whether the system's slices hold all four sequences.
         score: slices of a scan -> their maps; None where an earlier run has left all of them.
         see: of a system that sees slices as part of their scan.
+        false_alarm_rate: of `healthy_thresholds`; None where they are not wanted.
 
     Attributes:
         seconds: that scoring took.
+        healthy_thresholds: patient id -> the threshold that the patient's healthy slices need, of
+            patients who were scored. Slice labels say which they are; without any there is none.
     """
 
     def __init__(
@@ -52,10 +55,13 @@ class ScoredPatients:
         all_sequences: bool,
         score: Callable[[ScanSlices], list[Image]] | None = None,
         see: See | None = None,
+        false_alarm_rate: float | None = None,
     ):
         self.held_out, self.name, self.folder = held_out, name, folder
         self.all_sequences, self.score, self.see = all_sequences, score, see
+        self.false_alarm_rate = false_alarm_rate
         self.seconds = 0.0
+        self.healthy_thresholds: dict[str, float] = {}
 
     def __iter__(self) -> Iterator[PatientScores]:
         for patient in tqdm(self.held_out.patients, desc=self.name, unit="patient"):
@@ -66,9 +72,13 @@ class ScoredPatients:
         slices = read_examples(
             patient, self.held_out.data, self.all_sequences, with_mask=True, see=self.see
         )
+        scores = self.read_maps(patient.patient_id, as_scan(slices, self.held_out.data.modality))
+        known, rate = patient.patient_id in self.healthy_thresholds, self.false_alarm_rate
+        if rate is not None and not known and any(e.label == HEALTHY for e in slices):
+            self.healthy_thresholds[patient.patient_id] = threshold_of(list(scores), slices, rate)
         return PatientScores(
             patient_id=patient.patient_id,
-            scores=self.read_maps(patient.patient_id, as_scan(slices, self.held_out.data.modality)),
+            scores=scores,
             truth=np.stack([example.lesion for example in slices]),
             brain=np.stack([brain_of(example.image) for example in slices]),
             spacing=slices[0].spacing,
@@ -93,21 +103,6 @@ class ScoredPatients:
             replace_file(path, lambda draft: np.save(draft, maps))
         return np.asarray(np.load(path))
 
-    def healthy_thresholds(self, false_alarm_rate: float) -> dict[str, float]:
-        """Return patient id -> the threshold that the patient's healthy slices need.
-
-        Slice labels say which they are; patients without any are not there.
-        """
-        thresholds = {}
-        for patient in self.held_out.patients:
-            data, see = self.held_out.data, self.see
-            examples = read_examples(patient, data, self.all_sequences, see=see)
-            if any(example.label == HEALTHY for example in examples):
-                maps = self.read_maps(patient.patient_id, as_scan(examples, data.modality))
-                threshold = threshold_of(list(maps), examples, false_alarm_rate)
-                thresholds[patient.patient_id] = threshold
-        return thresholds
-
 
 def find_threshold(
     system: System,
@@ -124,8 +119,7 @@ def find_threshold(
     thresholds = []
     for patient in patients:
         labels = None if system.WHOLE_SCANS else {HEALTHY}
-        see = getattr(system, "see", None)
-        examples = read_examples(patient, data, system.ALL_SEQUENCES, labels=labels, see=see)
+        examples = read_examples(patient, data, system.ALL_SEQUENCES, labels=labels, see=system.see)
         if any(example.label == HEALTHY for example in examples):
             maps = system.score(as_scan(examples, data.modality))
             thresholds.append(threshold_of(maps, examples, false_alarm_rate))

@@ -80,9 +80,8 @@ class System(Protocol):
         weights: "trained", "stand-in", "contaminated", "none" or a repo id.
         seconds: wall time that training took, None where nothing is trained.
         peak_mib: peak memory of training, None where nothing is trained.
-
-    A system that sees slices as part of their scan has a method `see`, as `read_slices` takes it;
-    what that says of each slice are the `views` of what it scores.
+        see: as `read_slices` takes it, of a system that sees slices as part of their scan: what it
+            says of each are the `views` of what is scored; None for any other.
     """
 
     ALL_SEQUENCES: ClassVar[bool]
@@ -90,6 +89,7 @@ class System(Protocol):
     weights: str
     seconds: float | None
     peak_mib: float | None
+    see: See | None
 
     def fit(self, slices: Sequence[Image], labels: Sequence[int]) -> None:
         """Learn from slices (H, W) and their labels, 0 healthy and 1 unhealthy; no mask exists."""

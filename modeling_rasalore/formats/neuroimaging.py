@@ -11,10 +11,9 @@ from nibabel.freesurfer.mghformat import MGHHeader
 from nibabel.nifti1 import Nifti1PairHeader
 from nibabel.spm99analyze import Spm99AnalyzeHeader
 
-from .stored_voxels import FormatError, StoredVoxels
+from .stored_voxels import GZIP_MAGIC, FormatError, StoredVoxels
 
 MGH_BYTES = 284  # before the voxels
-GZIP_MAGIC = b"\x1f\x8b"
 UNITS = {1: 1000.0, 3: 0.001}  # code -> mm, which all others count as
 ANALYZE_WARNING = (
     "Analyze files do not say how a scan lies: its axes are taken to run from right to left, to "

@@ -9,6 +9,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+GZIP_MAGIC = b"\x1f\x8b"
 VOXEL_BUDGET = 2**30  # bytes of one volume once decoded: 645 voxels along each axis
 LARGEST_RATIO = 1032  # what deflate can reach: more is a truncated file
 SUSPECT_RATIO, SUSPECT_BYTES = 300, 2**27  # empty masks compress 1000 times, but are small

@@ -128,6 +128,16 @@ class RasaloreConfig(PreTrainedConfig):
         return cls(**{**PRESETS[name], **overrides})
 
 
+SMALL = {
+    "grid_size": 16,
+    "refiner_grid": 16,
+    # A target that fades towards its border is learned as a smaller one; this is nearly flat.
+    "foreground_sigma": 60.0,
+    # Channel dropout starves few channels, and in minutes the point terms only slow the masks.
+    "dropout": 0.0,
+    "point_activation_weight": 0.1,
+    "structural_weight": 0.1,
+}
 PRESETS: dict[str, dict[str, Any]] = {
     "poster": {},
     "released": {
@@ -136,30 +146,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "value_noise": "learned",
         "decoder_loss": "el_tversky",
     },
-    "base": {
-        "image_size": 96,
-        "num_channels": 4,
-        "base_channels": 12,
-        "grid_size": 16,
-        "refiner_grid": 16,
-        # As for `tiny`, for the same reasons.
-        "foreground_sigma": 60.0,
-        "dropout": 0.0,
-        "point_activation_weight": 0.1,
-        "structural_weight": 0.1,
-    },
-    "tiny": {
-        "image_size": 64,
-        "base_channels": 6,
-        "grid_size": 16,
-        "refiner_grid": 16,
-        # A target that fades towards its border is learned as a smaller one; this is nearly flat.
-        "foreground_sigma": 60.0,
-        # Channel dropout starves 6 channels, and in minutes the point terms only slow the masks.
-        "dropout": 0.0,
-        "point_activation_weight": 0.1,
-        "structural_weight": 0.1,
-    },
+    "base": {**SMALL, "image_size": 96, "num_channels": 4, "base_channels": 12},
+    "tiny": {**SMALL, "image_size": 64, "base_channels": 6},
 }
 
 

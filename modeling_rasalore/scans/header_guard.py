@@ -16,7 +16,13 @@ from typing import BinaryIO, Literal
 import numpy as np
 
 from ..formats.endings import tell_content
-from ..formats.stored_voxels import LARGEST_RATIO, SUSPECT_BYTES, SUSPECT_RATIO, VOXEL_BUDGET
+from ..formats.stored_voxels import (
+    GZIP_MAGIC,
+    LARGEST_RATIO,
+    SUSPECT_BYTES,
+    SUSPECT_RATIO,
+    VOXEL_BUDGET,
+)
 
 ByteOrder = Literal["<", ">"]
 
@@ -24,7 +30,6 @@ HEADER_BYTES = 540  # NIfTI-2; NIfTI-1 has 348, and 4 more before the voxels
 LARGEST_OFFSET = 2**24  # bytes before the voxels; header extensions are kilobytes
 SCALES = (1e-30, 1e30)  # outside them a float32 overflows or vanishes
 VOXEL_SIZES_MM = (1e-4, 1e4)
-GZIP_MAGIC = b"\x1f\x8b"
 UNITS = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # code -> mm; unknown counts as mm
 UNIT_NAMES = {1: "metre", 2: "millimetre", 3: "micrometre"}
 LONGEST_QUATERNION = 1 + 1e-5  # b2 + c2 + d2; rounding makes it longer than 1

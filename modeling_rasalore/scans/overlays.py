@@ -26,7 +26,6 @@ WARNING_LINES = 8  # shown below the legend
 WHITE_VOXELS = 2**22  # of larger scans, some of their rows only tell what white is
 # Readable on grey, and with red-green colour blindness.
 INK, PAPER = (235, 235, 235), (16, 16, 16)
-NOTE_COLOUR = (255, 190, 90)
 SCORE_RAMP = ((120, 20, 140), (255, 120, 40))  # colours of the scores 0 and 1
 SCORE_OPACITY = 0.45  # of score 1; lower scores are much fainter, 0 is not drawn
 MASK_COLOUR, TRUTH_COLOUR = (255, 230, 60), (70, 220, 255)

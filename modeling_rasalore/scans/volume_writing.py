@@ -13,10 +13,9 @@ from ..files import replace_file
 from ..formats.dicom_segmentation import Algorithm
 from ..formats.dicom_segmentation import write_segmentation as write_dicom
 from ..formats.endings import WRITERS
-from ..formats.stored_voxels import OWN_MARK
+from ..formats.stored_voxels import GZIP_MAGIC, OWN_MARK
 from ..provenance import DISCLAIMER, JOURNALS, VIEWS
 from .dicom import read_sources
-from .header_guard import GZIP_MAGIC
 from .naming import file_stem
 from .volumes import Volume
 

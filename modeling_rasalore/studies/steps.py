@@ -102,27 +102,26 @@ class Line:
         recipe = load_recipe(Stage1Recipe, [*common, *words, *self.study.stage1])
         return Step(title, partial(train_stage1, recipe), out)
 
-    def stage2(self, title: str, out: Path, *words: str) -> Step:
-        """Return the training of stage 2 into `out`."""
+    def stage2(self, title: str, out: Path, *words: str, last: Sequence[str] = ()) -> Step:
+        """Return the training of stage 2 into `out`; the `last` words overrule the study's own."""
         common = self.training_words(self.study.preset, out)
-        recipe = load_recipe(Stage2Recipe, [*common, *words, *self.study.stage2])
+        recipe = load_recipe(Stage2Recipe, [*common, *words, *self.study.stage2, *last])
         return Step(title, partial(train_stage2, recipe), out)
 
-    def continue_stage2(self, title: str, out: Path, masks: Path, start: Path) -> Step:
+    def continue_stage2(
+        self, title: str, out: Path, masks: Path, start: Path, last: Sequence[str] = ()
+    ) -> Step:
         """Return the training of stage 2 on pseudo-masks, from the weights of an earlier run."""
         words = f"pseudo_masks={masks}", f"initial_weights={start}"
-        return self.stage2(title, out, *words)
+        return self.stage2(title, out, *words, last=last)
 
     def control_stage2(self, title: str, out: Path, masks: Path, start: Path) -> Step:
         """Return the training of `continue_stage2` with painted lesions in place of pseudo-masks.
 
         Same start, same steps, same slices without a lesion: what it gains, longer training brings.
         """
-        words = f"pseudo_masks={masks}", f"initial_weights={start}"
-        common = self.training_words(self.study.preset, out)
-        alone = "synthetic_lesions.share=1"  # after the study's own words: else it is no control
-        recipe = load_recipe(Stage2Recipe, [*common, *words, *self.study.stage2, alone])
-        return Step(title, partial(train_stage2, recipe), out)
+        alone = ("synthetic_lesions.share=1",)  # after the study's own words: else it is no control
+        return self.continue_stage2(title, out, masks, start, last=alone)
 
     def warm_up(self, title: str, out: Path, *split: str) -> Step:
         """Return the training of stage 2 on nothing but lesions painted into healthy slices."""

@@ -27,7 +27,9 @@ def slices() -> list[np.ndarray]:
     return [image, np.flip(image, 0).copy()]
 
 
-BRIGHT: Any = SimpleNamespace(score=lambda images: [(image > 1) * 1.0 for image in images])
+BRIGHT: Any = SimpleNamespace(
+    see=None, score=lambda images: [(image > 1) * 1.0 for image in images]
+)
 
 
 def without_weights(folder: Path, second: bool, prompt: str) -> PromptedByStage1:

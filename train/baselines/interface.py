@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from modeling_rasalore.benchmark.systems import Image
 from modeling_rasalore.data.labels import HEALTHY, UNHEALTHY
+from modeling_rasalore.data.patient import See
 from modeling_rasalore.files import replace_file, write_json
 from modeling_rasalore.scans.background import brain_of
 
@@ -43,6 +44,7 @@ class LearnedSystem(ABC):
     weights = "trained"
     seconds: float | None = None
     peak_mib: float | None = None
+    see: See | None = None
 
     def __init__(self, settings: Any, seed: int = 0):
         self.settings, self.seed = settings, seed

@@ -66,7 +66,7 @@ class PromptedByStage1:
         prompt: str,
         seed: int = 0,
     ):
-        self.heatmaps, self.see = heatmaps, getattr(heatmaps, "see", None)
+        self.heatmaps, self.see = heatmaps, heatmaps.see
         self.seed = seed
         self.expected_overlaps: dict[float, float] = {}
         try:
