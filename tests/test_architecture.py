@@ -29,6 +29,7 @@ FLOORS: dict[str, set[str]] = {
 }
 FLOORS["benchmark"] = set(FLOORS)
 FLOORS["studies"] = set(FLOORS)
+FLOORS["commands"] = set(FLOORS)
 GROUND = {"files", "processes", "remote_files", "provenance", "recipes"}
 # The files of the Space lie in one folder, its root, and import each other by name.
 SPACE: dict[str, set[str]] = {

@@ -1,0 +1,73 @@
+"""Store thresholds in a model folder: `rasalore calibrate`."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..prediction.options import PredictionOptions, takes_options
+from .saying import one_line_errors, say_left_out
+from .words import SCORING, Device, Per, Precision, Quiet
+
+
+@takes_options(*SCORING)
+def calibrate(
+    scans: Annotated[list[Path], typer.Argument(metavar="SCAN...", help="healthy scans, held out")],
+    model: Annotated[Path, typer.Option(help="folder of a RASALoRE model")],
+    false_alarms: Annotated[
+        list[float],
+        typer.Option(
+            help="most that may be marked in a scan: share of voxels or slices, or ml; may be "
+            "repeated"
+        ),
+    ],
+    options: PredictionOptions,
+    per: Per = "voxels",
+    scans_above: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            help="share of new scans in which more may be marked, such as 0.05 from 19 healthy "
+            "scans on; if not given, 0.1, or 1 of n + 1 for n < 9; 0: always 1 of n + 1",
+        ),
+    ] = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    quiet: Quiet = False,
+) -> None:
+    """Store in the model folder thresholds that keep false alarms down in most new scans.
+
+    From n healthy scans that the model has not learned from: in at most 1 of n + 1 scans of the
+    same scanner, protocol and kind of people is more marked than --false-alarms.
+    """
+    with one_line_errors():
+        if not model.is_dir():
+            raise ValueError(
+                f"--model needs an existing folder to store the result in, got {model}."
+            )
+        from ..files import require_writable
+        from ..remote_files import read_model_config
+        from ..scans.finding import find_scans
+
+        trained_on = read_model_config(str(model)).get("modality")
+        found = find_scans(scans, *options.reading[1:], trained_on=trained_on)
+        say_left_out(found, quiet)
+        require_writable(model, "--model")
+        from ..prediction.calibration import ASSUMPTION, calibrate, save_calibration
+        from ..prediction.loading import choose_precision, load_model
+        from ..scans.reading import read_scan
+
+        network, processor = load_model(str(model), device=device)
+        options = replace(options, precision=choose_precision(network, precision))
+        healthy = (read_scan(path, *options.reading, trained_on=trained_on) for path in found.scans)
+        result = calibrate(network, processor, healthy, false_alarms, per, options, scans_above)
+        path = save_calibration(model, result)
+    for entry in [] if quiet else result["thresholds"]:
+        print(
+            f"{entry['rate']:g} of {entry['unit']}: threshold {entry['threshold']:.4g}: "
+            f"{entry['promise']} (from {entry['scans']} scans, {entry['slices']} slices, "
+            f"{entry['voxels']} voxels)"
+        )
+    if not quiet:
+        print(f"{ASSUMPTION}\nstored in {path}")

@@ -1,0 +1,129 @@
+"""Segment scans: `rasalore predict`."""
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..files import printable
+from ..prediction.options import PredictionOptions, takes_options
+from .saying import one_line_errors, say_errors, say_left_out, say_line
+from .words import SCORING, Device, Json, Model, Per, Precision, Quiet, Revision, Scans
+
+
+@takes_options(*SCORING, "noise_samples", "smallest_ml", "format")
+def predict(
+    scans: Scans,
+    model: Model,
+    out: Annotated[Path, typer.Option(help="folder for the results")],
+    options: PredictionOptions,
+    revision: Revision = "main",
+    threshold: Annotated[float | None, typer.Option(help="score, 0.5 if not given")] = None,
+    false_alarms: Annotated[
+        float | None,
+        typer.Option(help="share of healthy voxels or slices, or ml per scan; needs calibrate"),
+    ] = None,
+    per: Per = "voxels",
+    device: Device = "auto",
+    precision: Precision = "auto",
+    files: Annotated[
+        str, typer.Option(help="which to write per scan; '' for none, only the tables")
+    ] = "mask,scores,spread,overlay,summary",
+    parquet: Annotated[
+        bool, typer.Option("--parquet", help="write results.parquet too; needs the extra [train]")
+    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="skip scans finished before")] = False,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            help="part of the scans, such as 0/4, for processes that share OUT, with or without "
+            "accelerate launch -m modeling_rasalore.cli; they always resume"
+        ),
+    ] = None,
+    ray_workers: Annotated[
+        int, typer.Option(min=0, help="processes of a Ray cluster that hold the model; [ray]")
+    ] = 0,
+    ray_gpus: Annotated[float, typer.Option(min=0, help="of each of them, such as 0.5")] = 0.0,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Segment scans: mask, score map, overlay and numbers of each, and a report of all.
+
+    `rasalore inspect OUT` says how far all shards are.
+    """
+    with one_line_errors("the same command with --resume goes on"):
+        from ..files import require_writable
+        from ..prediction.journal import pick_shard
+        from ..remote_files import read_model_config
+        from ..scans.finding import find_scans
+
+        if threshold is not None and false_alarms is not None:
+            raise ValueError("--threshold and --false-alarms exclude each other; give one of them.")
+        part = pick_shard(shard)
+        trained_on = read_model_config(model, revision).get("modality")
+        found = find_scans(scans, *options.reading[1:], trained_on=trained_on)
+        say_left_out(found, quiet, as_json)
+        require_writable(out)
+        from ..prediction.calibration import at_false_alarms
+        from ..prediction.loading import choose_precision, load_model, pick_device
+        from ..prediction.run import predict_scans
+
+        open_model = partial(load_model, model, revision, pick_device(device))
+        network, processor = open_model()
+        options = replace(options, precision=choose_precision(network, precision))
+        if false_alarms is not None:
+            options = at_false_alarms(options, false_alarms, per, model, network, revision)
+        elif threshold is not None:
+            options = replace(options, threshold=threshold, threshold_source="given")
+        say = say_errors if quiet or as_json else say_line
+        say(f"computing on {network.device} in {options.precision}")
+        manifest = predict_scans(
+            network,
+            processor,
+            found,
+            out,
+            options,
+            files=[name.strip() for name in files.split(",") if name.strip()],
+            shard=part,
+            resume=resume or shard is not None,
+            parquet=parquet,
+            say=say,
+            segment_tasks=ray_cluster(open_model, ray_workers, ray_gpus),
+        )
+    failed = [e["input"] for e in manifest["scans"].values() if e["status"] == "failed"]
+    if as_json:
+        print(json.dumps(manifest, indent=2))
+    elif not quiet:
+        conclude(manifest, failed, len(found.scans), out)
+    # A launch ends all its processes when one fails, so the last one tells.
+    others_work = "WORLD_SIZE" in os.environ and len(manifest["scans"]) < len(found.scans)
+    raise typer.Exit(int(bool(failed) and not others_work))
+
+
+def ray_cluster(open_model: Callable[[], Any], workers: int, gpus: float) -> Any:
+    """Return what segments scans on a cluster; None without workers."""
+    if not workers:
+        return None
+    from ..prediction.run import segment_on_ray
+
+    return partial(segment_on_ray, open_model, workers, gpus)
+
+
+def conclude(manifest: dict[str, Any], failed: list[str], count: int, out: Path) -> None:
+    """Say how many scans of all shards are done, and what to think of the results."""
+    settings, known = manifest["settings"], len(manifest["scans"])
+    left = f", {count - known} left to other shards" if known < count else ""
+    print(f"threshold {settings['threshold']:g}: {settings['threshold_source']}")
+    print(f"{known - len(failed)} of {count} scans segmented{left}; results are in {out}")
+    for name in failed:
+        print(f"failed: {printable(name)}")
+    if earlier := manifest["earlier"]:
+        others = sum("made_with" in entry for entry in earlier.values())
+        words = f" ({others} with other settings)" * bool(others)
+        print(f"results of earlier runs that stay in table and report: {len(earlier)}{words}")
+    print(manifest["disclaimer"])

@@ -1,0 +1,24 @@
+"""Name the words that several commands share."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Scans = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="SCAN...",
+        help="NIfTI files, folders or zips of a DICOM series, BIDS data sets, folders of these",
+    ),
+]
+Model = Annotated[str, typer.Option(help="folder or repo id of a RASALoRE model")]
+Revision = Annotated[str, typer.Option(help="commit, tag or branch of a repo id")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps, ...")]
+Precision = Annotated[str, typer.Option(help="auto, float32 or bfloat16")]
+Per = Annotated[str, typer.Option(help="voxels, slices or ml, for --false-alarms")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="print errors only")]
+Json = Annotated[bool, typer.Option("--json", help="print one JSON document and nothing else")]
+
+READING = ("channel", "modality", "assume_modality", "series")
+SCORING = (*READING, "batch_size", "flips", "smooth_mm", "free_map")
