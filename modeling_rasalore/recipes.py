@@ -30,7 +30,8 @@ class DataRecipe:
     Attributes:
         root: folder of scans in a known layout, with masks or slice_labels.csv; or folder, web
             address or repo id of prepared slices.
-        modality: t1, t1ce, t2 or flair; stage 2 learns from "all" as channels too.
+        modality: t1, t1ce, t2 or flair; stage 2 learns from "all" as channels too, and from
+            lesions painted into "each" as a scan of its own.
         skip_slices: lowest and highest axial slices left out of a scan: a number, or auto: as many
             as 15 of 155, such as 9 of 96, and none of a scan with fewer than 50.
         shuffle_buffer: slices held back to mix the order of the stream; more mixes better and takes

@@ -12,7 +12,7 @@ from ..scans.naming import MODALITIES
 from ..scans.reading import covers_brain
 from ..scans.volumes import read_facts, read_mask, read_volume
 from .labels import LABELS_FILE, UNKNOWN, label_slices
-from .patient import ALL, AUTO, LabelledSlice, Patient, See, Skip, used_slices
+from .patient import ALL, AUTO, EACH, LabelledSlice, Patient, See, Skip, used_slices
 from .shards import read_prepared
 
 logger = logging.getLogger(__name__)
@@ -30,7 +30,8 @@ def read_slices(
     """Yield the axial slices of a patient that show brain, inferior to superior.
 
     Args:
-        modality: "t1", "t1ce", "t2", "flair" or "all".
+        modality: "t1", "t1ce", "t2", "flair" or "all"; "each" for patients of
+            `Patient.of_each_sequence`.
         with_mask: also read the true masks, for scoring.
         skip: how many of the first and of the last axial slices are left out, as for
             `used_slices`.
@@ -43,6 +44,8 @@ def read_slices(
             different grids, no slice that is used, or a labelled slice beyond the scan;
             VolumeError, one of these, for a file that cannot be read.
     """
+    if modality == EACH:
+        (modality,) = patient.images
     _require(patient, modality)
     if modality == ALL and see:
         raise ValueError(
@@ -104,6 +107,7 @@ def _read_scan(
                 slice_count=len(images),
                 spacing=volume.spacing,
                 source=patient.source,
+                modality=modality,
                 seen=None if scan is None else scan[index],
             )
 
@@ -124,7 +128,7 @@ def _read_all(
         for example in read_slices(patient, modality, with_mask, skip, labels, only):
             if example.slice_index not in slices:
                 blank = np.zeros((len(MODALITIES), *example.image.shape), np.float32)
-                slices[example.slice_index] = replace(example, image=blank)
+                slices[example.slice_index] = replace(example, image=blank, modality=ALL)
             slices[example.slice_index].image[channel] = example.image
     yield from (slices[index] for index in sorted(slices))
 

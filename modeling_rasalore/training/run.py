@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import BaseImageProcessor, PreTrainedModel
 
-from ..data.patient import LabelledSlice, Patient, See
+from ..data.patient import EACH, LabelledSlice, Patient, See
 from ..data.splits import split_hash, write_split
 from ..files import replace_file, require_writable, write_json
 from ..provenance import peak_mib, provenance
@@ -127,10 +127,16 @@ class RunFolder:
         if self.accelerator.is_main_process:
             write_split(split, self.path / "split.json", filter(None, sources))
         path, data = self.path / "work_list.parquet", self.recipe.data
+        hashed = split_hash(split)
+        if data.modality == EACH:
+            split = {
+                part: [scan for patient in patients for scan in patient.of_each_sequence()]
+                for part, patients in split.items()
+            }
         patients = [*split["train"], *split["validation"]]
         with self.accelerator.main_process_first():
             work = WorkList.stored(path, patients, data.modality, data.skip_slices)
-        self.facts = {"split_sha256": split_hash(split), "data_sha256": work.fingerprint()}
+        self.facts = {"split_sha256": hashed, "data_sha256": work.fingerprint()}
         return work.of_patients(split["train"]), work.of_patients(split["validation"])
 
     def load(
