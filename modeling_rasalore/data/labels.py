@@ -39,7 +39,7 @@ def add_slice_labels(patients: Sequence[Patient], path: Path) -> list[Patient]:
     """
     table = read_label_table(path)
     notes = list(table.notes)
-    labels = _labels_by_patient(table, _match_volumes(table, patients, notes))
+    labels = labels_by_patient(table, _match_volumes(table, patients, notes))
     labels = _counted_from_0(table, labels, patients, notes)
     if notes:
         logger.warning("%s: %s", path, "; ".join(notes))
@@ -50,8 +50,15 @@ def add_slice_labels(patients: Sequence[Patient], path: Path) -> list[Patient]:
     ]
 
 
-def _labels_by_patient(table: LabelTable, patient_of: Mapping[str, str]) -> SliceLabels:
-    """Return each patient's labels; a slice may have several rows that agree."""
+def labels_by_patient(table: LabelTable, patient_of: Mapping[str, str]) -> SliceLabels:
+    """Return each patient's labels; a slice may have several rows that agree.
+
+    Args:
+        patient_of: volume -> patient_id.
+
+    Raises:
+        ValueError: one slice with both labels.
+    """
     labels: SliceLabels = {}
     for row in table.rows:
         slices = labels.setdefault(patient_of[row.volume], {})
