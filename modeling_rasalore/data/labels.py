@@ -34,6 +34,20 @@ def add_slice_labels(patients: Sequence[Patient], path: Path) -> list[Patient]:
     of the file was read in another way than the documented one.
 
     Raises:
+        ValueError: as `read_slice_labels`.
+    """
+    labels = read_slice_labels(patients, path)
+    if unnamed := [p.patient_id for p in patients if p.patient_id not in labels]:
+        logger.warning("%s names no slice of %s", path, some(unnamed))
+    return [
+        replace(patient, slice_labels=labels.get(patient.patient_id, {})) for patient in patients
+    ]
+
+
+def read_slice_labels(patients: Sequence[Patient], path: Path) -> SliceLabels:
+    """Return the labels that slice_labels.csv at `path` gives the slices of patients.
+
+    Raises:
         ValueError: a file that cannot be read for certain, one slice with both labels, or a volume
             that is none of the patients.
     """
@@ -43,11 +57,7 @@ def add_slice_labels(patients: Sequence[Patient], path: Path) -> list[Patient]:
     labels = _counted_from_0(table, labels, patients, notes)
     if notes:
         logger.warning("%s: %s", path, "; ".join(notes))
-    if unnamed := [p.patient_id for p in patients if p.patient_id not in labels]:
-        logger.warning("%s names no slice of %s", path, some(unnamed))
-    return [
-        replace(patient, slice_labels=labels.get(patient.patient_id, {})) for patient in patients
-    ]
+    return labels
 
 
 def labels_by_patient(table: LabelTable, patient_of: Mapping[str, str]) -> SliceLabels:

@@ -5,8 +5,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from ..files import first_line
-from ..prediction.run import SCAN_ERRORS
+from ..files import SCAN_ERRORS, first_line
 from .journal import UNDO
 from .pictures import ScanPictures, draw_patient
 from .session import LabelSession

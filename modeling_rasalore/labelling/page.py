@@ -5,8 +5,7 @@ from collections.abc import Callable
 from importlib.resources import files
 from typing import Any
 
-from ..files import first_line
-from ..prediction.run import SCAN_ERRORS
+from ..files import SCAN_ERRORS, first_line
 from ..provenance import DISCLAIMER
 from .desk import LabelDesk
 

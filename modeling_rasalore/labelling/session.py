@@ -137,15 +137,17 @@ def labelling(path: Path, patients: Sequence[Patient], labeller: str) -> Iterato
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
-        opened = read_history(journal_of(path)).opened
+        other = read_history(journal_of(path)).opened
         raise ValueError(
-            f"{path} is being labelled by {opened.get('labeller', 'somebody')} since "
-            f"{opened.get('time', 'a moment ago')}; wait until that ends, or give --out another "
+            f"{path} is being labelled by {other.get('labeller', 'somebody')} since "
+            f"{other.get('time', 'a moment ago')}; wait until that ends, or give --out another "
             "file and compare both with --check."
         ) from error
     try:
         book = open_book(path, patients, labeller)
-        append_line(book.journal, make_line(labeller, OPENED))
+        opened = make_line(labeller, OPENED)
+        append_line(book.journal, opened)
+        book.history.add(opened)
         yield book
     finally:
         lock.release()

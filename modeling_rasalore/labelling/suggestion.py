@@ -3,19 +3,19 @@
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from ..data.patient import Patient
-from ..files import first_line
-from ..prediction.run import SCAN_ERRORS
-from ..prediction.volume import VolumePrediction, predict_volume
-from ..pseudo_masks.criteria import slice_score
+from ..files import SCAN_ERRORS, first_line
 from ..scans.background import brain_of
 from .pictures import ScanPictures, choose_sequence, draw_tint, read_images
+
+if TYPE_CHECKING:
+    from ..prediction.volume import VolumePrediction
 
 DOUBTFUL = (0.25, 0.75)  # a score in between says little
 
@@ -32,12 +32,14 @@ class Adviser:
         self.modality: str | None = getattr(model.config, "modality", None)
         self._lock = threading.Lock()
 
-    def predict(self, patient: Patient, labelled: str | None) -> tuple[VolumePrediction, Any]:
+    def predict(self, patient: Patient, labelled: str | None) -> tuple["VolumePrediction", Any]:
         """Return the model's prediction for a patient, and the slices (S, H, W) it is about.
 
         Raises:
             ValueError: the patient lacks the model's sequence, or it cannot be read.
         """
+        from ..prediction.volume import predict_volume  # here: it loads torch
+
         modality = self.modality or choose_sequence(patient, labelled)
         if modality not in patient.images:
             raise ValueError(
@@ -91,6 +93,8 @@ def measure_doubt(
 
     A slice's score is the mean of the highest hundredth of its brain pixels.
     """
+    from ..pseudo_masks.criteria import slice_score  # here: it loads torch
+
     brains = [(index, brain_of(image)) for index, image in enumerate(images)]
     by_slice = {k: slice_score(scores[k], brain) for k, brain in brains if brain.any()}
     if not by_slice:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.label_table import COLUMNS
-from ..data.labels import LABEL_NAMES, SliceLabels, add_slice_labels
+from ..data.labels import LABEL_NAMES, SliceLabels, read_slice_labels
 from ..data.patient import Patient
 from ..files import replace_file, some
 from .journal import (
@@ -133,8 +133,8 @@ def open_book(path: Path, patients: Sequence[Patient], labeller: str) -> LabelBo
             "folder that was labelled, or --out another file."
         )
     if path.is_file():
-        labelled = add_slice_labels(patients, path)
-        table = {patient.patient_id: patient.slice_labels or {} for patient in labelled}
+        labels = read_slice_labels(patients, path)
+        table = {name: labels.get(name, {}) for name in book.patients}
         _copy_foreign(book, table)
         _take_table(book, table)
     labels = {name: book.labels_of(name) for name in book.patients}

@@ -309,6 +309,8 @@ pictures.addEventListener('wheel', (event) => {
   enqueue({ key: event.deltaY > 0 ? 'ArrowLeft' : 'ArrowRight' });
 }, { passive: false });
 
+window.addEventListener('resize', () => { if (scan) draw(); });
+
 (async () => {
   try {
     Object.assign(page, await ask('open'));
