@@ -1,7 +1,10 @@
 """Serve the page on this machine: Gradio's frame around our own HTML, style and script."""
 
 import os
+import socket
+import webbrowser
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.resources import files
 from typing import Any
 
@@ -11,7 +14,7 @@ from .desk import LabelDesk
 
 TITLE = "RASALoRE: label slices"
 HOST = "127.0.0.1"  # scans of patients are for nobody else
-HOSTS = [HOST, "localhost"]
+PORTS = range(7860, 7960)
 
 
 def build_page() -> Any:
@@ -38,52 +41,74 @@ def read_asset(name: str) -> str:
     return (files(__package__) / "assets" / name).read_text(encoding="utf-8")
 
 
-def serve(
-    desk: LabelDesk, port: int | None = None, browser: bool = True, wait: bool = True
-) -> tuple[Any, str]:
-    """Serve the page; returns the blocks, which are closed to end it, and the page's address.
+def serve(desk: LabelDesk, port: int | None = None, browser: bool = True) -> None:
+    """Serve the page until the user interrupts.
 
     Args:
         desk: answers the page.
-        port: of this machine; None: the first free one from 7860 on.
+        port: as for `listen`.
         browser: whether to open the page in the user's browser.
-        wait: whether to return only when the user interrupts.
     """
+    with listen(port) as listener:
+        server = make_server(desk)
+        address = address_of(listener)
+        print(f"labelling at {address} (Ctrl-C ends it; everything marked is kept)", flush=True)
+        if browser:
+            webbrowser.open(address)  # it waits for the server
+        with suppress(KeyboardInterrupt):
+            server.run([listener])
+
+
+def listen(port: int | None = None) -> socket.socket:
+    """Return a socket of this machine alone that takes connections.
+
+    Args:
+        port: None: the first free one of `PORTS`.
+
+    Raises:
+        ValueError: the port is not free.
+    """
+    for candidate in PORTS if port is None else [port]:
+        with suppress(OSError):
+            return socket.create_server((HOST, candidate))
+    wanted = f"{PORTS[0]} to {PORTS[-1]}" if port is None else port
+    raise ValueError(f"port {wanted} is not free on this machine; give another one as --port.")
+
+
+def address_of(listener: socket.socket) -> str:
+    """Return where a browser finds the page."""
+    return f"http://{HOST}:{listener.getsockname()[1]}/"
+
+
+def make_server(desk: LabelDesk) -> Any:
+    """Return a uvicorn server of the page and its routes, not started yet."""
     blocks = build_page()
-    from fastapi.middleware import Middleware
-    from gradio import themes
+    import uvicorn
+    from fastapi import FastAPI
+    from gradio import mount_gradio_app, themes
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-    _, address, _ = blocks.launch(
-        server_name=HOST,
-        server_port=port,
-        inbrowser=browser,
-        prevent_thread_lock=True,
-        quiet=True,
+    app = FastAPI(openapi_url=None)
+    # A page elsewhere cannot pose as this machine to read scans.
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])
+    add_routes(app, desk)
+    mount_gradio_app(
+        app,
+        blocks,
+        path="/",
         theme=themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
         css=read_asset("page.css"),
-        app_kwargs={
-            "routes": [make_routes(desk)],
-            # a page elsewhere cannot pose as this machine to read scans
-            "middleware": [Middleware(TrustedHostMiddleware, allowed_hosts=HOSTS)],
-        },
         footer_links=[],
         run_history=False,
         ssr_mode=False,
-        share=False,
     )
-    print(f"labelling at {address} ; Ctrl-C ends it, and everything marked is kept")
-    if wait:
-        blocks.block_thread()
-    return blocks, address
+    # Gradio holds a connection to every page open, which is not waited for.
+    return uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
 
 
-def make_routes(desk: LabelDesk) -> Any:
-    """Return what the page's script asks, as routes below /label."""
-    from fastapi import FastAPI, Response
-    from starlette.routing import Mount
-
-    app = FastAPI(openapi_url=None)
+def add_routes(app: Any, desk: LabelDesk) -> None:
+    """Add what the page's script asks, below /label, to a FastAPI app."""
+    from fastapi import Response
 
     def answer_picture(draw: Callable[[], bytes]) -> Any:
         try:
@@ -92,24 +117,22 @@ def make_routes(desk: LabelDesk) -> Any:
         except (*SCAN_ERRORS, LookupError, ImportError) as error:
             return Response(first_line(error), status_code=409, media_type="text/plain")
 
-    @app.get("/open")
+    @app.get("/label/open")
     def open_page() -> dict[str, Any]:
         return desk.open_page()
 
-    @app.get("/scan/{number}")
+    @app.get("/label/scan/{number}")
     def show_scan(number: int) -> dict[str, Any]:
         return desk.show_scan(number)
 
-    @app.get("/picture/{number}/{name}")
+    @app.get("/label/picture/{number}/{name}")
     def draw(number: int, name: str) -> Any:
         return answer_picture(lambda: desk.draw(number, name))
 
-    @app.get("/suggestion/{number}")
+    @app.get("/label/suggestion/{number}")
     def suggest(number: int) -> Any:
         return answer_picture(lambda: desk.suggest(number))
 
-    @app.post("/press")
+    @app.post("/label/press")
     def press(content: dict[str, Any]) -> dict[str, Any]:
         return desk.press(content)
-
-    return Mount("/label", app)

@@ -18,14 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import gradio  # noqa: F401 - before the first fork
-from labelled_scans import SHOWN, ask, make_patients
+from labelled_scans import SHOWN, ask, make_patients, serving
 
 from modeling_rasalore.data.label_table import read_label_table
 from modeling_rasalore.data.labels import labels_by_patient
 from modeling_rasalore.data.patient import Patient
 from modeling_rasalore.labelling.desk import LabelDesk
 from modeling_rasalore.labelling.marks import ACTIONS, Marks
-from modeling_rasalore.labelling.page import serve
 from modeling_rasalore.labelling.session import LabelSession, labelling
 
 
@@ -35,8 +34,10 @@ def start(table: Path, patients: list[Patient], notice: Path) -> int:
     if pid:
         return pid
     try:
-        with labelling(table, patients, "kim") as book:
-            _, address = serve(LabelDesk(LabelSession(book, patients)), browser=False, wait=False)
+        with (
+            labelling(table, patients, "kim") as book,
+            serving(LabelDesk(LabelSession(book, patients))) as address,
+        ):
             notice.with_suffix(".draft").write_text(address)
             os.replace(notice.with_suffix(".draft"), notice)
             threading.Event().wait()

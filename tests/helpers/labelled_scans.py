@@ -1,7 +1,9 @@
 """Small scans to label, and the labelling server as a browser would talk to it."""
 
 import json
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
@@ -10,6 +12,8 @@ import numpy as np
 
 from modeling_rasalore.data.layouts import find_scanned_patients
 from modeling_rasalore.data.patient import Patient
+from modeling_rasalore.labelling.desk import LabelDesk
+from modeling_rasalore.labelling.page import address_of, listen, make_server
 from modeling_rasalore.scans.volume_writing import write_nifti
 
 AFFINE = np.diag([-2.0, -2.0, 3.0, 1.0])
@@ -32,6 +36,20 @@ def make_patients(folder: Path, names: Sequence[str] = ("ann", "bob", "cid")) ->
     for name in names:
         write_patient(folder, name)
     return find_scanned_patients(folder)
+
+
+@contextmanager
+def serving(desk: LabelDesk) -> Iterator[str]:
+    """Serve the page from a thread; gives its address."""
+    with listen() as listener:
+        server = make_server(desk)
+        thread = threading.Thread(target=server.run, args=([listener],))
+        thread.start()
+        try:
+            yield address_of(listener)
+        finally:
+            server.should_exit = True
+            thread.join()
 
 
 def ask(address: str, path: str, content: dict[str, Any] | None = None) -> Any:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from labelled_scans import make_patients
+from labelled_scans import make_patients, serving
 from space import save_model
 
 from modeling_rasalore.data.label_table import read_label_table
@@ -19,7 +19,6 @@ from modeling_rasalore.data.phantoms import write_phantoms
 from modeling_rasalore.labelling.desk import LabelDesk
 from modeling_rasalore.labelling.journal import journal_of
 from modeling_rasalore.labelling.marks import ranges_of
-from modeling_rasalore.labelling.page import serve
 from modeling_rasalore.labelling.pictures import read_images, span_of_brain
 from modeling_rasalore.labelling.session import LabelSession, labelling
 from modeling_rasalore.labelling.suggestion import Adviser
@@ -64,12 +63,8 @@ def served(patients: list[Patient], table: Path, model: Path | None = None) -> I
     """The page's address."""
     with labelling(table, patients, "kim") as book:
         adviser = None if model is None else lambda: suggest_with(model)
-        desk = LabelDesk(LabelSession(book, patients), None, adviser)
-        blocks, address = serve(desk, browser=False, wait=False)
-        try:
+        with serving(LabelDesk(LabelSession(book, patients), None, adviser)) as address:
             yield address
-        finally:
-            blocks.close()
 
 
 @contextmanager
