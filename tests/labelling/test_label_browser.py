@@ -100,7 +100,7 @@ class Keyboard:
             self.page.keyboard.down(key)  # the first one presses it, the others repeat
         self.page.keyboard.up(key)
         self.presses += 1
-        assert self.current() == index
+        self.page.wait_for_selector(f"#filmstrip[aria-valuenow='{index}']")
 
     def current(self) -> int:
         return int(self.page.get_attribute("#filmstrip", "aria-valuenow"))

@@ -1,5 +1,5 @@
-// The page's only script. Keys wait in a line and are answered one after the other: moves at once,
-// from pictures that are here already, marks when the server has them on disk.
+// The page's only script. Moves are answered at once, from pictures that are here already; marks
+// wait in a line until the server has them on disk, and behind a change of the scan all keys do.
 
 const find = (selector) => element.querySelector(selector);
 const pictures = find('#pictures'), filmstrip = find('#filmstrip'), problem = find('#problem');
@@ -67,6 +67,7 @@ function forget(number) {
 // --- Showing --------------------------------------------------------------------------------
 async function show(number) {
   say('');
+  find('#status').textContent = 'Loading the scan …';
   let next = await fetchScan(number);
   for (const tried = new Set(); next.error; next = await fetchScan(number)) {  // go on without it
     tried.add(number);
@@ -112,7 +113,7 @@ function placeStrip() {
     cell.style.cssText = `width:56px;height:${height + 5}px;background-image:url(${scan.strip});`
       + `background-position:${-56 * (index - scan.first)}px 0;background-repeat:no-repeat`;
     cell.append(number);
-    cell.addEventListener('click', () => enqueue({ slice: index }));
+    cell.addEventListener('click', () => enqueue({ target: index }));
     filmstrip.append(cell);
   }
   filmstrip.setAttribute('aria-valuemin', scan.first);
@@ -210,42 +211,46 @@ function end(progress) {
   find('#status').textContent = `${rest} This page can be closed, and rasalore label ended with Ctrl-C.`;
 }
 
-// --- Keys, one after the other --------------------------------------------------------------
-const waiting = [];
-let working = false;
+// --- Keys -----------------------------------------------------------------------------------
+const waiting = [];  // the first one is being answered
+const changesScan = ({ key }) => ['Enter', 'z', 'n', 'p'].includes(key);
+const isMove = ({ key, target }) => target !== undefined || key in STEPS;
 
 async function enqueue(command) {
-  waiting.push(command);
-  if (working) return;
-  working = true;
+  const later = waiting.some(changesScan);  // its slice is one of the scan that comes then
+  if (isMove(command) && !later) return move(command);
+  waiting.push(later ? command : { ...command, at: slice });
+  if (waiting.length > 1) return;
   while (waiting.length) {
     try {
-      await run(waiting.shift());
+      await run(waiting[0]);
     } catch (error) {
       say(error.message);
       waiting.length = 0;
     }
+    waiting.shift();
   }
-  working = false;
 }
 
-async function run({ key, slice: chosen }) {
+function move({ key, target }) {
   if (!scan) return;
-  if (chosen !== undefined || key in STEPS) {
-    const target = chosen ?? slice + STEPS[key];
-    slice = Math.min(Math.max(target, scan.first), scan.last);
-    draw();
-    return;
-  }
-  say('');
-  if (key === 't') await changeTint();
-  else if (key === 'n' || key === 'p') await step(key === 'n' ? 1 : -1);
-  else await press(key);
+  slice = Math.min(Math.max(target ?? slice + STEPS[key], scan.first), scan.last);
+  draw();
 }
 
-async function press(key) {
+async function run(command) {
+  const { key, at } = command;
+  if (!scan) return;
+  if (isMove(command)) return move(command);
+  say('');
+  if (key === 't') changeTint();
+  else if (key === 'n' || key === 'p') await step(key === 'n' ? 1 : -1);
+  else await press(key, at ?? slice);
+}
+
+async function press(key, at) {
   const action = key === 'z' ? 'undo' : MARKS[key];
-  const answer = await ask('press', { window: page.window, action, number: scan.number, slice });
+  const answer = await ask('press', { window: page.window, action, number: scan.number, slice: at });
   if (answer.error) throw new Error(answer.error);
   if (action === 'undo' && answer.number !== scan.number) return show(answer.number);
   Object.assign(answer, action === 'undo' ? await ask(`scan/${scan.number}`) : {});
@@ -263,14 +268,22 @@ async function step(by) {
   else await show((scan.number + by + total) % total);
 }
 
-async function changeTint() {
-  if (!scan.tint) {
-    say('The model looks at this scan; that takes a while …');
-    scan.tint = await loadPicture(`suggestion/${scan.number}`);
-    say('');
+function changeTint() {  // marks go on while the model looks
+  const asked = scan;
+  if (asked.tint) {
+    asked.tinted = !asked.tinted;
+    draw();
+  } else if (!asked.asking) {
+    asked.asking = true;
+    say('The model looks at this scan; that may take a minute. Labelling can go on.');
+    loadPicture(`suggestion/${asked.number}`).then((tint) => {
+      Object.assign(asked, { tint, tinted: true });
+      if (scan === asked) { say(''); draw(); }
+    }, (error) => {
+      asked.asking = false;
+      if (scan === asked) say(error.message);
+    });
   }
-  scan.tinted = !scan.tinted;
-  draw();
 }
 
 document.addEventListener('keydown', (event) => {
