@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ..data.label_table import HEALTHY
 from ..data.patient import Patient
 from .journal import OPENED, TABLE, UNDO, append_line, journal_of, make_line, read_history
 from .marks import Marks
@@ -96,8 +97,8 @@ class LabelSession:
         """Whether something was said of every slice of a scan."""
         name = self._name(number)
         marks = self.book.history.marks.get(name)
-        # A table of others need not name every slice.
-        return marks.finished if marks else bool(self.book.given.get(name))
+        # A table of others need not name every slice, but healthy ones tell that it was complete.
+        return marks.finished if marks else HEALTHY in self.book.given.get(name, {}).values()
 
     def next_after(self, number: int) -> int | None:
         """Return the next scan that is neither finished nor skipped, from the first one again."""

@@ -71,6 +71,15 @@ def test_labels_beyond_a_scan_are_said_and_stay(tmp_path: Path) -> None:
     assert table.read_text() == before
 
 
+def test_a_scan_of_which_a_table_names_lesions_alone_is_left_to_label(tmp_path: Path) -> None:
+    patients = make_patients(tmp_path / "scans")
+    table = tmp_path / "slice_labels.csv"
+    table.write_text("volume,slice_index,label\nann,4,healthy\nann,5,unhealthy\nbob,5,unhealthy\n")
+    with labelling(table, patients, "kim") as book:
+        session = LabelSession(book, patients)
+        assert [session.is_finished(number) for number in range(3)] == [True, False, False]
+
+
 def test_a_key_that_makes_no_sense_is_answered_with_a_sentence(desk: LabelDesk) -> None:
     desk.open_page()
     desk.show_scan(0)
