@@ -78,7 +78,10 @@ def label_folder(
     from ..labelling.desk import LabelDesk
     from ..labelling.page import build_page, serve
     from ..labelling.session import LabelSession, labelling
+    from ..scans.naming import MODALITIES
 
+    if modality not in (None, *MODALITIES):
+        raise ValueError(f"--modality must be one of {', '.join(MODALITIES)}, got {modality}.")
     build_page()  # says what is not installed before anything else is done
     patients = find_scanned_patients(folder)
     table = out or folder / LABELS_FILE

@@ -44,6 +44,7 @@ def test_check_prints_agreement_and_kappa(tmp_path: Path, capsys: Any) -> None:
     [
         (["--check", "a.csv"], "--check compares two tables, got 1 paths."),
         (["a", "b"], "label takes one folder of scans, got 2 paths."),
+        (["scans", "--modality", "pet"], "--modality must be one of t1, t1ce, t2, flair, got pet."),
         (["nowhere"], "the data root must be a folder, got nowhere, which is not there."),
     ],
 )
