@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+SCAN_ERRORS = (ValueError, OSError, MemoryError, RuntimeError)  # of one scan; the others go on
 PLANS = ("settings.json", "split.json")  # what a run writes before its first result
 
 

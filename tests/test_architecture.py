@@ -27,6 +27,7 @@ FLOORS: dict[str, set[str]] = {
     "training": {"models", "scans", "data", "evaluation", "prediction", "pseudo_masks"},
     "publishing": {"models", "scans", "data", "evaluation", "prediction", "pseudo_masks"},
 }
+FLOORS["labelling"] = {"scans", "data", "evaluation", "prediction", "pseudo_masks"}
 FLOORS["benchmark"] = set(FLOORS)
 FLOORS["studies"] = set(FLOORS)
 FLOORS["commands"] = set(FLOORS)

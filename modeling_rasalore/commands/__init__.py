@@ -3,6 +3,7 @@
 calibrate.py  rasalore calibrate
 convert.py    rasalore convert-released, rasalore export
 inspect.py    rasalore inspect
+label.py      rasalore label
 phantom.py    rasalore phantom
 predict.py    rasalore predict
 saying.py     what commands print, and how they end

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..files import LeftOut, first_line, printable, remove_drafts
+from ..files import SCAN_ERRORS, LeftOut, first_line, printable, remove_drafts
 from ..provenance import DISCLAIMER, VIEWS
 from ..scans.bids import DESCRIPTION, bids_stem, write_description
 from ..scans.finding import FoundScans
@@ -35,7 +35,6 @@ from .planning import LoadedScan, Outcome, Run, Task, plan_run, plan_tasks
 from .report import require_pyarrow, write_views
 from .volume import predict_volume
 
-SCAN_ERRORS = (ValueError, OSError, MemoryError, RuntimeError)
 Item = TypeVar("Item")
 Loaded = TypeVar("Loaded")
 OpenModel = Callable[[], tuple[Any, Any]]  # -> model, processor; called on each worker of a cluster
