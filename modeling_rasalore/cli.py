@@ -11,6 +11,7 @@ import typer
 
 from .commands.calibrate import calibrate
 from .commands.convert import convert_released, export
+from .commands.demo import demo
 from .commands.inspect import inspect
 from .commands.phantom import phantom
 from .commands.predict import predict
@@ -24,7 +25,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 EXAMPLES: dict[Callable[..., None], str] = {
-    predict: "rasalore predict scans/ --modality t2 --model runs/stage2 --out out",
+    predict: "rasalore predict scan.nii.gz",
+    demo: "rasalore demo",
     inspect: "rasalore inspect scans/ --modality flair",
     calibrate: "rasalore calibrate healthy/ --modality t2 --model runs/stage2 --false-alarms 0.05",
     phantom: "rasalore phantom runs/phantoms --patients 4 --healthy 2",

@@ -67,8 +67,8 @@ def convert_released(
 
 
 def export(
-    model: Model,
     out: Annotated[Path, typer.Option(help="file to write, ending in .onnx")],
+    model: Model = None,
     revision: Revision = "main",
 ) -> None:
     """Write a model with its pre- and post-processing as ONNX: a slice in, its scores out."""

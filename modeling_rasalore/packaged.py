@@ -1,0 +1,45 @@
+"""Find what comes with the package: weights of a model, and a synthetic scan to try them on."""
+
+from pathlib import Path
+
+from .files import sha256_of
+
+PACKAGE = Path(__file__).parent
+WEIGHTS = PACKAGE / "weights" / "rasalore-base"
+DIGEST_FILE = "model.safetensors.sha256"  # beside the weights, as `sha256sum` writes it
+
+
+def packaged_model() -> Path:
+    """Return the folder of the model that comes with the package, after checking its weights.
+
+    Raises:
+        ValueError: there is none, as in a clone without weights, or its weights are damaged.
+    """
+    weights, digest = WEIGHTS / "model.safetensors", WEIGHTS / DIGEST_FILE
+    if not weights.is_file() or not digest.is_file():
+        raise ValueError(
+            f"the package's own model is not in {WEIGHTS}; install the package anew, or give "
+            "--model a folder or a repo id (owner/name)."
+        )
+    expected = digest.read_text(encoding="utf-8").split()[:1]
+    if [sha256_of(weights)] != expected:
+        raise ValueError(
+            f"{weights} is damaged: its SHA-256 is not the one in {DIGEST_FILE}; install the "
+            "package anew, or give --model another model."
+        )
+    return WEIGHTS
+
+
+def example_scan() -> Path:
+    """Return the synthetic T2 scan that comes with the package.
+
+    Installed, the page's examples/ lie in the package; in a clone they lie in space_app/.
+
+    Raises:
+        ValueError: it is in neither.
+    """
+    places = (PACKAGE / "examples", PACKAGE.parent / "space_app" / "examples")
+    for path in (place / "synthetic_t2.nii.gz" for place in places):
+        if path.is_file():
+            return path
+    raise ValueError("the package lacks its example scan; install it anew.")
