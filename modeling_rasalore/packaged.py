@@ -18,8 +18,8 @@ def packaged_model() -> Path:
     weights, digest = WEIGHTS / "model.safetensors", WEIGHTS / DIGEST_FILE
     if not weights.is_file() or not digest.is_file():
         raise ValueError(
-            f"the package's own model is not in {WEIGHTS}; install the package anew, or give "
-            "--model a folder or a repo id (owner/name)."
+            f"this copy of the package brings no model of its own, nothing is in {WEIGHTS}; "
+            "install a release, or give --model a folder or a repo id (owner/name)."
         )
     expected = digest.read_text(encoding="utf-8").split()[:1]
     if [sha256_of(weights)] != expected:

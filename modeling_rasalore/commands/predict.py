@@ -80,7 +80,10 @@ def predict(
             raise ValueError(
                 "processes that share the scans need one folder; give all the same --out."
             )
-        model = str(packaged_model()) if model is None else model
+        say = say_errors if quiet or as_json else say_line
+        if model is None:
+            model = str(packaged_model())
+            say(f"model: {Path(model).name}, which comes with the package")
         trained_on = read_model_config(model, revision).get("modality")
         found = find_scans(scans, *options.reading[1:], trained_on=trained_on)
         say_left_out(found, quiet, as_json)
@@ -98,7 +101,6 @@ def predict(
         options = complete_options(options, chosen, network, model, revision)
         if false_alarms is not None:
             options = at_false_alarms(options, false_alarms, per, model, network, revision)
-        say = say_errors if quiet or as_json else say_line
         say(f"computing on {network.device} in {options.precision}")
         manifest = predict_scans(
             network,

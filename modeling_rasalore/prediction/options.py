@@ -158,6 +158,6 @@ def _parameter(name: str) -> Parameter:
     default = getattr(DEFAULT_OPTIONS, name)
     if name in SAVED_NAMES:  # None: the model's own
         option = copy(kind.__metadata__[0])
-        option.help += f"; the model's own, else {default or 'none'}, if not given"
+        option.help += "; the model's own if not given"
         kind, default = Annotated[kind.__origin__ | None, option], None
     return Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=kind)

@@ -25,10 +25,12 @@ TITLES = {
     **{"largest_component_ml": "largest (mL)", "millilitres": "marked (mL)"},
     **{"bounding_box_mm": "bounding box (mm)", "seconds": "time (s)"},
 }
-PICTURES = {
-    "planes": "Three planes through the finding named first: axial, coronal, sagittal. Ticks at "
-    "the edges say where they cross.",
-    "overlay": "Slices that say most. Colour: score; yellow line: mask.",
+PICTURES = {  # role -> what it shows, and how it is read
+    "planes": (
+        "Axial, coronal and sagittal plane through the first finding",
+        "Ticks at the edges say where the planes cross.",
+    ),
+    "overlay": ("Slices that say most", "Colour: score; yellow line: mask."),
 }
 LIMITS = (
     DISCLAIMER,
@@ -45,7 +47,8 @@ STYLE = (
     ".plain{fill:#8a8a8a}.marked{fill:#d9541e}figure{margin:1rem 0}figcaption,.small{color:#444;"
     "font-size:.9rem}.big{font-size:1.35rem;font-weight:600;margin:.3rem 0}.wide{overflow-x:auto}"
     ".limits,.warnings{padding:.5rem 1rem;border-left:.4rem solid #c98a00;background:#fff5dc}"
-    ".failed{color:#a40000}li,p{overflow-wrap:anywhere}ul{padding-left:1.2rem}"
+    ".warnings h2{margin:.2rem 0}.failed{color:#a40000}li,p{overflow-wrap:anywhere}"
+    "ul{padding-left:1.2rem}"
 )
 
 
@@ -154,10 +157,10 @@ def _figure(folder: Path, name: str, role: str, entry: Mapping[str, Any]) -> str
     address = picture and embed_picture(folder / picture)
     if not address:
         return ""
-    caption = escape(PICTURES[role])
+    shows, reading = PICTURES[role]
     return (
-        f'<figure><img src="{address}" alt="{escape(role)} of {escape(name)}">'
-        f"<figcaption>{caption}</figcaption></figure>"
+        f'<figure><img src="{address}" alt="{shows} of {escape(name)}">'
+        f"<figcaption>{shows}. {reading}</figcaption></figure>"
     )
 
 

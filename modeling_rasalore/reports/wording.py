@@ -25,23 +25,23 @@ def explain_interval(entry: Mapping[str, Any]) -> str:
     """Return what the ends of an interval are: masks at other thresholds, draws of noise."""
     volumes = entry.get("millilitres_at_rates", {})
     parts = [
-        f"{volume:.1f} mL at the threshold for {100 * float(rate):g} % of healthy brain"
+        f"{volume:.1f} mL if {100 * float(rate):g} % of healthy brain may be marked"
         for rate, volume in volumes.items()
     ]
     if draws := entry.get("noise_draws"):
-        parts.append(f"the volumes of {draws} draws of the model's noise")
+        parts.append(f"what {draws} draws of the model's noise give")
     if not parts:
         return (
             "The volume has no interval: the model is not calibrated for 1 % and 5 % of healthy "
             "brain, and no noise was drawn (--noise-samples 8)."
         )
-    return f"The interval spans {', '.join(parts)}. It is no confidence interval of the truth."
+    return f"The interval holds {', '.join(parts)}. It is no confidence interval of the truth."
 
 
 def explain_threshold(settings: Mapping[str, Any]) -> list[str]:
     """Return sentences on what a score above the threshold means."""
     threshold, source = settings["threshold"], settings["threshold_source"]
-    sentences = [f"A voxel is marked when its score is above {threshold:.3g} ({source})."]
+    sentences = [f"A voxel is marked when its score is above {threshold:.3g}. Why: {source}."]
     rates: Mapping[str, float] = settings.get("thresholds_at_rates", {})
     for rate, value in rates.items():
         voxels = f"{100 * float(rate):g} of 100 healthy voxels"
