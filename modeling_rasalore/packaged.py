@@ -6,6 +6,7 @@ from .files import sha256_of
 
 PACKAGE = Path(__file__).parent
 WEIGHTS = PACKAGE / "weights" / "rasalore-base"
+EXAMPLE_SCAN = PACKAGE / "examples" / "synthetic_t2.nii.gz"  # a whole brain of 2.5 mm, 90 kB
 DIGEST_FILE = "model.safetensors.sha256"  # beside the weights, as `sha256sum` writes it
 
 
@@ -28,18 +29,3 @@ def packaged_model() -> Path:
             "package anew, or give --model another model."
         )
     return WEIGHTS
-
-
-def example_scan() -> Path:
-    """Return the synthetic T2 scan that comes with the package.
-
-    Installed, the page's examples/ lie in the package; in a clone they lie in space_app/.
-
-    Raises:
-        ValueError: it is in neither.
-    """
-    places = (PACKAGE / "examples", PACKAGE.parent / "space_app" / "examples")
-    for path in (place / "synthetic_t2.nii.gz" for place in places):
-        if path.is_file():
-            return path
-    raise ValueError("the package lacks its example scan; install it anew.")

@@ -9,7 +9,7 @@ import torch
 from own_model import save_own_model, use_own_model
 
 from modeling_rasalore import load_model, read_volume
-from modeling_rasalore.packaged import DIGEST_FILE, WEIGHTS, example_scan, packaged_model
+from modeling_rasalore.packaged import DIGEST_FILE, EXAMPLE_SCAN, WEIGHTS, packaged_model
 from modeling_rasalore.scans.naming import scan_stem, sequence_of
 
 COMMANDS = (["predict", "scan.nii.gz"], ["demo"], ["export", "--out", "x.onnx"])
@@ -64,8 +64,8 @@ def test_a_model_that_is_nowhere_is_told_before_anything_heavy_is_imported(
 
 
 def test_the_example_is_a_whole_t2_brain() -> None:
-    scan = read_volume(example_scan())
-    assert sequence_of(scan_stem(example_scan())) == "t2"
+    scan = read_volume(EXAMPLE_SCAN)
+    assert sequence_of(scan_stem(EXAMPLE_SCAN)) == "t2"
     assert 1000 < (scan.slices > 0).sum() * 2.5**3 / 1000 < 2000  # mL
 
 

@@ -31,7 +31,6 @@ def test_the_wheel_holds_every_floor_and_the_presets() -> None:
     floors = {path.parent.name for path in (ROOT / "modeling_rasalore").glob("*/__init__.py")}
     named = {"modeling_rasalore", *(f"modeling_rasalore.{name}" for name in floors)}
     assert set(told["packages"]) == named | {
-        "modeling_rasalore.examples",
         "modeling_rasalore.hub_configs",
     }
     assert told["package-dir"]["modeling_rasalore.hub_configs"] == "hub_configs"

@@ -28,12 +28,11 @@ def demo(
     """Segment a synthetic T2 scan that comes with the package, and open the report."""
     with one_line_errors():
         from ..files import require_writable
-        from ..packaged import example_scan, packaged_model
+        from ..packaged import EXAMPLE_SCAN, packaged_model
         from ..remote_files import read_model_config
 
         model = str(packaged_model()) if model is None else model
         read_model_config(model, revision)  # a name that is none is told before the heavy imports
-        scan = example_scan()
         out = require_writable(out) if out else make_new_folder(Path.cwd(), "rasalore_demo")
         from ..prediction.loading import load_model
         from ..prediction.options import PredictionOptions
@@ -42,7 +41,7 @@ def demo(
 
         network, processor = load_model(model, revision)
         options = complete_options(PredictionOptions(), (), network, model, revision)
-        manifest = predict_scans(network, processor, [scan], out, options, say=say_line)
+        manifest = predict_scans(network, processor, [EXAMPLE_SCAN], out, options, say=say_line)
     page = out.absolute() / VIEWS[2]
     print(f"{manifest['disclaimer']}\nreport: {page}")
     if open_report and has_screen():

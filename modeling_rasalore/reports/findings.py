@@ -74,10 +74,15 @@ def locate_main_finding(
     if box is None:
         return None
     numbers = _number_parts(mask[box])
-    first = int(_sum_parts(numbers, scores[box])[1].argmax()) + 1
-    part = numbers == first
-    planes = (int(part.sum(axes).argmax()) for axes in ((1, 2), (0, 2), (0, 1)))
-    slice_index, row, column = (p + s.start for p, s in zip(planes, box, strict=True))
+    first = _sum_parts(numbers, scores[box])[1].argmax() + 1
+    areas, rows, columns = (np.zeros(size, np.int64) for size in numbers.shape)
+    for index, plane in enumerate(numbers):  # slice by slice: one more array is much
+        part = plane == first
+        areas[index] = part.sum()
+        rows += part.sum(1)
+        columns += part.sum(0)
+    most = (int(counts.argmax()) for counts in (areas, rows, columns))
+    slice_index, row, column = (p + s.start for p, s in zip(most, box, strict=True))
     return slice_index, row, column
 
 

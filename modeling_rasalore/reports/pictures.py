@@ -50,7 +50,8 @@ def draw_planes(
         centre: slice, row and column of the voxel.
     """
     index, row, column = centre
-    lines = [(image[row], image[:, column]) for image in images]
+    # Copies, or each would hold its whole slice.
+    lines = [(image[row].copy(), image[:, column].copy()) for image in images]
     coronal, sagittal = (np.stack(plane)[::-1] for plane in zip(*lines, strict=True))
     above = len(images) - 1 - index  # slices are counted from below
     between_slices, between_rows, between_columns = spacing

@@ -88,13 +88,13 @@ def test_beyond_3_mb_pictures_are_links_and_no_scan_is_lost(
 ) -> None:
     scans = {}
     for number in range(4):
-        name = picture(tmp_path / f"s {number}.png", (300, 200))
+        name = picture(tmp_path / f"s \udce9{number}.png", (300, 200))  # a byte of no UTF-8
         scans[f"scan{number}"] = ENTRY | {"outputs": {"overlay": name}}
     one = len(write(tmp_path, dict(list(scans.items())[:1])))
     monkeypatch.setattr(page_module, "MOST_BYTES", 2 * one)
     text = write(tmp_path, scans)
     assert text.count("<article>") == 2 and len(text) < 3 * one
-    assert '<a href="s%202.png">scan2</a>' in text and '<a href="s%203.png">scan3</a>' in text
+    assert '<a href="s%20%E92.png">scan2</a>' in text and '<a href="s%20%E93.png">scan3</a>' in text
     assert all(f"<td>{name}</td>" in text for name in scans)
 
 
