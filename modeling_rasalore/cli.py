@@ -11,6 +11,7 @@ import typer
 
 from .commands.calibrate import calibrate
 from .commands.convert import convert_released, export
+from .commands.demo import demo
 from .commands.inspect import inspect
 from .commands.label import label
 from .commands.phantom import phantom
@@ -25,7 +26,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 EXAMPLES: dict[Callable[..., None], str] = {
-    predict: "rasalore predict scans/ --modality t2 --model runs/stage2 --out out",
+    predict: "rasalore predict scan.nii.gz",
+    demo: "rasalore demo",
     inspect: "rasalore inspect scans/ --modality flair",
     calibrate: "rasalore calibrate healthy/ --modality t2 --model runs/stage2 --false-alarms 0.05",
     label: "rasalore label scans/",

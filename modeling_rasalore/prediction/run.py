@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from ..files import SCAN_ERRORS, LeftOut, first_line, printable, remove_drafts
 from ..provenance import DISCLAIMER, VIEWS
+from ..reports.tables import require_pyarrow, write_views
 from ..scans.bids import DESCRIPTION, bids_stem, write_description
 from ..scans.finding import FoundScans
 from ..scans.reading import hash_scan, read_scan
@@ -24,6 +25,7 @@ from .outputs import (
     FILES,
     describe,
     describe_input,
+    details,
     endings_of,
     measures,
     name_files,
@@ -32,7 +34,6 @@ from .outputs import (
     write_prediction,
 )
 from .planning import LoadedScan, Outcome, Run, Task, plan_run, plan_tasks
-from .report import require_pyarrow, write_views
 from .volume import predict_volume
 
 Item = TypeVar("Item")
@@ -163,6 +164,7 @@ def segment_scan(run: Run, model: Any, processor: Any, loaded: LoadedScan | Outc
         "status": "done",
         "modality": volume.sequence,
         **measures(prediction),
+        **details(prediction),
         "bounding_box_mm": prediction.bounding_box_mm,
         "seconds": seconds,
         "warnings": source["warnings"],

@@ -11,14 +11,14 @@ from torch import nn
 
 from modeling_rasalore import RasaloreImageProcessor
 from modeling_rasalore.data.phantoms import write_phantoms
-from modeling_rasalore.prediction.calibration import (
+from modeling_rasalore.prediction.calibration import calibrate
+from modeling_rasalore.prediction.options import PredictionOptions
+from modeling_rasalore.prediction.saved_options import (
     CALIBRATION_FILE,
     at_false_alarms,
-    calibrate,
     load_threshold,
     save_calibration,
 )
-from modeling_rasalore.prediction.options import PredictionOptions
 from modeling_rasalore.prediction.volume import predict_volume
 from modeling_rasalore.scans.volume_writing import write_nifti
 from modeling_rasalore.scans.volumes import read_volume
