@@ -6,5 +6,6 @@ inspect.py    rasalore inspect
 phantom.py    rasalore phantom
 predict.py    rasalore predict
 saying.py     what commands print, and how they end
+train.py      rasalore train
 words.py      options that several commands share
 """

@@ -1,7 +1,7 @@
 """Find score thresholds that keep false alarms down in new scans, and store them beside a model."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ CALIBRATION_FILE = "calibration.json"
 ASSUMPTION = (
     "this holds for new scans like the healthy ones: same scanner, protocol and kind of people"
 )
+BY_SLICES = ", as far as healthy slices of scans with lesions tell"
 
 
 @dataclass
@@ -39,6 +40,7 @@ class _HealthyScans:
         thresholds: by rate, one per scan.
         slices: with brain.
         voxels: of brain.
+        in_part: whether only some slices of a scan counted.
     """
 
     rates: Sequence[float]
@@ -46,6 +48,7 @@ class _HealthyScans:
     thresholds: dict[float, list[float]] = field(init=False)
     slices: int = 0
     voxels: int = 0
+    in_part: bool = False
 
     def __post_init__(self) -> None:
         self.thresholds = {rate: [] for rate in self.rates}
@@ -89,6 +92,24 @@ def calibrate(
             scans that needs more of them, or scores so often 1 that only an empty mask would keep
             to a rate.
     """
+    whole = ((scan, None) for scan in healthy)
+    return calibrate_on_slices(model, processor, whole, rates, unit, options, scans_above)
+
+
+def calibrate_on_slices(
+    model: Any,
+    processor: Any,
+    scans: Iterable[tuple[Volume, Collection[int] | None]],
+    rates: Sequence[float],
+    unit: str = "voxels",
+    options: PredictionOptions = DEFAULT_OPTIONS,
+    scans_above: float | None = None,
+) -> dict[str, Any]:
+    """Return what `calibrate` does, of scans whose healthy slices alone count.
+
+    Args:
+        scans: each with the indices of its healthy slices, None for all of them.
+    """
     highest = np.inf if unit == "ml" else 1
     if unit not in UNITS or not rates or not all(0 < rate < highest for rate in rates):
         raise ValueError(
@@ -96,9 +117,12 @@ def calibrate(
             f"{unit}."
         )
     collected, facts = _HealthyScans(rates, unit), describe_model(model)
-    for scan in healthy:
+    for scan, healthy_slices in scans:
         prediction = predict_volume(model, processor, scan, options, facts)
         brain = BrainSlices(scan.slices).foreground()
+        if healthy_slices is not None:
+            brain[np.isin(np.arange(len(brain)), list(healthy_slices), invert=True)] = False
+            collected.in_part = True
         collected.add(prediction.scores, brain, prediction.voxel_mm3 / 1000)
     if scans_above is None:
         scans_above = attainable_share(USUAL_SHARE, len(collected.thresholds[rates[0]]))
@@ -126,7 +150,7 @@ def _entry(
         "smooth_mm": options.smooth_mm,
         "free_map": options.free_map,
         "threshold": promise.threshold,
-        "promise": promise.in_words(rate, unit),
+        "promise": promise.in_words(rate, unit) + BY_SLICES * collected.in_part,
         "rank": promise.rank,
         "scans": promise.scans,
         "slices": collected.slices,
