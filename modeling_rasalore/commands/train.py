@@ -1,7 +1,9 @@
 """Make a model of one's own scans and slice labels: `rasalore train`."""
 
+import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -72,15 +74,16 @@ def train(
         points = plan_curve(study, numbers)
         plan_delivery(plan, out)
         begin(study, survey, plan, points)
-        run_plan(plan)
-        for point in points:
-            print(f"learning curve: {point.patients} patients to learn from")
-            run_plan(point.plan)
-        if points:
-            draw_curve(points, out)
-        verdict = judge_learning(study, plan.runs, out / MODEL)
-        command = command_of(study, verdict)
-        page = write_report(study, plan.runs, verdict, survey.describe(), command)
+        with full_disk_in_words(out):
+            run_plan(plan)
+            for point in points:
+                print(f"learning curve: {point.patients} patients to learn from")
+                run_plan(point.plan)
+            if points:
+                draw_curve(points, out)
+            verdict = judge_learning(study, plan.runs, out / MODEL)
+            command = command_of(study, verdict)
+            page = write_report(study, plan.runs, verdict, survey.describe(), command)
     conclude(verdict, page, command)
 
 
@@ -133,6 +136,21 @@ def begin(
             f"training takes {in_words(seconds)} on this machine, by a few steps that were "
             "measured; pseudo-masks and scores come on top. It can be interrupted at any time."
         )
+
+
+@contextmanager
+def full_disk_in_words(folder: Path) -> Iterator[None]:
+    """Tell of a full disk in one sentence, where libraries have words of their own for it."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (RuntimeError, SafetensorError) as error:
+        if not re.search(r"os error (28|112)\b|inline_container", str(error)):
+            raise
+        raise OSError(
+            f"the disk that holds {folder} takes no more; make room, and the same command goes on."
+        ) from error
 
 
 def command_of(study: "StudyRecipe", verdict: "Verdict") -> str:
