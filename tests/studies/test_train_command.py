@@ -1,4 +1,4 @@
-"""`rasalore train` on toy scans and in a few steps: from a folder to a model folder and a report."""
+"""`rasalore train` on toy scans, in a few steps: a model folder, a report, and what it refuses."""
 
 import json
 import re
@@ -132,7 +132,7 @@ def test_without_masks_it_ends_in_criteria_and_claims_nothing(
     ("words", "message"),
     [
         (["--curve", "5,ten"], "--curve takes numbers with commas between them, got '5,ten'"),
-        (["--curve", "2,40"], "there are 4 patients to learn from beside those who are held out"),
+        (["--curve", "2,40"], "there are 3 patients to learn from beside those who are held out"),
         (["stage3=[x=1]"], "unknown recipe key 'stage3'; the nearest is 'stage1'"),
         (["start=scratch"], "start must be auto, phantoms, scans, package, got 'scratch'"),
         (["--folds", "9"], "split.folds must be 2 to the number of patients, 6"),
@@ -167,8 +167,8 @@ def test_every_field_of_the_recipe_is_listed(capsys: pytest.CaptureFixture[str])
 def test_a_full_disk_is_one_sentence_and_other_failures_stay(
     error: Exception, tmp_path: Path
 ) -> None:
-    with pytest.raises(OSError, match="takes no more; make room, and the same command goes on"):
-        with full_disk_in_words(tmp_path):
-            raise error
+    way_out = "takes no more; make room, and the same command goes on"
+    with pytest.raises(OSError, match=way_out), full_disk_in_words(tmp_path):
+        raise error
     with pytest.raises(RuntimeError, match="shapes"), full_disk_in_words(tmp_path):
         raise RuntimeError("shapes differ")
