@@ -62,7 +62,7 @@ def train(
         numbers = read_numbers(curve)
         from ..studies.curve import draw_curve, plan_curve
         from ..studies.delivery import MODEL, plan_delivery
-        from ..studies.report import judge_learning, write_report
+        from ..studies.report import judge_learning, require_rows, write_report
         from ..studies.study import plan_study, run_plan
         from ..studies.survey import survey_scans
 
@@ -71,6 +71,7 @@ def train(
         study.data.modality = survey.modality
         study.without = sorted({*study.without, *survey.left_out})
         plan = plan_study(study)
+        require_rows(study, plan.runs)
         points = plan_curve(study, numbers)
         plan_delivery(plan, out)
         begin(study, survey, plan, points)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,18 @@ from .recipe import StudyRecipe
 from .steps import Run
 
 PAGE = "report.html"
+OWN_STYLE = "pre{white-space:pre-wrap;overflow-wrap:anywhere}figure{margin:0}"
 SLICES_SHOWN = 12  # of the picture of test slices, one of each patient
-FREE_ROWS = ("smoothed_rank", "mirror")  # which learn nothing
+FEW_PATIENTS = 6
+TOO_FEW = " (of so few an interval is about their range, and says little)"
+DIFFERENCE = "average_precision_difference"  # of compare_rows
+FREE_ROWS = {  # which learn nothing
+    "smoothed_rank": "smoothed intensity",
+    "mirror": "smoothed intensity and its mirror image",
+}
 STARTS_IN_WORDS = {
-    "phantoms": "its start on synthetic patients",
-    "scans": "its start on painted lesions",
+    "phantoms": "the start on synthetic patients",
+    "scans": "the start on painted lesions",
     "package": "the package's own weights",
 }
 
@@ -62,6 +69,19 @@ def has_scores(runs: Sequence[Run]) -> bool:
     return not any(run.unscored for run in runs)
 
 
+def require_rows(study: StudyRecipe, runs: Sequence[Run]) -> None:
+    """Raise ValueError where a study leaves out a row that its report needs."""
+    if study.systems in ("own", "all") or not has_scores(runs):
+        return
+    asked = {word.strip() for word in study.systems.split(",")}
+    needed = (*FREE_ROWS, start_row(study), network_row(runs[0]))
+    if missing := [row for row in dict.fromkeys(needed) if row not in asked]:
+        raise ValueError(
+            f"the report compares {', '.join(dict.fromkeys(needed))}, got systems={study.systems} "
+            f"without {', '.join(missing)}; add that, or give systems=own."
+        )
+
+
 # --- The sentence ---------------------------------------------------------------------------------
 def judge_learning(study: StudyRecipe, runs: Sequence[Run], model: Path) -> Verdict:
     """Return whether a study's network beat what it started from, by the scores of test patients.
@@ -88,8 +108,10 @@ def judge_learning(study: StudyRecipe, runs: Sequence[Run], model: Path) -> Verd
         )
     rows = read_rows(table_folder(study, runs))
     network, other = (paper_row(rows, name) for name in ("rasalore", start_row(study)))
-    compared = compare_rows(network, other, study.seed)
-    return weigh(compared, start, model, begun)
+    verdict = weigh(compare_rows(network, other, study.seed), start, model, begun)
+    chosen = network if verdict.model == model else other
+    free = weigh_free([compare_rows(chosen, paper_row(rows, n), study.seed) for n in FREE_ROWS])
+    return replace(verdict, sentence=f"{verdict.sentence} {free}")
 
 
 def weigh(compared: Row, start: str, model: Path, begun: Path | None) -> Verdict:
@@ -100,19 +122,14 @@ def weigh(compared: Row, start: str, model: Path, begun: Path | None) -> Verdict
         start: what the start is, in words.
         model, begun: folders of the network and of its start, None for the package's own weights.
     """
-    name = "average_precision_difference"
-    mean, low, high = (compared[name + end] for end in ("", "_low", "_high"))
-    if mean is None or low is None:
+    if compared[f"{DIFFERENCE}_low"] is None:
         return Verdict(
             f"Whether learning from these labels beat {start} cannot be told: an interval needs "
             f"two test patients with a lesion, and there are {compared['patients']}.",
             model,
         )
-    numbers = (
-        f"average precision {100 * mean:+.1f} points, 95 % interval {100 * low:+.1f} to "
-        f"{100 * high:+.1f} over {compared['patients']} test patients"
-    )
-    if low > 0:
+    numbers = in_points(compared) + TOO_FEW * (compared["patients"] < FEW_PATIENTS)
+    if compared[f"{DIFFERENCE}_low"] > 0:
         return Verdict(f"Learning from these labels beat {start}: {numbers}.", model)
     way = "without --model" if begun is None else f"with --model {begun}"
     return Verdict(
@@ -122,6 +139,26 @@ def weigh(compared: Row, start: str, model: Path, begun: Path | None) -> Verdict
     )
 
 
+def weigh_free(compared: Sequence[Row]) -> str:
+    """Return whether what the verdict names is worth more than the maps that learn nothing.
+
+    Args:
+        compared: paired differences of it from each of these maps.
+    """
+    least = min(compared, key=lambda row: row[DIFFERENCE])
+    low, name = least[f"{DIFFERENCE}_low"], least["reference"]
+    better = "It beats" if low is not None and low > 0 else "It does not beat"
+    return f"{better} {FREE_ROWS[name]}, which learns nothing: {in_points(least)}."
+
+
+def in_points(compared: Row) -> str:
+    """Return a paired difference of average precision, in points of 100, and over whom."""
+    mean, low, high = (compared[DIFFERENCE + end] for end in ("", "_low", "_high"))
+    interval = f", 95 % interval {100 * low:+.1f} to {100 * high:+.1f}" if low is not None else ""
+    patients = f"{compared['patients']} test patient{'s' * (compared['patients'] > 1)}"
+    return f"average precision {100 * mean:+.1f} points{interval} over {patients}"
+
+
 def read_rows(folder: Path) -> list[Row]:
     """Return the rows of a benchmark's results.json."""
     rows: list[Row] = json.loads((folder / "results.json").read_text("utf-8"))["rows"]
@@ -129,12 +166,12 @@ def read_rows(folder: Path) -> list[Row]:
 
 
 def paper_row(rows: Sequence[Row], system: str) -> Row:
-    """Return a system's row of slices with a lesion, at 0.5; ValueError where it was not scored."""
+    """Return a system's row of slices with a lesion, at 0.5; ValueError where it has no scores."""
     for row in rows:
         shown = (row["system"], row["view"], row["threshold"])
         if shown == (system, "paper", "0.5") and "failure" not in row:
             return row
-    raise ValueError(f"{system} was not scored; add it to systems=, or give systems=own.")
+    raise ValueError(f"{system} has no scores; results.md says why, and the same command goes on.")
 
 
 # --- The page -------------------------------------------------------------------------------------
@@ -173,8 +210,8 @@ def write_report(
     limits = "".join(f"<li>{escape(sentence)}</li>" for sentence in LIMITS)
     page = (
         '<!doctype html><html lang="en"><meta charset="utf-8"><title>rasalore train</title>'
-        f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style>'
-        f"<h1>A network of {escape(Path(study.data.root).name)}</h1>"
+        f'<meta name="viewport" content="width=device-width"><style>{STYLE}{OWN_STYLE}</style>'
+        f"<h1>A network that learned from {escape(Path(study.data.root).name)}</h1>"
         f'<ul class="limits">{limits}</ul>{"".join(parts)}</html>\n'
     )
     return replace_file(out / PAGE, lambda draft: draft.write_text(page, encoding="utf-8"))

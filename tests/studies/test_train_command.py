@@ -70,7 +70,6 @@ def stop_in_stage2(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "learn", learn)
 
 
-@pytest.mark.slow
 def test_an_interrupted_training_goes_on_to_a_model_folder_and_a_verdict(
     scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -85,7 +84,7 @@ def test_an_interrupted_training_goes_on_to_a_model_folder_and_a_verdict(
     assert train(scans, out) == 0
     printed = capsys.readouterr().out
     assert f"done before: {out / 'start/stage2'}" in printed
-    assert re.search(r"Learning from these labels (beat|did not beat) its start on", printed)
+    assert re.search(r"Learning from these labels (beat|did not beat) the start on", printed)
     assert {path.name for path in (out / "model").iterdir()} > {
         *("config.json", "preprocessor_config.json", "model.safetensors", "README.md"),
         *("calibration.json", "results.json", "test_slices.png", "training.yaml", "run.json"),
@@ -109,7 +108,6 @@ def test_an_interrupted_training_goes_on_to_a_model_folder_and_a_verdict(
     labels.write_text(text)
 
 
-@pytest.mark.slow
 def test_without_masks_it_ends_in_criteria_and_claims_nothing(
     scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -133,8 +131,9 @@ def test_without_masks_it_ends_in_criteria_and_claims_nothing(
     [
         (["--curve", "5,ten"], "--curve takes numbers with commas between them, got '5,ten'"),
         (["--curve", "2,40"], "there are 3 patients to learn from beside those who are held out"),
-        (["stage3=[x=1]"], "unknown recipe key 'stage3'; the nearest is 'stage1'"),
+        (["stage3=[x=1]"], "unknown recipe key 'stage3'; the nearest is 'stage2'"),
         (["start=scratch"], "start must be auto, phantoms, scans, package, got 'scratch'"),
+        (["systems=mirror,rasalore"], "without smoothed_rank, synthetic_only; add that, or give"),
         (["--folds", "9"], "split.folds must be 2 to the number of patients, 6"),
     ],
 )
