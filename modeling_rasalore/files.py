@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 SCAN_ERRORS = (ValueError, OSError, MemoryError, RuntimeError)  # of one scan; the others go on
-PLANS = ("settings.json", "split.json")  # what a run writes before its first result
+PLANS = ("settings.json", "split.json", "study.yaml")  # what a run writes before its first result
 
 
 def some(names: Sequence[str]) -> str:

@@ -9,5 +9,6 @@ phantom.py    rasalore phantom
 places.py     where results go where nobody says so
 predict.py    rasalore predict
 saying.py     what commands print, and how they end
+train.py      rasalore train
 words.py      options that several commands share
 """

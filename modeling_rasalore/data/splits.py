@@ -21,6 +21,7 @@ def split_patients(
     test: int | float = 0.2,
     folds: int = 0,
     fold: int = 0,
+    file: str = "",
 ) -> dict[str, list[Patient]]:
     """Return {"train": ..., "validation": ..., "test": ...}, no person in two of them.
 
@@ -34,11 +35,14 @@ def split_patients(
         test: likewise; without meaning where there are folds.
         folds: how many test sets all persons are dealt into, each person into one; 0 for none.
         fold: which of them is the test set, from 1 on; 0 without folds.
+        file: a split.json that says all this, as for `read_split`; "" for none.
 
     Raises:
         ValueError: too few persons for a non-empty training set beside what is asked for, or no
-            such fold.
+            such fold; or as `read_split`.
     """
+    if file:
+        return read_split(file, patients)
     patients = [patient for patient in patients if not patient.left_out]
     persons = sorted({patient.person for patient in patients})
     random.Random(seed).shuffle(persons)

@@ -1,6 +1,6 @@
 """Find score thresholds that keep false alarms down in new scans, from healthy ones."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,8 @@ from .loading import describe_model
 from .options import DEFAULT_OPTIONS, PredictionOptions
 from .volume import predict_volume
 
+BY_SLICES = ", as far as healthy slices of scans with lesions tell"
+
 
 @dataclass
 class _HealthyScans:
@@ -29,6 +31,7 @@ class _HealthyScans:
         thresholds: by rate, one per scan.
         slices: with brain.
         voxels: of brain.
+        in_part: whether only some slices of a scan counted.
     """
 
     rates: Sequence[float]
@@ -36,6 +39,7 @@ class _HealthyScans:
     thresholds: dict[float, list[float]] = field(init=False)
     slices: int = 0
     voxels: int = 0
+    in_part: bool = False
 
     def __post_init__(self) -> None:
         self.thresholds = {rate: [] for rate in self.rates}
@@ -79,6 +83,24 @@ def calibrate(
             scans that needs more of them, or scores so often 1 that only an empty mask would keep
             to a rate.
     """
+    whole = ((scan, None) for scan in healthy)
+    return calibrate_on_slices(model, processor, whole, rates, unit, options, scans_above)
+
+
+def calibrate_on_slices(
+    model: Any,
+    processor: Any,
+    scans: Iterable[tuple[Volume, Collection[int] | None]],
+    rates: Sequence[float],
+    unit: str = "voxels",
+    options: PredictionOptions = DEFAULT_OPTIONS,
+    scans_above: float | None = None,
+) -> dict[str, Any]:
+    """Return what `calibrate` does, of scans whose healthy slices alone count.
+
+    Args:
+        scans: each with the indices of its healthy slices, None for all of them.
+    """
     highest = np.inf if unit == "ml" else 1
     if unit not in UNITS or not rates or not all(0 < rate < highest for rate in rates):
         raise ValueError(
@@ -86,9 +108,12 @@ def calibrate(
             f"{unit}."
         )
     collected, facts = _HealthyScans(rates, unit), describe_model(model)
-    for scan in healthy:
+    for scan, healthy_slices in scans:
         prediction = predict_volume(model, processor, scan, options, facts)
         brain = BrainSlices(scan.slices).foreground()
+        if healthy_slices is not None:
+            brain[np.isin(np.arange(len(brain)), list(healthy_slices), invert=True)] = False
+            collected.in_part = True
         collected.add(prediction.scores, brain, prediction.voxel_mm3 / 1000)
     if scans_above is None:
         scans_above = attainable_share(USUAL_SHARE, len(collected.thresholds[rates[0]]))
@@ -116,7 +141,7 @@ def _entry(
         "smooth_mm": options.smooth_mm,
         "free_map": options.free_map,
         "threshold": promise.threshold,
-        "promise": promise.in_words(rate, unit),
+        "promise": promise.in_words(rate, unit) + BY_SLICES * collected.in_part,
         "rank": promise.rank,
         "scans": promise.scans,
         "slices": collected.slices,

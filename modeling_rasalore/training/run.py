@@ -23,7 +23,7 @@ from ..data.patient import EACH, LabelledSlice, Patient, See
 from ..data.splits import split_hash, write_split
 from ..files import replace_file, require_writable, write_json
 from ..provenance import peak_mib, provenance
-from ..recipes import BaseRecipe, LoopRecipe, recipe_text, save_recipe
+from ..recipes import BaseRecipe, LoopRecipe, is_recipe, save_recipe
 from .slice_loader import Batch, Sample, SliceLoader
 from .work_list import WorkList
 
@@ -88,7 +88,7 @@ class RunFolder:
         other run has listed is deleted: its recipe, its data or their labels may have changed.
         """
         path, lives = self.path / "recipe.yaml", self.has_results()
-        same = path.exists() and path.read_text(encoding="utf-8") == recipe_text(self.recipe)
+        same = path.exists() and is_recipe(path, self.recipe)
         if lives and path.exists() and not same:
             raise ValueError(
                 f"{self.path} holds a run of another recipe; give out=<another folder> or delete "
