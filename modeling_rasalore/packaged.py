@@ -10,6 +10,11 @@ EXAMPLE_SCAN = PACKAGE / "examples" / "synthetic_t2.nii.gz"  # a whole brain of 
 DIGEST_FILE = "model.safetensors.sha256"  # beside the weights, as `sha256sum` writes it
 
 
+def has_model() -> bool:
+    """Return whether a model comes with this copy of the package."""
+    return all((WEIGHTS / name).is_file() for name in ("model.safetensors", DIGEST_FILE))
+
+
 def packaged_model() -> Path:
     """Return the folder of the model that comes with the package, after checking its weights.
 
@@ -17,7 +22,7 @@ def packaged_model() -> Path:
         ValueError: there is none, as in a clone without weights, or its weights are damaged.
     """
     weights, digest = WEIGHTS / "model.safetensors", WEIGHTS / DIGEST_FILE
-    if not weights.is_file() or not digest.is_file():
+    if not has_model():
         raise ValueError(
             f"this copy of the package brings no model of its own, nothing is in {WEIGHTS}; "
             "install a release, or give --model a folder or a repo id (owner/name)."

@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from ..provenance import VIEWS
 from .places import make_new_folder
 from .saying import one_line_errors, say_line
 from .words import Model, Revision
@@ -38,11 +37,12 @@ def demo(
         from ..prediction.options import PredictionOptions
         from ..prediction.run import predict_scans
         from ..prediction.saved_options import complete_options
+        from ..reports.tables import PAGE
 
         network, processor = load_model(model, revision)
         options = complete_options(PredictionOptions(), (), network, model, revision)
         manifest = predict_scans(network, processor, [EXAMPLE_SCAN], out, options, say=say_line)
-    page = out.absolute() / VIEWS[2]
+    page = out.absolute() / PAGE
     print(f"{manifest['disclaimer']}\nreport: {page}")
     if open_report and has_screen():
         webbrowser.open(page.as_uri())

@@ -131,5 +131,4 @@ def open_adviser(model: str | None) -> "Adviser":
     from ..labelling.suggestion import Adviser
     from ..prediction.loading import load_model
 
-    names = [] if model is None else [model]
-    return Adviser(*load_model(*names))
+    return Adviser(*load_model(model))

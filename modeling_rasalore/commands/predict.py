@@ -12,7 +12,6 @@ import typer
 
 from ..files import printable
 from ..prediction.options import PredictionOptions, takes_options
-from ..provenance import VIEWS
 from .places import make_results_folder
 from .saying import one_line_errors, say_errors, say_left_out, say_line
 from .words import SCORING, Device, Json, Model, Per, Precision, Quiet, Revision, Scans
@@ -136,6 +135,8 @@ def ray_cluster(open_model: Callable[[], Any], workers: int, gpus: float) -> Any
 
 def conclude(manifest: dict[str, Any], failed: list[str], count: int, out: Path) -> None:
     """Say how many scans of all shards are done, and what to think of the results."""
+    from ..reports.tables import PAGE
+
     settings, known = manifest["settings"], len(manifest["scans"])
     left = f", {count - known} left to other shards" if known < count else ""
     print(f"threshold {settings['threshold']:g}: {settings['threshold_source']}")
@@ -147,5 +148,5 @@ def conclude(manifest: dict[str, Any], failed: list[str], count: int, out: Path)
         words = f" ({others} with other settings)" * bool(others)
         print(f"results of earlier runs that stay in table and report: {len(earlier)}{words}")
     print(manifest["disclaimer"])
-    if (page := out / VIEWS[2]).is_file() and known == count:
+    if (page := out / PAGE).is_file() and known == count:
         print(f"report: {page}")

@@ -10,7 +10,7 @@ import numpy as np
 from ..scans.background import brain_of, zero_background
 from ..scans.naming import MODALITIES
 from ..scans.reading import covers_brain
-from ..scans.volumes import read_facts, read_mask, read_volume
+from ..scans.volumes import Volume, read_facts, read_mask, read_volume
 from .labels import LABELS_FILE, UNKNOWN, label_slices
 from .patient import ALL, AUTO, EACH, LabelledSlice, Patient, See, Skip, used_slices
 from .shards import read_prepared
@@ -70,12 +70,10 @@ def _read_scan(
     see: See | None,
 ) -> Iterator[LabelledSlice]:
     """Yield the slices of one sequence, decoded once."""
-    volume = read_volume(patient.images[modality], patient.channels.get(modality))
+    volume, images = read_images(patient, modality)
     if volume.replaced_voxels:
         replaced = f"{volume.replaced_voxels} NaN or infinite voxels were set to 0"
         _say_once(logging.WARNING, f"{volume.path}: {replaced}")
-    brain = None if patient.brain_mask is None else read_mask(patient.brain_mask, volume) > 0
-    images = zero_background(volume.slices, brain)
     lesion = None
     if patient.mask is not None and (with_mask or patient.slice_labels is None):
         lesion = read_mask(patient.mask, volume) > 0
@@ -110,6 +108,17 @@ def _read_scan(
                 modality=modality,
                 seen=None if scan is None else scan[index],
             )
+
+
+def read_images(patient: Patient, modality: str) -> tuple[Volume, np.ndarray]:
+    """Return a sequence as it was read, and its slices (S, H, W) with background 0.
+
+    Raises:
+        VolumeError: a scan or brain mask that cannot be read.
+    """
+    volume = read_volume(patient.images[modality], patient.channels.get(modality))
+    brain = None if patient.brain_mask is None else read_mask(patient.brain_mask, volume) > 0
+    return volume, zero_background(volume.slices, brain)
 
 
 def _read_all(

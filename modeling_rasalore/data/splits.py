@@ -47,9 +47,13 @@ def split_patients(
     persons = sorted({patient.person for patient in patients})
     random.Random(seed).shuffle(persons)
     _check_fold(folds, fold, len(persons))
-    tested = persons[fold - 1 :: folds] if folds else persons[: _share(test, len(persons), "test")]
+    tested = (
+        persons[fold - 1 :: folds]
+        if folds
+        else persons[: count_persons(test, len(persons), "test")]
+    )
     others = [person for person in persons if person not in set(tested)]
-    checked = others[: _share(validation, len(persons), "validation")]
+    checked = others[: count_persons(validation, len(persons), "validation")]
     if len(checked) == len(others):
         raise ValueError(
             f"a split needs at least one training patient, but {len(tested) + len(checked)} of "
@@ -168,7 +172,7 @@ def _read_all(path: str | Path) -> list[Ids]:
     return named
 
 
-def _share(amount: int | float, total: int, name: str) -> int:
+def count_persons(amount: int | float, total: int, name: str) -> int:
     """Return how many of `total` persons a count or a fraction stands for."""
     if amount < 0 or (isinstance(amount, float) and amount >= 1):
         raise ValueError(

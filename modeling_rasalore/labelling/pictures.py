@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..data.patient import Patient
-from ..data.slices import check_one_grid
+from ..data.slices import check_one_grid, read_images
 from ..files import first_line
-from ..scans.background import brain_of, zero_background
+from ..scans.background import brain_of
 from ..scans.naming import MODALITIES
 from ..scans.overlays import SCORE_OPACITY, SCORE_RAMP, SliceView, white_level
-from ..scans.volumes import Volume, VolumeError, read_mask, read_volume
+from ..scans.volumes import VolumeError
 
 HEADROOM = 1.5  # times what is drawn white elsewhere: bright lesions have greys, too
 MOST_PIXELS = 2**24  # of one picture; what any browser takes
@@ -110,13 +110,6 @@ def choose_sequence(patient: Patient, modality: str | None) -> str:
         there = ", ".join(patient.images)
         raise ValueError(f"{patient.patient_id} has no {modality} scan to label, only {there}.")
     return modality
-
-
-def read_images(patient: Patient, modality: str) -> tuple[Volume, FloatImages]:
-    """Return a sequence as it was read, and its slices (S, H, W) with background 0."""
-    volume = read_volume(patient.images[modality], patient.channels.get(modality))
-    brain = None if patient.brain_mask is None else read_mask(patient.brain_mask, volume) > 0
-    return volume, zero_background(volume.slices, brain)
 
 
 def span_of_brain(images: FloatImages, path: Path) -> tuple[int, int]:

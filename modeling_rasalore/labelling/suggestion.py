@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from ..data.patient import Patient
+from ..data.slices import read_images
 from ..files import SCAN_ERRORS, first_line
 from ..scans.background import brain_of
-from .pictures import ScanPictures, choose_sequence, draw_tint, read_images
+from .pictures import ScanPictures, choose_sequence, draw_tint
 
 if TYPE_CHECKING:
     from ..prediction.volume import VolumePrediction

@@ -7,8 +7,8 @@ from ..files import write_json
 from ..models.configuration_rasalore import RasaloreConfig
 from ..models.image_processing_rasalore import RasaloreImageProcessor
 from ..models.modeling_rasalore import RasaloreModel
+from ..packaged import packaged_model
 from ..provenance import provenance
-from .recipe import package_weights
 
 
 def take_package_weights(modality: str, out: Path) -> Path:
@@ -17,11 +17,9 @@ def take_package_weights(modality: str, out: Path) -> Path:
     They learned from synthetic patients alone, so their split names nobody.
 
     Raises:
-        ValueError: there are none, or they know another sequence.
+        ValueError: there are none, they are damaged, or they know another sequence.
     """
-    source = package_weights()
-    if source is None:
-        raise ValueError("start=package needs the package's own weights, which are not there.")
+    source = packaged_model()
     known = RasaloreConfig.from_pretrained(source).modality
     if known not in (None, modality):
         raise ValueError(

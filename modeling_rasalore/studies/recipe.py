@@ -1,9 +1,10 @@
 """States what a study asks for; light, so that a script says its --help at once."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from omegaconf import MISSING
+
+from ..packaged import has_model
 
 STARTS = ("auto", "phantoms", "scans", "package")
 AUTO_TAKES_PACKAGE = False  # whether start=auto means the package's own weights where they are
@@ -109,7 +110,7 @@ class StudyRecipe:
             return self.start
         if self.preset != "rasalore-base":
             return "phantoms"
-        return "package" if AUTO_TAKES_PACKAGE and package_weights() else "scans"
+        return "package" if AUTO_TAKES_PACKAGE and has_model() else "scans"
 
     def trains(self, row: str) -> bool:
         """Return whether an optional row is trained: by its flag, or because `systems` names it."""
@@ -119,9 +120,3 @@ class StudyRecipe:
             "rasalore_poster": self.poster,
         }
         return flags[row] or row in [word.strip() for word in self.systems.split(",")]
-
-
-def package_weights() -> Path | None:
-    """Return the folder of the package's own weights, of rasalore-base; None without any."""
-    folder = Path(__file__).parents[1] / "weights" / "rasalore-base"
-    return folder if (folder / "model.safetensors").is_file() else None

@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from ..data.patient import Patient
-from ..data.splits import split_patients, write_split
+from ..data.splits import count_persons, split_patients, write_split
 from ..recipes import SplitRecipe
 from .recipe import StudyRecipe
 
@@ -51,11 +51,11 @@ def share_out(patients: Sequence[Patient], split: SplitRecipe, learn_from: int =
             f"every fold needs a patient to test, got folds={split.folds} and {len(testable)} "
             "patients with a mask; ask for fewer folds."
         )
-    number = max(1, round(split.test * len(persons)))
+    amounts = split.amounts()
+    number = max(1, count_persons(amounts["test"], len(persons), "test"))
     tested = set(testable[split.fold - 1 :: split.folds] if split.folds else testable[:number])
     others = [person for person in persons if person in labelled - tested]
-    chosen = split.validation
-    validators = int(chosen) if chosen >= 1 else max(1, round(chosen * len(persons)))
+    validators = max(1, count_persons(amounts["validation"], len(persons), "validation"))
     checked, learned = set(others[:validators]), others[validators:]
     _check_number(learned, learn_from, len(labelled))
     taught = set(learned[: learn_from or None])

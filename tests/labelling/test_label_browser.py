@@ -1,13 +1,13 @@
 """The page in a real browser: twelve phantoms by keyboard alone, suggestions, access, errors."""
 
 import json
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from chromium import IN_CHROMIUM, SIZES, browsing, visiting
 from labelled_scans import make_patients, serving
 from space import save_model
 
@@ -16,32 +16,22 @@ from modeling_rasalore.data.labels import labels_by_patient
 from modeling_rasalore.data.layouts import find_scanned_patients
 from modeling_rasalore.data.patient import Patient
 from modeling_rasalore.data.phantoms import write_phantoms
+from modeling_rasalore.data.slices import read_images
 from modeling_rasalore.labelling.desk import LabelDesk
 from modeling_rasalore.labelling.journal import journal_of
 from modeling_rasalore.labelling.marks import ranges_of
-from modeling_rasalore.labelling.pictures import read_images, span_of_brain
+from modeling_rasalore.labelling.pictures import span_of_brain
 from modeling_rasalore.labelling.session import LabelSession, labelling
 from modeling_rasalore.labelling.suggestion import Adviser
 from modeling_rasalore.scans.volumes import read_mask
 
-pytest.importorskip("gradio")
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on this machine"),
-]
-SIZES = [(1280, 900), (390, 844)]
-PATIENCE = 120_000  # milliseconds; two loaded cores are slow
+pytestmark = IN_CHROMIUM
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    with sync_api.sync_playwright() as playwright:
-        flags = ["--no-sandbox", "--disable-background-networking"]
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
+    with browsing() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -67,17 +57,9 @@ def served(patients: list[Patient], table: Path, model: Path | None = None) -> I
             yield address
 
 
-@contextmanager
-def visit(browser: Any, address: str, size: tuple[int, int] = SIZES[0]) -> Iterator[Any]:
-    context = browser.new_context(viewport={"width": size[0], "height": size[1]})
-    context.set_default_timeout(PATIENCE)
-    try:
-        page = context.new_page()
-        page.goto(address)
-        page.wait_for_selector("#pictures canvas")
-        yield page
-    finally:
-        context.close()
+def visit(browser: Any, address: str, size: tuple[int, int] = SIZES[0]) -> Any:
+    """A page in a browser session of its own."""
+    return visiting(browser, address, "#pictures canvas", size)
 
 
 class Keyboard:

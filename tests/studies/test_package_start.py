@@ -5,23 +5,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_study import MODEL
+from own_model import save_own_model, use_own_model
 
-from modeling_rasalore import RasaloreConfig, RasaloreImageProcessor, RasaloreModel
+from modeling_rasalore import RasaloreModel
 from modeling_rasalore.data.splits import refuse_other_split
-from modeling_rasalore.studies import package_start, recipe
+from modeling_rasalore.studies import recipe
 from modeling_rasalore.studies.package_start import take_package_weights
 from modeling_rasalore.studies.recipe import StudyRecipe
 
 
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "weights"
-    RasaloreModel(RasaloreConfig(**MODEL, modality="t2")).save_pretrained(folder)
-    RasaloreImageProcessor(MODEL["image_size"], 1).save_pretrained(folder)
-    for module in (recipe, package_start):
-        monkeypatch.setattr(module, "package_weights", lambda: folder)
-    return folder
+    return use_own_model(save_own_model(tmp_path / "weights", modality="t2"), monkeypatch)
 
 
 def test_the_weights_become_a_run_that_knows_nobody(package: Path, tmp_path: Path) -> None:
@@ -47,5 +42,5 @@ def test_auto_takes_them_for_rasalore_base_once_that_is_switched_on(
     monkeypatch.setattr(recipe, "AUTO_TAKES_PACKAGE", True)
     assert StudyRecipe(preset="rasalore-base").begins == "package"
     assert StudyRecipe(preset="rasalore-tiny").begins == "phantoms"
-    monkeypatch.setattr(recipe, "package_weights", lambda: None)
+    use_own_model(package / "nothing", monkeypatch)
     assert StudyRecipe(preset="rasalore-base").begins == "scans"

@@ -7,42 +7,27 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from accelerate.state import AcceleratorState
 from label_files import write_slice_labels
 from safetensors import SafetensorError
-from small_study import in_this_process
+from small_study import TWO_STEPS, studying_here
 
 from modeling_rasalore.cli import main
 from modeling_rasalore.commands.train import full_disk_in_words
 from modeling_rasalore.data.layouts import find_patients
 from modeling_rasalore.data.phantoms import write_phantoms
-from modeling_rasalore.studies import judging, study
 from modeling_rasalore.training import loop
 
-FEW = "loop.batch_size=4,data.shuffle_buffer=20,loop.tensorboard=false"
 WORDS = [
     *("preset=rasalore-tiny", "start=scans", "fuse_from=1", "data.skip_slices=12"),
     "systems=smoothed_rank,mirror,synthetic_only,rasalore",
-    f"stage1=[loop.max_steps=2,heatmap_slices=4,{FEW}]",
-    f"stage2=[loop.max_steps=2,loop.checkpoint_every=1,minimum_area=1,{FEW},"
-    "synthetic_lesions.minimum_brain_area=100]",
-    # After two steps neither stage is sure of anything.
-    "pseudo_masks=[minimum_probability=0,uncertain_above=0,uncertain_up_to=0]",
+    *TWO_STEPS,
 ]
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _one_process() -> Iterator[None]:
-    """Nothing but this process, and the same numbers on every machine."""
-    with pytest.MonkeyPatch.context() as patch:
-        in_this_process(patch)
-        for module in (study, judging):
-            patch.setattr(module, "available_cores", lambda: 1)
-        patch.setenv("ACCELERATE_USE_CPU", "1")
-        torch.set_num_threads(1)
+    with studying_here():
         yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(scope="module")
