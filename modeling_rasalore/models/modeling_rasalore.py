@@ -19,7 +19,7 @@ from transformers.utils import ModelOutput
 
 from .attention_rasalore import LocationEmbeddings, RegionAwareSpatialAttention, ValueNoise
 from .configuration_rasalore import RasaloreConfig
-from .encoder_rasalore import Refiner, SliceEncoder
+from .encoder_rasalore import ENCODERS, Refiner
 from .loss_rasalore import (
     cross_entropy_and_dice,
     decoder_loss,
@@ -191,7 +191,7 @@ class RasaloreModel(RasalorePreTrainedModel):
 
     def __init__(self, config: RasaloreConfig):
         super().__init__(config)
-        self.encoder = SliceEncoder(config)
+        self.encoder = ENCODERS[config.encoder](config)
         self.refiner = Refiner(config)
         self.location_embeddings = LocationEmbeddings(config)
         self.spatial_attention = RegionAwareSpatialAttention(config)

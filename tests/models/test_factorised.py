@@ -17,12 +17,15 @@ from modeling_rasalore.models.modeling_rasalore import RasaloreOutput
 @st.composite
 def configs(draw: st.DrawFn) -> dict[str, Any]:
     size, base = draw(st.sampled_from([8, 12, 16])), draw(st.sampled_from([1, 2, 4]))
+    encoder = draw(st.sampled_from(["plain", "pyramid"] if size % 8 == 0 else ["plain"]))
+    first = size if encoder == "plain" else size // 2
     return {
+        "encoder": encoder,
         "image_size": size,
         "base_channels": base,
         "num_channels": draw(st.integers(1, 2)),
         "grid_size": draw(st.sampled_from([1, 2, 4, 8])),
-        "refiner_grid": size // draw(st.sampled_from([d for d in (1, 2, 3, 4) if size % d == 0])),
+        "refiner_grid": first // draw(st.sampled_from([d for d in (1, 2, 3, 4) if first % d == 0])),
         "num_attention_heads": draw(st.sampled_from([1, 2, 4])),
         "attention_head_dim": draw(st.sampled_from([None, 3, 8 * base])),
         "value_noise": draw(st.sampled_from(["gaussian", "learned", "none"])),
@@ -72,7 +75,7 @@ def test_outputs_and_gradients_equal_the_plain_formulation(
 
 @pytest.mark.parametrize(
     ("name", "smaller"),
-    [("tiny", {}), ("poster", {"image_size": 64}), ("released", {"image_size": 64})],
+    [("tiny", {}), ("base", {}), ("poster", {"image_size": 64}), ("released", {"image_size": 64})],
 )
 @torch.no_grad()
 def test_presets_equal_the_plain_formulation_in_single_precision(

@@ -17,7 +17,10 @@ POSTER: dict[str, Any] = {}
 RELEASED = {"attention_head_dim": 16, "value_noise": "learned", "decoder_loss": "el_tversky"}
 LEARNED = {"location_embeddings": "learned", "value_noise": "none"}
 NO_LOCATIONS = {"location_embeddings": "none", "refiner_grid": 16}
-VARIANTS = pytest.mark.parametrize("fields", [POSTER, RELEASED, LEARNED, NO_LOCATIONS])
+PYRAMID = {"encoder": "pyramid", "decoder_loss": "bce_dice"}
+VARIANTS = pytest.mark.parametrize(
+    "fields", [POSTER, RELEASED, LEARNED, NO_LOCATIONS, PYRAMID]
+)
 
 
 def test_the_released_preset_has_the_released_number_of_parameters() -> None:
@@ -44,7 +47,24 @@ def test_the_refiner_gives_the_number_of_cells_that_was_asked_for(size: int, gri
     assert refiner(torch.rand(1, 2, size, size)).shape == (1, 16, grid, grid)
 
 
-@pytest.mark.parametrize("fields", [POSTER, RELEASED, LEARNED])
+@pytest.mark.parametrize("grid", [8, 4, 2])
+def test_the_refiner_of_a_pyramid_starts_from_half_the_resolution(grid: int) -> None:
+    model = make_model(encoder="pyramid", refiner_grid=grid)
+    first, features = model.encoder(make_input(model.config))
+    assert first.shape == (2, 2, 8, 8) and features.shape == (2, 16, 8, 8)
+    assert model.refiner(first).shape == (2, 16, grid, grid)
+
+
+@pytest.mark.parametrize(("encoder", "side"), [("plain", 22), ("pyramid", 92)])
+def test_a_feature_sees_as_far_as_its_encoder_says(encoder: str, side: int) -> None:
+    model = make_model(encoder=encoder, image_size=160, refiner_grid=8, grid_size=8)
+    pixel_values = make_input(model.config, batch=1).requires_grad_()
+    model.encoder(pixel_values)[1][..., 40, 40].sum().backward()
+    seen = pixel_values.grad[0].abs().sum(0) > 0  # type: ignore[index]
+    assert seen.any(0).sum() == seen.any(1).sum() == side
+
+
+@pytest.mark.parametrize("fields", [POSTER, RELEASED, LEARNED, PYRAMID])
 def test_the_gradient_reaches_every_trainable_parameter(fields: dict[str, Any]) -> None:
     model = make_model(**fields).train()
     masks = make_masks(model.config)
@@ -265,6 +285,9 @@ def test_pixel_values_of_another_shape_are_refused_in_one_sentence(shape: tuple[
         ({"num_attention_heads": 3}, "multiple of num_attention_heads"),
         ({"num_attention_heads": 0}, "num_attention_heads, got 0"),
         ({"base_channels": 0}, "base_channels must be at least 1, got 0"),
+        ({"encoder": "resnet"}, "encoder must be one of"),
+        ({"encoder": "pyramid", "image_size": 36}, "multiple of 8, .* got 36; .* example 40"),
+        ({"encoder": "pyramid", "refiner_grid": 96}, "image_size / 2 must be a multiple of refin"),
         ({"image_size": 33, "refiner_grid": 33, "grid_size": 33}, "must be even"),
     ],
 )

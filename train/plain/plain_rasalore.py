@@ -30,11 +30,27 @@ def conv_block(block: Any, maps: Tensor) -> Tensor:
 
 
 def encode(model: RasaloreModel, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
-    """First block's map (B, c, S, S) and image features (B, d, S/2, S/2)."""
+    """First block's map (B, c, S, S), or (B, c, S/2, S/2), and features (B, d, S/2, S/2)."""
     blocks = model.encoder.blocks
     first = conv_block(blocks[0], pixel_values)
+    if model.config.encoder == "pyramid":
+        return F.max_pool2d(first, 2), climb_pyramid(model.encoder, first)
     hidden = conv_block(blocks[2], conv_block(blocks[1], first))
     return first, conv_block(blocks[3], F.max_pool2d(hidden, 2))
+
+
+def climb_pyramid(encoder: Any, first: Tensor) -> Tensor:
+    """First block's map (B, c, S, S) down to S/8 and back up to features (B, d, S/2, S/2)."""
+    half = conv_block(encoder.blocks[1], F.max_pool2d(first, 2))
+    quarter = conv_block(encoder.blocks[2], F.max_pool2d(half, 2))
+    features = conv_block(encoder.blocks[3], F.max_pool2d(quarter, 2))
+    for lateral, joint, finer in zip(
+        encoder.laterals, encoder.joints, (quarter, half), strict=True
+    ):
+        upsampled = F.interpolate(features, finer.shape[-2:], mode="bilinear")
+        hidden = F.relu(joint.conv(upsampled + lateral(finer)))
+        features = joint.norm(hidden.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+    return features
 
 
 def refine(refiner: Any, first: Tensor) -> Tensor:
