@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from omegaconf import MISSING
@@ -155,7 +155,7 @@ class FreeMap(GivenSystem):
         mirror: whether the mirror image has a say.
     """
 
-    WHOLE_SCANS: ClassVar[bool] = True
+    whole_scans: bool = True
 
     def __init__(self, mirror: bool):
         self.make_map = free_map if mirror else smoothed_rank

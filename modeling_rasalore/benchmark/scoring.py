@@ -118,7 +118,7 @@ def find_threshold(
     """
     thresholds = []
     for patient in patients:
-        labels = None if system.WHOLE_SCANS else {HEALTHY}
+        labels = None if system.whole_scans else {HEALTHY}
         examples = read_examples(patient, data, system.ALL_SEQUENCES, labels=labels, see=system.see)
         if any(example.label == HEALTHY for example in examples):
             maps = system.score(as_scan(examples, data.modality))

@@ -75,7 +75,7 @@ class System(Protocol):
 
     Attributes:
         ALL_SEQUENCES: whether slices hold all four sequences, (4, H, W), instead of one.
-        WHOLE_SCANS: whether a slice's scores depend on its scan's other slices, so that all of them
+        whole_scans: whether a slice's scores depend on its scan's other slices, so that all of them
             are scored where healthy ones alone are wanted.
         weights: "trained", "stand-in", "contaminated", "none" or a repo id.
         seconds: wall time that training took, None where nothing is trained.
@@ -85,7 +85,7 @@ class System(Protocol):
     """
 
     ALL_SEQUENCES: ClassVar[bool]
-    WHOLE_SCANS: ClassVar[bool]
+    whole_scans: bool
     weights: str
     seconds: float | None
     peak_mib: float | None
@@ -108,7 +108,7 @@ class GivenSystem:
     """A system that comes ready: it has no parameters, or a stage's training made it."""
 
     ALL_SEQUENCES: ClassVar[bool] = False
-    WHOLE_SCANS: ClassVar[bool] = False
+    whole_scans: bool = False
     weights = "none"
     seconds: float | None = None
     peak_mib: float | None = None

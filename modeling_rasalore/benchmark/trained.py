@@ -1,7 +1,7 @@
 """Makes systems of trained networks: stage 1's heatmap, and stage-2 networks of any sequences."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -9,11 +9,20 @@ from typing import Any, ClassVar
 import numpy as np
 from omegaconf import OmegaConf
 
-from ..data.patient import ALL, See
+from ..data.patient import ALL, See, stack_slices
 from ..evaluation.tables import CONTAMINATED
 from ..models.image_processing_rasalore import RasaloreImageProcessor
 from ..models.modeling_ddpt import DdptModel
 from ..models.modeling_rasalore import RasaloreModel
+from ..prediction.free_map import (
+    free_map,
+    fuse_scores,
+    fusion_offsets,
+    polarity_of,
+    smooth_scores,
+)
+from ..prediction.options import DEFAULT_OPTIONS, PredictionOptions
+from ..prediction.saved_options import read_defaults
 from ..prediction.volume import predict_slices
 from ..pseudo_masks.rule import SCALING, PseudoMaskRule
 from ..scans.naming import MODALITIES
@@ -64,6 +73,9 @@ class HeatmapOfKind(Stage1Heatmap):
 class Stage2Network(GivenSystem):
     """RASALoRE, or the same network trained on other masks.
 
+    Its maps are smoothed and joined by the free map as its folder says, as `rasalore predict` does;
+    not the maps of four sequences as channels.
+
     Args:
         folder: of train/stage2.py.
         flips: average over mirror images, as stage 1's heatmap is over its eight turns.
@@ -77,10 +89,30 @@ class Stage2Network(GivenSystem):
         self.model = RasaloreModel.from_pretrained(folder).eval()
         self.processor = RasaloreImageProcessor.from_pretrained(folder)
         self.see = self.processor.see
+        self.made = replace(DEFAULT_OPTIONS, **read_defaults(folder))
+        self.whole_scans = bool(self.made.smooth_mm or self.made.free_map)
         self.seconds, self.peak_mib = training_cost(folder)
 
     def score(self, slices: ScanSlices) -> list[Image]:
-        return predict_slices(self.model, self.processor, slices, 16, self.flips, slices.views)
+        flips = self.flips or self.made.flips
+        maps = predict_slices(self.model, self.processor, slices, 16, flips, slices.views)
+        return finish_maps(maps, slices, self.made) if self.whole_scans else maps
+
+
+def finish_maps(
+    maps: Sequence[Image], slices: ScanSlices, options: PredictionOptions
+) -> list[Image]:
+    """Return score maps of one scan's slices, smoothed and joined by the free map."""
+    scan, scores = slices.stack(), stack_slices(maps, slices.indices)
+    brain, positions = scan > 0, [index - slices.indices[0] for index in slices.indices]
+    if not brain.any():
+        return list(maps)
+    if options.smooth_mm:
+        smooth_scores(scores, brain, slices.spacing, options.smooth_mm)
+    if options.free_map:
+        free = free_map(scan, brain, slices.spacing, polarity_of(slices.modality))
+        scores = fuse_scores(scores, fusion_offsets(free, brain, options.free_map), brain)
+    return [scores[position] for position in positions]
 
 
 class SequenceNetworks(GivenSystem):
@@ -99,6 +131,7 @@ class SequenceNetworks(GivenSystem):
         for name, folder in folders.items():
             check_sequence(folder, name)
         self.sequence = " + ".join(folders)
+        self.whole_scans = any(network.whole_scans for network in self.networks.values())
         costs = [(network.seconds, network.peak_mib) for network in self.networks.values()]
         self.seconds = sum(seconds or 0 for seconds, _ in costs)
         self.peak_mib = max(peak or 0 for _, peak in costs)
@@ -135,6 +168,7 @@ class AllSequencesNetwork(Stage2Network):
 
     def __init__(self, folder: Path, flips: bool = False, without: str = ""):
         super().__init__(folder, flips)
+        self.made, self.whole_scans = DEFAULT_OPTIONS, False  # no one sequence to look at
         check_sequence(folder, ALL)
         self.without = without
         self.sequence = f"{ALL} but {without}" if without else ALL

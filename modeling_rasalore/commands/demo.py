@@ -30,7 +30,7 @@ def demo(
         from ..packaged import EXAMPLE_SCAN, packaged_model
         from ..remote_files import read_model_config
 
-        model = str(packaged_model()) if model is None else model
+        model = str(packaged_model("t2")) if model is None else model
         read_model_config(model, revision)  # a name that is none is told before the heavy imports
         out = require_writable(out) if out else make_new_folder(Path.cwd(), "rasalore_demo")
         from ..prediction.loading import load_model

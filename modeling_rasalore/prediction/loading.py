@@ -21,20 +21,25 @@ PRECISIONS = ("float32", "bfloat16")
 
 
 def load_model(
-    name: str | None = None, revision: str = "main", device: str = "auto"
+    name: str | None = None,
+    revision: str = "main",
+    device: str = "auto",
+    *,
+    modality: str | None = None,
 ) -> tuple[Any, Any]:
     """Return model and image processor of a folder or Hub repository, on the device.
 
     Args:
-        name: a folder, or a repo id such as "owner/name"; None: the model of the package.
+        name: a folder, or a repo id such as "owner/name"; None: the package's own.
         revision: commit, tag or branch of a repo id.
+        modality: sequence that the package's own model reads; None: that of `packaged_model`.
         device: "cpu", "cuda", "cuda:1", "mps", ...; "auto" takes an accelerator where there is one.
 
     Raises:
         ValueError: no folder and no repo id, no stage-2 model, weights that lack a tensor, or a
             package whose own weights are missing or damaged.
     """
-    name = str(packaged_model()) if name is None else name
+    name = str(packaged_model(modality)) if name is None else name
     require_model_source(name)
     if device == "auto":
         accelerator = torch.accelerator.current_accelerator(check_available=True)

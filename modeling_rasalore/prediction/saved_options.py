@@ -1,6 +1,7 @@
 """Read and write what is saved with a model: its thresholds, and how its masks are made."""
 
 import json
+import shutil
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -80,6 +81,16 @@ def complete_options(
         words = "default; the model is calibrated for other flips, smoothing or free map"
         return replace(options, threshold_source=words)
     return options
+
+
+def carry_defaults(source: str | Path, folder: Path) -> None:
+    """Copy what is saved with a model on how its masks are made, where there is any.
+
+    Raises:
+        ValueError: the file is damaged, or holds something else.
+    """
+    if read_defaults(source) and (path := _find(source, DEFAULTS_FILE, "main")) is not None:
+        shutil.copy(path, folder / DEFAULTS_FILE)
 
 
 def read_defaults(source: str | Path, revision: str = "main") -> dict[str, Any]:

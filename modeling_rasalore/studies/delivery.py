@@ -15,7 +15,8 @@ from ..data.splits import read_split
 from ..files import sha256_of
 from ..prediction.calibration import calibrate_on_slices
 from ..prediction.loading import load_model
-from ..prediction.saved_options import save_calibration
+from ..prediction.options import PredictionOptions
+from ..prediction.saved_options import complete_options, save_calibration
 from ..publishing.assembly import PushRecipe, assemble_model
 from ..recipes import DataRecipe, preset_folder
 from ..scans.reading import read_scan
@@ -78,8 +79,9 @@ def calibrate_network(run: Run) -> str:
     split = read_split(run.folder / "stage1" / "split.json", find_patients(data.root))
     network: tuple[Any, Any] = load_model(str(run.network))
     scans = healthy_parts([*split["validation"], *split["test"]], data)
+    options = complete_options(PredictionOptions(), (), network[0])
     try:
-        result = calibrate_on_slices(*network, scans, [RATE])
+        result = calibrate_on_slices(*network, scans, [RATE], options=options)
     except ValueError as error:
         return f"no threshold was calibrated: {error}"
     save_calibration(run.network, result)

@@ -4,10 +4,9 @@ from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
-from ..packaged import has_model
+from ..packaged import packaged_sequences
 
 STARTS = ("auto", "phantoms", "scans", "package")
-AUTO_TAKES_PACKAGE = False  # whether start=auto means the package's own weights where they are
 
 
 @dataclass
@@ -65,7 +64,8 @@ class StudyRecipe:
         systems: rows of the table: "own", "all", or names with commas between them.
         start: where both stages learn painted lesions: "phantoms", or "scans", the healthy slices
             of the very patients that are learned from; "package": as scans, but stage 2 starts from
-            the package's own weights; auto: scans for rasalore-base.
+            the package's own weights; auto: package for
+            rasalore-base where they know the sequence, else scans.
         fuse_from: patients to learn from, from which on pseudo-masks of a start on scans are used:
             with few, slice labels have made networks worse. Fewer: the start is all there is.
         learn_from: most patients to learn from; those of a smaller number are among those of a
@@ -110,7 +110,7 @@ class StudyRecipe:
             return self.start
         if self.preset != "rasalore-base":
             return "phantoms"
-        return "package" if AUTO_TAKES_PACKAGE and has_model() else "scans"
+        return "package" if self.data.modality in packaged_sequences() else "scans"
 
     def trains(self, row: str) -> bool:
         """Return whether an optional row is trained: by its flag, or because `systems` names it."""

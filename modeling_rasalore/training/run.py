@@ -22,6 +22,7 @@ from transformers import BaseImageProcessor, PreTrainedModel
 from ..data.patient import EACH, LabelledSlice, Patient, See
 from ..data.splits import split_hash, write_split
 from ..files import replace_file, require_writable, write_json
+from ..prediction.saved_options import carry_defaults
 from ..provenance import peak_mib, provenance
 from ..recipes import BaseRecipe, LoopRecipe, is_recipe, save_recipe
 from .slice_loader import Batch, Sample, SliceLoader
@@ -218,6 +219,7 @@ class RunFolder:
         if self.accelerator.is_main_process:
             model.save_pretrained(self.path)
             processor.save_pretrained(self.path)
+            carry_defaults(self.recipe.model, self.path)
 
     def write_summary(self, **facts: Any) -> None:
         """Write run.json: versions, commit, seed, scores, and the facts of this stage."""

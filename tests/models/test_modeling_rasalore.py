@@ -18,9 +18,7 @@ RELEASED = {"attention_head_dim": 16, "value_noise": "learned", "decoder_loss": 
 LEARNED = {"location_embeddings": "learned", "value_noise": "none"}
 NO_LOCATIONS = {"location_embeddings": "none", "refiner_grid": 16}
 PYRAMID = {"encoder": "pyramid", "decoder_loss": "bce_dice"}
-VARIANTS = pytest.mark.parametrize(
-    "fields", [POSTER, RELEASED, LEARNED, NO_LOCATIONS, PYRAMID]
-)
+VARIANTS = pytest.mark.parametrize("fields", [POSTER, RELEASED, LEARNED, NO_LOCATIONS, PYRAMID])
 
 
 def test_the_released_preset_has_the_released_number_of_parameters() -> None:

@@ -38,7 +38,7 @@ class LearnedSystem(ABC):
 
     SIZES: ClassVar[dict[str, Any]]
     ALL_SEQUENCES: ClassVar[bool] = False
-    WHOLE_SCANS: ClassVar[bool] = False
+    whole_scans: bool = False
     HEALTHY_ONLY: ClassVar[bool] = False
     RESIDUAL: ClassVar[bool] = False  # its native threshold is read off healthy training slices
     weights = "trained"

@@ -54,7 +54,7 @@ class PromptedByStage1:
     """
 
     ALL_SEQUENCES: ClassVar[bool] = False
-    WHOLE_SCANS: ClassVar[bool] = False
+    whole_scans: bool = False
     seconds: float | None = None
     peak_mib: float | None = None
 

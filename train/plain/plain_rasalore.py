@@ -31,7 +31,7 @@ def conv_block(block: Any, maps: Tensor) -> Tensor:
 
 def encode(model: RasaloreModel, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
     """First block's map (B, c, S, S), or (B, c, S/2, S/2), and features (B, d, S/2, S/2)."""
-    blocks = model.encoder.blocks
+    blocks: Any = model.encoder.blocks
     first = conv_block(blocks[0], pixel_values)
     if model.config.encoder == "pyramid":
         return F.max_pool2d(first, 2), climb_pyramid(model.encoder, first)
