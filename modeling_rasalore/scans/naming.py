@@ -134,6 +134,13 @@ def is_doubtful(path: Path) -> bool:
     return bool(MASK_WORDS & set(words)) and words[-1] not in DRAWN_WORDS
 
 
+def own_words(path: Path) -> list[str]:
+    """Return the words of a name that tell neither its sequence nor a mask: whose it is."""
+    stem = re.sub(r"[_-]desc-[A-Za-z0-9]+", "", scan_stem(path))  # BIDS: how it was made
+    telling = SEQUENCE_WORDS | CONTRAST_WORDS | BRAIN_WORDS | MASK_WORDS | {"brainmask"}
+    return [word for word in _words(stem) if word not in telling]
+
+
 def tells_no_finding(path: Path) -> bool:
     """Whether the name of a mask, such as p1_mask, does not tell what of: it may be the brain."""
     telling = FINDING_WORDS | DRAWN_WORDS - {"mask", "masks", "msk", "label", "labels"}
