@@ -53,13 +53,13 @@ class Anatomy:
             return None
         if self.is_head:
             return (
-                f"what it shows has {self.millilitres:.0f} mL with a dark shell below its surface "
-                f"({self.skull_contrast:.2f} of the sides' brightness), as a head with its skull has"
+                f"it shows {self.millilitres:.0f} mL with a dark shell below the surface "
+                f"({self.skull_contrast:.2f} of the brightness beside it), as a head with skull has"
             )
         if self.tallness > TALLEST:
             return (
-                f"what it shows is {self.tallness:.1f} times as tall as it is wide, as a limb, a "
-                "neck or a test object is and no brain"
+                f"what it shows is {self.tallness:.1f} times as tall as wide, as a limb, a neck or "
+                "a test object is and no brain"
             )
         if self.grain < LEAST_GRAIN:
             return (

@@ -1,7 +1,7 @@
 """Have the brain of a whole head extracted by a program of others that the user installed.
 
-None of them is a dependency: each is found when asked for, gets the scan as NIfTI in a folder of its
-own, and gives a mask back. Programs whose command is missing say how to install them.
+None of them is a dependency. Each gets the scan as NIfTI in a folder of its own and gives a mask
+back; where its command is missing, a sentence says how to install it.
 """
 
 import shutil
@@ -132,8 +132,8 @@ def extract_brain(volume: Volume, name: str) -> tuple[NDArray[np.bool_], str]:
     least = BRAIN_ML[0] if min(volume.geometry.extent) >= WHOLE_MM else 0
     if not least < millilitres <= BRAIN_ML[1]:
         raise VolumeError(
-            f"{volume.path}: a brain has {BRAIN_ML[0]:.0f} to {BRAIN_ML[1]:.0f} mL, but the mask of "
-            f"{name} has {millilitres:.0f}; try another program, or give --brain-mask."
+            f"{volume.path}: a brain has {BRAIN_ML[0]:.0f} to {BRAIN_ML[1]:.0f} mL, but the mask "
+            f"of {name} has {millilitres:.0f}; try another program, or give --brain-mask."
         )
     return brain, source
 

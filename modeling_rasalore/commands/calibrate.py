@@ -23,6 +23,7 @@ def calibrate(
         ),
     ],
     options: PredictionOptions,
+    given: frozenset[str],
     per: Per = "voxels",
     scans_above: Annotated[
         float | None,
@@ -56,11 +57,13 @@ def calibrate(
         require_writable(model, "--model")
         from ..brains.extractors import require_extractor
         from ..brains.reading import read_brain
-        from ..prediction.calibration import ASSUMPTION, calibrate, save_calibration
+        from ..prediction.calibration import calibrate
         from ..prediction.loading import choose_precision, load_model
+        from ..prediction.saved_options import ASSUMPTION, complete_options, save_calibration
 
         network, processor = load_model(str(model), device=device)
         options = replace(options, precision=choose_precision(network, precision))
+        options = complete_options(options, {*given, "threshold"}, network, model)
         if options.strip:
             require_extractor(options.strip)
         healthy = (

@@ -10,6 +10,7 @@ from ..brains.extractors import require_extractor
 from ..files import sha256_of
 from ..formats.endings import require_writer
 from ..provenance import JOURNALS, VIEWS, provenance
+from ..reports.tables import clear_views
 from ..scans.bids import output_stems
 from ..scans.volume_writing import is_marked
 from ..scans.volumes import Volume
@@ -23,11 +24,9 @@ from .journal import (
     same_list,
     same_origin,
 )
-from .loading import choose_precision
+from .loading import choose_precision, describe_model
 from .options import FORMATS, PredictionOptions
 from .outputs import FILES
-from .report import clear_views
-from .volume import describe_model
 
 
 @dataclass(frozen=True)

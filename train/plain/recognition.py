@@ -4,8 +4,8 @@
     python train/plain/recognition.py out=runs/recognition scans=scans
     python train/plain/recognition.py out=runs/recognition head=head.nii.gz head_brain=mask.nii.gz
 
-Writes sequences.npz, the table that the package holds as modeling_rasalore/brains/sequences.npz, and
-recognition.json. With `scans`, every scan below that folder whose name tells its sequence is looked
+Writes recognition.json and sequences.npz, the table that the package holds in
+modeling_rasalore/brains/. With `scans`, every scan below that folder whose name tells its sequence is looked
 at: a confusion matrix is printed, and how many brains are taken for heads or for no brain. With
 `head`, a T1 scan with skull, deformed heads in three contrasts must be taken for heads; pydeface's
 mean_reg2mean.nii.gz is such a head, and deepbet makes its mask.
@@ -173,10 +173,12 @@ def deform_heads(recipe: RecognitionRecipe) -> Iterator[tuple[str, np.ndarray]]:
     for number in range(recipe.heads):
         rng = np.random.default_rng(number)
         positions = move(rng, axes)
-        moved = [ndimage.map_coordinates(data, positions, order=1) for data in (head, inside)]
+        moved, brain = (
+            ndimage.map_coordinates(data, positions, order=1) for data in (head, inside)
+        )
         lowest = rng.integers(0, 40)
         for kind in KINDS:
-            image = recolour(*moved, kind) * np.exp(0.1 * smooth_field(rng, axes, 60.0))
+            image = recolour(moved, brain, kind) * np.exp(0.1 * smooth_field(rng, axes, 60.0))
             tissue = ndimage.binary_opening(image > AIR, iterations=2)
             noise = rng.uniform(0.01, 0.04) * rng.standard_normal((2, *image.shape))
             noisy = np.hypot(image + noise[0], noise[1]).astype(np.float32)
