@@ -5,10 +5,10 @@
     python train/plain/recognition.py out=runs/recognition head=head.nii.gz head_brain=mask.nii.gz
 
 Writes recognition.json and sequences.npz, the table that the package holds in
-modeling_rasalore/brains/. With `scans`, every scan below that folder whose name tells its sequence is looked
-at: a confusion matrix is printed, and how many brains are taken for heads or for no brain. With
-`head`, a T1 scan with skull, deformed heads in three contrasts must be taken for heads; pydeface's
-mean_reg2mean.nii.gz is such a head, and deepbet makes its mask.
+modeling_rasalore/brains/. With `scans`, every scan below that folder whose name tells its sequence
+is recognised: a confusion matrix is printed, and how many are taken for heads or for no brain.
+With `head`, a T1 scan with skull, deformed heads in three contrasts must be taken for heads;
+pydeface's mean_reg2mean.nii.gz is such a head, and deepbet makes its mask.
 """
 
 from collections import Counter
