@@ -7,7 +7,7 @@ from scipy import ndimage
 
 from ..scans.background import BrainSlices, skull_contrast
 
-SAMPLE_MM = 1.9  # voxels are skipped until they lie at least so far apart
+SAMPLE_MM = 2.0  # voxels are skipped as long as they lie at most so far apart
 FAINT = 0.1  # of the 98th percentile; darker voxels at the outside are air
 PROFILE_SLICES = 9  # of those of at least half the widest area, evenly spaced, tell the grain
 RIM_MM = 8.0  # left out of the grain: the surface
@@ -70,15 +70,15 @@ class Anatomy:
 
 
 def sample_scan(
-    slices: np.ndarray, spacing: tuple[float, float, float], distance: float
+    slices: np.ndarray, spacing: tuple[float, float, float]
 ) -> tuple[BrainSlices, tuple[float, float, float]]:
-    """Return some of a scan's voxels, at most `distance` mm apart where its own are, and spacing.
+    """Return some of a scan's voxels, at most 2 mm apart where its own are, and their spacing.
 
     Args:
         slices: (S, H, W).
         spacing: mm between slices, rows and columns.
     """
-    steps = [max(int(distance // size), 1) for size in spacing]
+    steps = [max(int(SAMPLE_MM // size), 1) for size in spacing]
     sampled = slices[:: steps[0], :: steps[1], :: steps[2]]
     depth, height, width = (size * step for size, step in zip(spacing, steps, strict=True))
     return BrainSlices(np.ascontiguousarray(sampled)), (depth, height, width)
@@ -90,7 +90,7 @@ def measure_anatomy(slices: np.ndarray, spacing: tuple[float, float, float]) -> 
     Args:
         spacing: mm between slices, rows and columns.
     """
-    images, spacing = sample_scan(slices, spacing, SAMPLE_MM)
+    images, spacing = sample_scan(slices, spacing)
     if not images.brain_voxels:
         return None
     whole = images.whole()

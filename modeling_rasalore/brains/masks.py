@@ -13,7 +13,7 @@ from ..scans.volumes import Volume, read_mask
 from .anatomy import measure_anatomy
 
 LEAST_SHARE = 0.2  # of what a head shows is its brain; of 72 heads the least is 0.35
-MASK_FLAG = "--brain-mask FILE"
+MASK_FLAG = "--brain-mask"
 
 
 def find_brain_mask(scan: Path) -> Path | None:

@@ -10,7 +10,13 @@ from ..scans.volumes import Volume
 from .anatomy import measure_anatomy
 from .extractors import EXTRACTORS, NO_STRIP, extract_brain
 from .masks import find_brain_mask, keep_brain, read_brain_mask
-from .sequences import look_at_sequence
+from .sequences import recognise_sequence
+
+WAYS_OUT = (
+    "give the brain's mask with --brain-mask or beside the scan, as NAME_brainmask.nii.gz, have it "
+    f"extracted with --strip {', '.join(EXTRACTORS)}, or say --strip {NO_STRIP} if it is the brain "
+    "alone."
+)
 
 
 def read_brain(
@@ -19,6 +25,7 @@ def read_brain(
     modality: str | None = None,
     assume: bool = False,
     series: str | None = None,
+    *,
     trained_on: str | None = None,
     brain_mask: Path | None = None,
     strip: str | None = None,
@@ -45,50 +52,53 @@ def take_brain(volume: Volume, brain_mask: Path | None = None, strip: str | None
     """Return a scan with nothing but its brain in it; arguments and errors as of `read_brain`."""
     if brain_mask is not None:
         brain = read_brain_mask(brain_mask, volume)
-        return keep_brain(volume, brain, f"the brain mask {brain_mask.name}")
-    if strip == NO_STRIP:
-        return replace(volume, brain_source="--strip none: the scan is taken for a brain alone")
-    if strip is not None:
-        return keep_brain(volume, *extract_brain(volume, strip))
+        return keep_brain(volume, brain, f"the mask {brain_mask.name}")
+    if strip not in (None, NO_STRIP):
+        return keep_brain(volume, *extract_brain(volume, str(strip)))
     anatomy = measure_anatomy(volume.slices, volume.spacing)
-    if anatomy is None or anatomy.problem is None:
+    problem = anatomy.problem if anatomy else None
+    if problem is None:
         return volume
+    if strip == NO_STRIP:
+        return _warn(volume, f"taken for a brain alone by --strip {NO_STRIP}, although {problem}.")
     beside = find_brain_mask(volume.path)
     if beside is None:
         raise VolumeError(
-            f"{volume.path}: a scan must show the brain alone, but {anatomy.problem}; give the "
-            f"brain's mask with --brain-mask, or --strip {', '.join(EXTRACTORS)} to have it "
-            f"extracted, or --strip {NO_STRIP} if it is the brain alone."
+            f"{volume.path}: a scan must show the brain alone, but {problem}; {WAYS_OUT}"
         )
-    source = f"the brain mask {beside.name} beside the scan"
+    source = f"the mask {beside.name} beside the scan"
     return keep_brain(volume, read_brain_mask(beside, volume), source)
 
 
 def tell_sequence(volume: Volume, trained_on: str | None = None) -> Volume:
     """Return a brain with the sequence of its image where nothing else tells it.
 
-    A warning says where the image contradicts what else tells it, and where the sequence that a
-    model was trained on is left to be assumed.
+    A warning says where the image contradicts what else tells it, and where nothing does.
 
     Args:
-        trained_on: the sequence that a model knows; None: unknown.
+        trained_on: the sequence that a model knows; None: several, or unknown.
     """
-    looks = look_at_sequence(volume)
-    if volume.sequence is None and looks and len(looks.fits) == 1:
-        (sequence,) = looks.fits
-        return replace(volume, sequence=sequence, sequence_source=looks.words)
-    expected, reason = volume.sequence, volume.sequence_source
-    if expected is None:
-        expected, reason = trained_on, f"the model was trained on {trained_on}"
-    if looks and expected in MODALITIES and expected not in looks.fits:
-        warning = (
-            f"{looks.words}, but {reason}; if the image is right, expect nothing of the result."
+    image = recognise_sequence(volume)
+    if volume.sequence is not None:
+        if image is None or volume.sequence not in MODALITIES or volume.sequence in image.fits:
+            return volume
+        return _warn(
+            volume, f"{image.words}, but {volume.sequence_source}; check which of them is right."
         )
-    elif volume.sequence is None and looks is None and trained_on:
-        warning = (
-            "its sequence cannot be told from name, header or image, and what the model was "
-            f"trained on, {trained_on}, is assumed; give --modality if you know it."
-        )
-    else:
+    if image is None:
+        assumed = f"what the model was trained on, {trained_on}, is assumed; " * bool(trained_on)
+        sentence = "neither name nor header nor image tells the scan's sequence; "
+        return _warn(volume, f"{sentence}{assumed}give --modality if you know it.")
+    sequence = next(iter(image.fits)) if len(image.fits) == 1 else None
+    volume = replace(volume, sequence=sequence, sequence_source=image.words)
+    if sequence or trained_on is None or trained_on in image.fits:
         return volume
-    return replace(volume, warnings=(*volume.warnings, warning))
+    return _warn(
+        volume,
+        f"the model was trained on {trained_on}, but {image.words}; expect nothing of the result, "
+        f"and give a {trained_on} scan.",
+    )
+
+
+def _warn(volume: Volume, sentence: str) -> Volume:
+    return replace(volume, warnings=(*volume.warnings, sentence))

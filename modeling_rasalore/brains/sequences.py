@@ -1,11 +1,12 @@
 """Recognise the sequence of a brain from how it looks, or say that it cannot be told.
 
-The brain is cut into cells. Each cell's mean, less that of its surroundings, is compared with the
-average of synthetic brains of three kinds: T1 (with or without contrast agent), T2 and FLAIR. The
-three correlations are weighed by a logistic regression. `train/plain/recognition.py` learns the
-table from synthetic brains alone, and checks it on scans.
+Fluid, grey and white matter follow each other from the brain's surface inwards, and every sequence
+shows them in another order of brightness. The median brightness at each depth is weighed by a
+logistic regression for three kinds: T1 (with or without contrast agent), T2 and FLAIR.
+`train/plain/recognition.py` learns its table from synthetic brains alone, and checks it on scans.
 """
 
+import json
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -19,14 +20,10 @@ from ..scans.volumes import Volume
 from .anatomy import JUDGED_ML, sample_scan
 
 KINDS = {"t1": frozenset({"t1", "t1ce"}), "t2": frozenset({"t2"}), "flair": frozenset({"flair"})}
-CELLS = (12, 14, 12)  # from below, from the front, from the patient's right
-SAMPLE_MM = 4.2
-BRIGHTEST = 4.0  # in medians of the brain
-SURROUNDINGS = 2.0  # cells, standard deviation of a Gaussian
-FEWEST_VOXELS = 3  # of a cell that counts
-EXTREME = 2  # percent of cells on either side that count as their neighbours in rank: lesions
-SURE = 0.8  # probability
-TABLE = "sequences.npz"
+SHELLS_MM = (0, 4, 6, 8, 10, 12, 15, 18, 22, 26, 30, 36)  # depths where shells begin
+FEWEST_VOXELS = 20  # of a shell that tells its brightness
+SURE = 0.9  # probability
+TABLE = "sequences.json"
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,14 +31,10 @@ class Table:
     """What was learned from synthetic brains.
 
     Attributes:
-        averages: (3, *CELLS) float, the average brain of each of `KINDS`, in any unit.
-        shown: CELLS bool, the cells that nearly all brains fill.
-        weights: (3, 3), of the correlation with each average for the logit of each kind.
+        weights: (3, 12), of the brightness of each shell for the logit of each of `KINDS`.
         offsets: (3,), of the logits.
     """
 
-    averages: NDArray[np.float64]
-    shown: NDArray[np.bool_]
     weights: NDArray[np.float64]
     offsets: NDArray[np.float64]
 
@@ -49,12 +42,11 @@ class Table:
 @cache
 def load_table() -> Table:
     """Return the table that comes with the package."""
-    path = files(__package__).joinpath(TABLE)
-    with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-        return Table(*(stored[name] for name in ("averages", "shown", "weights", "offsets")))
+    stored = json.loads(files(__package__).joinpath(TABLE).read_text(encoding="utf-8"))
+    return Table(np.array(stored["weights"]), np.array(stored["offsets"]))
 
 
-def look_at_sequence(volume: Volume) -> Statement | None:
+def recognise_sequence(volume: Volume) -> Statement | None:
     """Return what a brain's image says of its sequence; None where that cannot be told.
 
     T1 with and without contrast agent look too much alike: both fit then.
@@ -62,75 +54,52 @@ def look_at_sequence(volume: Volume) -> Statement | None:
     Args:
         volume: a scan of the brain alone.
     """
-    cells = cut_into_cells(volume.slices, volume.spacing)
-    if cells is None:
+    profile = measure_profile(volume.slices, volume.spacing)
+    if profile is None:
         return None
-    probabilities = weigh(compare_with_averages(*cells, load_table()), load_table())
+    probabilities = weigh_profile(profile, load_table())
     best = int(probabilities.argmax())
     if probabilities[best] < SURE:
         return None
     name, fits = list(KINDS.items())[best]
-    words = "its image looks like a t1, with or without contrast agent"
-    return Statement(words if name == "t1" else f"its image looks like a {name}", fits)
+    agent = ", with or without contrast agent" if len(fits) > 1 else ""
+    return Statement(f"its image looks like a {name}{agent}", fits)
 
 
-def cut_into_cells(
+def measure_profile(
     slices: np.ndarray, spacing: tuple[float, float, float]
-) -> tuple[NDArray[np.float64], NDArray[np.bool_]] | None:
-    """Return each cell's mean less its surroundings', in medians of the brain, and which count.
+) -> NDArray[np.float64] | None:
+    """Return the brightness of a brain at each depth below its surface, (12,).
+
+    It is the shell's median less the brain's, in units of the brain's range from its 10th to its
+    90th percentile; shells of few voxels get what lies between their neighbours.
 
     Args:
         slices: (S, H, W), a brain alone.
         spacing: mm between slices, rows and columns.
 
     Returns:
-        CELLS float and CELLS bool; None where there is less than 300 mL.
+        None where there is less than 300 mL, or no contrast.
     """
-    images, spacing = sample_scan(slices, spacing, SAMPLE_MM)
+    images, spacing = sample_scan(slices, spacing)
     if images.brain_voxels * np.prod(spacing) / 1000 < JUDGED_ML:
         return None
     whole = images.whole()
     brain = whole > 0
-    values = np.minimum(whole[brain] / np.median(whole[brain]), BRIGHTEST)
-    numbers, inside = _number_cells(brain)
-    count = int(np.prod(CELLS))
-    voxels = np.bincount(numbers, minlength=count).reshape(CELLS)
-    sums = np.bincount(numbers, values[inside], minlength=count).reshape(CELLS)
-    shown = voxels >= FEWEST_VOXELS
-    means = np.where(shown, sums / np.maximum(voxels, 1), 0)
-    weight = ndimage.gaussian_filter(shown.astype(float), SURROUNDINGS, mode="constant")
-    around = ndimage.gaussian_filter(means, SURROUNDINGS, mode="constant")
-    return np.where(shown, means - around / np.maximum(weight, 1e-3), 0), shown
+    outline = np.pad(ndimage.binary_fill_holes(brain), 1)
+    depths = ndimage.distance_transform_edt(outline, spacing)[1:-1, 1:-1, 1:-1][brain]
+    values = whole[brain]
+    shells = np.digitize(depths, SHELLS_MM) - 1
+    low, middle, high = np.percentile(values, (10, 50, 90))
+    if low == high:
+        return None
+    told = [i for i in range(len(SHELLS_MM)) if np.count_nonzero(shells == i) >= FEWEST_VOXELS]
+    medians = [(np.median(values[shells == i]) - middle) / (high - low) for i in told]
+    return np.interp(range(len(SHELLS_MM)), told, medians)
 
 
-def _number_cells(brain: np.ndarray) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Return the cell of each voxel of the brain that lies in one, and which of them do."""
-    cells, inside = [], np.ones(np.count_nonzero(brain), bool)
-    for positions, number in zip(np.nonzero(brain), CELLS, strict=True):
-        low, high = np.percentile(positions, (1, 99))  # a few voxels may stand out
-        cell = np.floor((positions - low) / (high - low + 1e-6) * number).astype(np.int64)
-        inside &= (cell >= 0) & (cell < number)
-        cells.append(cell)
-    return np.ravel_multi_index([cell[inside] for cell in cells], CELLS), inside
-
-
-def compare_with_averages(
-    cells: NDArray[np.float64], shown: NDArray[np.bool_], table: Table
-) -> NDArray[np.float64]:
-    """Return the correlation of a brain's cells with the average of each kind, (3,) in [-1, 1]."""
-    common = shown & table.shown
-    if np.count_nonzero(common) < 2:
-        return np.zeros(len(KINDS))
-    values = cells[common]
-    values = np.clip(values, *np.percentile(values, (EXTREME, 100 - EXTREME)))
-    values = values - values.mean()
-    averages = table.averages[:, common] - table.averages[:, common].mean(1, keepdims=True)
-    norms = np.linalg.norm(values) * np.linalg.norm(averages, axis=1)
-    return np.asarray(averages @ values / np.maximum(norms, 1e-9))
-
-
-def weigh(correlations: NDArray[np.float64], table: Table) -> NDArray[np.float64]:
+def weigh_profile(profile: NDArray[np.float64], table: Table) -> NDArray[np.float64]:
     """Return the probability of each kind, (3,)."""
-    logits = table.weights @ correlations + table.offsets
+    logits = table.weights @ profile + table.offsets
     shares = np.exp(logits - logits.max())
     return np.asarray(shares / shares.sum())

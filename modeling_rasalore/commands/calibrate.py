@@ -67,7 +67,7 @@ def calibrate(
         if options.strip:
             require_extractor(options.strip)
         healthy = (
-            read_brain(path, *options.reading, trained_on, strip=options.strip)
+            read_brain(path, *options.reading, trained_on=trained_on, strip=options.strip)
             for path in found.scans
         )
         result = calibrate(network, processor, healthy, false_alarms, per, options, scans_above)

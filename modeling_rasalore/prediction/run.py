@@ -129,9 +129,8 @@ def load_scan(run: Run, task: Task) -> LoadedScan | Outcome:
             return Outcome(task.key, entry, (f"{task.scan}: finished before, skipped",))
         trained_on = run.facts["model"]["modality"]
         options = run.options
-        volume = read_brain(
-            task.scan, *options.reading, trained_on, options.brain_mask, options.strip
-        )
+        brain: dict[str, Any] = {"brain_mask": options.brain_mask, "strip": options.strip}
+        volume = read_brain(task.scan, *options.reading, trained_on=trained_on, **brain)
         require_format(volume, run.options.format)
         paths = name_files(run.out / task.key, endings_of(task.scan), run.files, run.options.format)
         refuse_to_overwrite(task.scan, paths.values(), [run.out / name for name in task.files])

@@ -113,7 +113,8 @@ def role_by_words(path: Path) -> str | None:
     words = _words(file_stem(path))
     if {"mask", "masks"} & set(words) and BRAIN_WORDS & set(words) - FINDING_WORDS:
         return "mask" if FINDING_WORDS & set(words) else "brain_mask"
-    names_scan = words and not DRAWN_WORDS & set(words) and _last_is_sequence(words)
+    drawn = DRAWN_WORDS | ROLE_WORDS["brain_mask"]
+    names_scan = words and not drawn & set(words) and _last_is_sequence(words)
     roles = MODALITIES if names_scan else ROLE_WORDS
     role = next(
         (role for role in ROLE_WORDS if role in roles and ROLE_WORDS[role] & set(words)), None

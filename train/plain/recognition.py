@@ -4,7 +4,7 @@
     python train/plain/recognition.py out=runs/recognition scans=scans
     python train/plain/recognition.py out=runs/recognition head=head.nii.gz head_brain=mask.nii.gz
 
-Writes recognition.json and sequences.npz, the table that the package holds in
+Writes recognition.json and sequences.json, the table that the package holds in
 modeling_rasalore/brains/. With `scans`, every scan below that folder whose name tells its sequence
 is recognised: a confusion matrix is printed, and how many are taken for heads or for no brain.
 With `head`, a T1 scan with skull, deformed heads in three contrasts must be taken for heads;
@@ -29,21 +29,20 @@ from modeling_rasalore.brains.sequences import (
     KINDS,
     TABLE,
     Table,
-    compare_with_averages,
-    cut_into_cells,
-    look_at_sequence,
+    measure_profile,
+    recognise_sequence,
 )
 from modeling_rasalore.data.phantom_tumours import smooth_field
 from modeling_rasalore.data.phantoms import make_phantom
-from modeling_rasalore.files import replace_file, write_json
+from modeling_rasalore.files import write_json
 from modeling_rasalore.provenance import provenance
 from modeling_rasalore.recipes import run_script
 from modeling_rasalore.scans.naming import MODALITIES, role_by_words
 from modeling_rasalore.scans.volumes import read_mask, read_volume
 
 UNTOLD = "not told"
-FILLED = 0.9  # share of the brains that fill a cell which counts
-SHARPNESS = 127  # whole numbers per largest difference in the stored averages
+BRAIN_MM = 2.0  # voxels of synthetic brains
+SCANNERS = 3  # that each of them is scanned with besides
 HEAD_MM = 2.0  # voxels of deformed heads
 AIR = 0.15  # of white matter's brightness
 
@@ -53,7 +52,7 @@ class RecognitionRecipe:
     """What is learned and what is checked.
 
     Attributes:
-        out: folder of sequences.npz and recognition.json.
+        out: folder of sequences.json and recognition.json.
         patients: synthetic brains to learn from, a third each healthy, with tumours, with lesions
             of the white matter.
         seed: of the first of them; the others follow.
@@ -87,42 +86,43 @@ def main(recipe: RecognitionRecipe) -> None:
 # --- Learning -------------------------------------------------------------------------------------
 def learn(patients: int, seed: int) -> Table:
     """Return the table of synthetic brains; T1 with contrast agent counts as T1."""
-    kinds, cells, shown = [], [], []
+    kinds, profiles = [], []
     for number in tqdm(range(patients), desc="synthetic brains"):
+        rng = np.random.default_rng(seed + number)
         disease = {"tumour": number % 3 == 1, "white_matter_lesions": number % 3 == 2}
         for sequence, image in make_phantom(seed + number, **disease).images.items():
-            brain = cut_into_cells(image.transpose(2, 1, 0), (2.0, 2.0, 2.0))
-            assert brain is not None  # a whole brain has more than 300 mL
-            kinds.append(next(kind for kind, fits in KINDS.items() if sequence in fits))
-            cells.append(brain[0])
-            shown.append(brain[1])
-    averages = np.stack(
-        [np.mean([c for c, k in zip(cells, kinds, strict=True) if k == kind], 0) for kind in KINDS]
-    )
-    averages = np.rint(averages * SHARPNESS / np.abs(averages).max((1, 2, 3), keepdims=True))
-    table = Table(averages, np.mean(shown, 0) > FILLED, np.zeros((3, 3)), np.zeros(3))
-    compared = np.array([compare_with_averages(*pair, table) for pair in zip(cells, shown)])  # noqa: B905
-    scaler = StandardScaler().fit(compared)
-    model = LogisticRegression(max_iter=3000).fit(scaler.transform(compared), kinds)
+            brain = image.transpose(2, 1, 0).astype(np.float32)
+            scanned = [scan_otherwise(rng, brain) for _ in range(SCANNERS)]
+            for slices, spacing in ((brain, (BRAIN_MM,) * 3), *scanned):
+                kinds.append(next(kind for kind, fits in KINDS.items() if sequence in fits))
+                profiles.append(measure_profile(slices, spacing))
+    scaler = StandardScaler().fit(profiles)
+    model = LogisticRegression(C=0.1, max_iter=3000).fit(scaler.transform(profiles), kinds)
     order = [list(model.classes_).index(kind) for kind in KINDS]
     weights = model.coef_[order] / scaler.scale_
-    return Table(averages, table.shown, weights, model.intercept_[order] - weights @ scaler.mean_)
+    return Table(weights, model.intercept_[order] - weights @ scaler.mean_)
+
+
+def scan_otherwise(
+    rng: np.random.Generator, brain: np.ndarray
+) -> tuple[np.ndarray, tuple[float, float, float]]:
+    """Return a brain as another scanner shows it, and its spacing in mm.
+
+    Contrast, evenness of the coil, noise and thickness of the slices are drawn.
+    """
+    axes = tuple((np.arange(n, dtype=np.float32) - (n - 1) / 2) * BRAIN_MM for n in brain.shape)
+    inside, thick = brain > 0, int(rng.integers(1, 4))
+    image = (brain / np.median(brain[inside])) ** np.exp(rng.normal(0, 0.3))
+    image *= np.exp(rng.uniform(0, 0.2) * smooth_field(rng, axes, float(rng.uniform(16, 40))))
+    count = len(image) // thick
+    image = image[: count * thick].reshape(count, thick, *image.shape[1:]).mean(1)
+    noisy = np.maximum(image + rng.uniform(0, 0.1) * rng.standard_normal(image.shape), 1e-3)
+    return np.where(image > 0, noisy, 0).astype(np.float32), (BRAIN_MM * thick, BRAIN_MM, BRAIN_MM)
 
 
 def write_table(path: Path, table: Table) -> Path:
-    """Return `path`; averages are stored as whole numbers, which is fine enough to compare with."""
-
-    def write(draft: Path) -> None:
-        with draft.open("wb") as file:
-            np.savez_compressed(
-                file,
-                averages=table.averages.astype(np.int8),
-                shown=table.shown,
-                weights=table.weights,
-                offsets=table.offsets,
-            )
-
-    return replace_file(path, write)
+    """Return `path`; four decimals are enough."""
+    return write_json(path, {k: np.round(v, 4).tolist() for k, v in vars(table).items()})
 
 
 # --- Checking scans -------------------------------------------------------------------------------
@@ -133,7 +133,7 @@ def check_scans(root: Path) -> dict[str, Any]:
     paths = [path for path in sorted(root.rglob("*.nii.gz")) if role_by_words(path) in MODALITIES]
     for path in tqdm(paths, desc="scans"):
         volume = read_volume(path)
-        said = look_at_sequence(volume)
+        said = recognise_sequence(volume)
         fits = said.fits if said else None
         counts[str(role_by_words(path)), next((k for k in KINDS if KINDS[k] == fits), UNTOLD)] += 1
         anatomy = measure_anatomy(volume.slices, volume.spacing)
