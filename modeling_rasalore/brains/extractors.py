@@ -122,11 +122,11 @@ def extract_brain(volume: Volume, name: str) -> tuple[NDArray[np.bool_], str]:
         ValueError: the program is missing, failed, or gave a mask that can be no brain's.
     """
     require_extractor(name)
-    extractor, source = EXTRACTORS[name], f"a brain mask by {name}"
+    extractor, source = EXTRACTORS[name], f"the mask of {name}"
     head = volume
     if extractor.sequences and volume.sequence not in extractor.sequences:
         head = _find_fitting_scan(volume, name, extractor.sequences)
-        source += f" of {head.path.name}"
+        source += f" for {head.path.name}"
     brain = _run(extractor, name, head)
     millilitres = np.count_nonzero(brain) * volume.geometry.voxel_mm3 / 1000
     least = BRAIN_ML[0] if min(volume.geometry.extent) >= WHOLE_MM else 0
@@ -165,9 +165,10 @@ def _find_fitting_scan(volume: Volume, name: str, sequences: frozenset[str]) -> 
         if role_by_words(path) in sequences and own_words(path) == whose
     ]
     if len(paths) != 1:
+        own = f"say --modality {wanted} if this is one, " * (volume.sequence is None)
         raise VolumeError(
             f"{volume.path}: --strip {name} is made for {wanted}; it needs one such scan of the "
-            f"same person beside this one, got {len(paths)}; choose another program, or give "
+            f"same person beside this one, got {len(paths)}; {own}choose another program, or give "
             "--brain-mask."
         )
     head = read_volume(paths[0])

@@ -47,7 +47,7 @@ def test_the_mask_of_an_installed_program_is_taken_and_its_name_said(
 ) -> None:
     install(monkeypatch, tmp_path)
     brain, source = extract_brain(head, "synthstrip")
-    assert np.array_equal(brain, BRAIN) and source == "a brain mask by synthstrip"
+    assert np.array_equal(brain, BRAIN) and source == "the mask of synthstrip"
 
 
 def test_an_unknown_program_and_one_that_is_not_installed_are_refused(
@@ -88,7 +88,7 @@ def test_a_program_for_t1_strips_the_t1_beside_a_scan_of_the_same_person(
     path = write_slices(tmp_path / "p1_flair.nii.gz", make_head(51, "flair"))
     flair = replace(read_volume(path), sequence="flair")
     brain, source = extract_brain(flair, "deepbet")
-    assert np.array_equal(brain, BRAIN) and source == "a brain mask by deepbet of p1_t1.nii.gz"
+    assert np.array_equal(brain, BRAIN) and source == "the mask of deepbet for p1_t1.nii.gz"
 
 
 def test_a_program_for_t1_refuses_a_scan_without_one_or_with_one_on_another_grid(
@@ -99,6 +99,17 @@ def test_a_program_for_t1_refuses_a_scan_without_one_or_with_one_on_another_grid
         path = write_slices(tmp_path / f"{name}.nii.gz", make_head(51, "flair")[1:])
         with pytest.raises(VolumeError, match=f"--strip deepbet is made for t1.*{said}"):
             extract_brain(replace(read_volume(path), sequence="flair"), "deepbet")
+
+
+def test_a_scan_that_does_not_tell_its_sequence_may_be_said_to_be_a_t1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(monkeypatch, tmp_path, name="deepbet")
+    scan = read_volume(write_slices(tmp_path / "scan.nii.gz", make_head(51, "t1")))
+    with pytest.raises(VolumeError, match="got 0; say --modality t1 if this is one, choose"):
+        extract_brain(scan, "deepbet")
+    brain, source = extract_brain(replace(scan, sequence="t1"), "deepbet")
+    assert np.array_equal(brain, BRAIN) and source == "the mask of deepbet"
 
 
 def test_the_commands_name_the_mask_where_each_program_writes_it() -> None:

@@ -97,7 +97,7 @@ def learn(patients: int, seed: int) -> Table:
                 kinds.append(next(kind for kind, fits in KINDS.items() if sequence in fits))
                 profiles.append(measure_profile(slices, spacing))
     scaler = StandardScaler().fit(profiles)
-    model = LogisticRegression(C=0.1, max_iter=3000).fit(scaler.transform(profiles), kinds)
+    model = LogisticRegression(max_iter=3000).fit(scaler.transform(profiles), kinds)
     order = [list(model.classes_).index(kind) for kind in KINDS]
     weights = model.coef_[order] / scaler.scale_
     return Table(weights, model.intercept_[order] - weights @ scaler.mean_)
