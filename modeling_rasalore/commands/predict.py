@@ -17,7 +17,7 @@ from .saying import one_line_errors, say_errors, say_left_out, say_line
 from .words import SCORING, Device, Json, Model, Per, Precision, Quiet, Revision, Scans
 
 
-@takes_options(*SCORING, "noise_samples", "smallest_ml", "format")
+@takes_options(*SCORING, "brain_mask", "noise_samples", "smallest_ml", "format")
 def predict(
     scans: Scans,
     options: PredictionOptions,

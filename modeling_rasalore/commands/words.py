@@ -24,4 +24,4 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="print errors only")]
 Json = Annotated[bool, typer.Option("--json", help="print one JSON document and nothing else")]
 
 READING = ("channel", "modality", "assume_modality", "series")
-SCORING = (*READING, "batch_size", "flips", "smooth_mm", "free_map")
+SCORING = (*READING, "strip", "batch_size", "flips", "smooth_mm", "free_map")

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from functools import wraps
 from inspect import Parameter, Signature, signature
 from math import inf
+from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 from typer import BadParameter, Option
@@ -29,6 +30,10 @@ class PredictionOptions:
             says otherwise of itself is refused.
         assume_modality: the scans' sequence, whatever they say of themselves.
         series: which DICOM series of several, by its number or words of its description.
+        brain_mask: file of the brain's mask, on the scan's grid; None: one beside the scan is used
+            where the scan shows more than a brain.
+        strip: program that extracts the brain of heads, one of `brains.extractors`; "none": the
+            scans show brains alone.
         batch_size: slices per forward pass; 8 of the full-sized model take 600 MiB.
         flips: average the scores of each slice and its three mirror images: four times the work,
             and a score that does not depend on which side is which.
@@ -67,6 +72,16 @@ class PredictionOptions:
         str | None,
         Option(help="DICOM series of several in one folder: its number, or words it describes"),
     ] = None
+    brain_mask: Annotated[
+        Path | None, Option(help="mask of the brain on the grid of the one scan that is given")
+    ] = None
+    strip: Annotated[
+        str | None,
+        Option(
+            help="program that extracts brains, if installed: deepbet, hd-bet, synthstrip, "
+            "brainchop; none: the scans show brains alone"
+        ),
+    ] = None
     batch_size: Annotated[int, Option(min=1, help="slices at once")] = 4
     flips: Annotated[
         bool, Option("--flips/--no-flips", help="average over mirror images, or do not")
@@ -101,6 +116,11 @@ class PredictionOptions:
             raise ValueError(
                 f"--modality and --assume-modality must agree, got {self.modality} and "
                 f"{self.assume_modality}; give one of them."
+            )
+        if self.brain_mask and self.strip:
+            raise ValueError(
+                f"--brain-mask and --strip exclude each other, got {self.brain_mask.name} and "
+                f"{self.strip}; give one of them."
             )
         if not (0 <= self.smooth_mm < inf and 0 <= self.smallest_ml < inf):
             raise ValueError(

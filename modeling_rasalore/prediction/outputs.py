@@ -214,9 +214,9 @@ def find_warnings(volume: Volume, trained_on: str | None = None) -> list[str]:
         )
     if trained_on and volume.sequence and volume.sequence != trained_on:
         warnings.append(
-            f"the model was trained on {trained_on}, but the scan is {volume.sequence} by its "
-            f"name, its header or --modality; expect nothing of the result, and give a "
-            f"{trained_on} scan."
+            f"the model was trained on {trained_on}, but the scan is {volume.sequence} "
+            f"({volume.sequence_source or 'as is known'}); expect nothing of the result, and give "
+            f"a {trained_on} scan."
         )
     return warnings
 
@@ -287,6 +287,9 @@ def describe_input(
         "input": volume.path.name,
         "input_sha256": digest or hash_scan(volume.path),
         "input_voxel_order": volume.geometry.axis_codes,
+        "modality": volume.sequence,
+        "modality_source": volume.sequence_source,
+        "brain_source": volume.brain_source,
         "warnings": find_warnings(volume, trained_on),
         "left_out": [
             {"input": item.path.relative_to(volume.path).as_posix(), "left_out": item.reason}

@@ -6,6 +6,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from ..brains.extractors import require_extractor
+from ..files import sha256_of
 from ..formats.endings import require_writer
 from ..provenance import JOURNALS, VIEWS, provenance
 from ..reports.tables import clear_views
@@ -102,9 +104,19 @@ def plan_run(
     if unknown := [name for name in files if name not in FILES]:
         raise ValueError(f"files must be some of {', '.join(FILES)}, got {', '.join(unknown)}.")
     require_writer(FORMATS[options.format])
+    if options.strip:
+        require_extractor(options.strip)
+    if options.brain_mask and len(scans) > 1:
+        raise ValueError(
+            f"--brain-mask is the mask of one scan, got {len(scans)} scans; put each one's beside "
+            "it, such as p1_brainmask.nii.gz beside p1_t2.nii.gz."
+        )
     options = replace(options, precision=choose_precision(model, options.precision))
     settings = asdict(options) | {"files": list(files)}
     settings["volume"] = settings.pop("channel")  # as the command line calls it
+    if options.brain_mask:  # its folder may name a person
+        mask = options.brain_mask
+        settings["brain_mask"] = {"name": mask.name, "sha256": sha256_of(mask)}
     keys = scan_keys(scans, out)
     facts = {
         "model": describe_model(model),

@@ -13,12 +13,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ..brains.reading import read_brain
 from ..files import SCAN_ERRORS, LeftOut, first_line, printable, remove_drafts
 from ..provenance import DISCLAIMER, VIEWS
 from ..reports.tables import require_pyarrow, write_views
 from ..scans.bids import DESCRIPTION, bids_stem, write_description
 from ..scans.finding import FoundScans
-from ..scans.reading import hash_scan, read_scan
+from ..scans.reading import hash_scan
+from ..scans.volumes import Volume
 from .journal import WHOLE, Entry, Record, open_journal, read_journals
 from .options import DEFAULT_OPTIONS, PredictionOptions
 from .outputs import (
@@ -126,7 +128,9 @@ def load_scan(run: Run, task: Task) -> LoadedScan | Outcome:
             entry = None if task.listed else task.finished
             return Outcome(task.key, entry, (f"{task.scan}: finished before, skipped",))
         trained_on = run.facts["model"]["modality"]
-        volume = read_scan(task.scan, *run.options.reading, trained_on=trained_on)
+        options = run.options
+        brain: dict[str, Any] = {"brain_mask": options.brain_mask, "strip": options.strip}
+        volume = read_brain(task.scan, *options.reading, trained_on=trained_on, **brain)
         require_format(volume, run.options.format)
         paths = name_files(run.out / task.key, endings_of(task.scan), run.files, run.options.format)
         refuse_to_overwrite(task.scan, paths.values(), [run.out / name for name in task.files])
@@ -163,6 +167,8 @@ def segment_scan(run: Run, model: Any, processor: Any, loaded: LoadedScan | Outc
         "input": task.scan.name,
         "status": "done",
         "modality": volume.sequence,
+        "modality_source": volume.sequence_source,
+        "brain_source": volume.brain_source,
         **measures(prediction),
         **details(prediction),
         "bounding_box_mm": prediction.bounding_box_mm,
@@ -175,10 +181,17 @@ def segment_scan(run: Run, model: Any, processor: Any, loaded: LoadedScan | Outc
     for name in others:
         (run.out / name).unlink()
     lines = [f"warning: {task.scan}: {warning}" for warning in source["warnings"]]
-    lines.append(f"{task.scan}: {describe(prediction)}, {seconds:.1f} s")
+    lines.append(f"{task.scan}: {describe(prediction)}, {seconds:.1f} s{tell_sources(volume)}")
     if others:
         lines.append(f"{task.scan}: files of an earlier run removed: {', '.join(others)}")
     return Outcome(task.key, entry, tuple(lines))
+
+
+def tell_sources(volume: Volume) -> str:
+    """Return in brackets what told a scan's sequence and brain; "" where nothing did."""
+    told = [volume.sequence_source] if volume.sequence_source else []
+    told += [f"brain: {volume.brain_source}"] if volume.brain_source else []
+    return f" ({'; '.join(told)})" if told else ""
 
 
 def earlier_files(run: Run, task: Task) -> list[str]:

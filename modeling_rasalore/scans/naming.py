@@ -113,7 +113,8 @@ def role_by_words(path: Path) -> str | None:
     words = _words(file_stem(path))
     if {"mask", "masks"} & set(words) and BRAIN_WORDS & set(words) - FINDING_WORDS:
         return "mask" if FINDING_WORDS & set(words) else "brain_mask"
-    names_scan = words and not DRAWN_WORDS & set(words) and _last_is_sequence(words)
+    drawn = DRAWN_WORDS | ROLE_WORDS["brain_mask"]
+    names_scan = words and not drawn & set(words) and _last_is_sequence(words)
     roles = MODALITIES if names_scan else ROLE_WORDS
     role = next(
         (role for role in ROLE_WORDS if role in roles and ROLE_WORDS[role] & set(words)), None
@@ -132,6 +133,13 @@ def is_doubtful(path: Path) -> bool:
         return True
     words = [word for word in _words(file_stem(path)) if word in MASK_WORDS | SEQUENCE_WORDS]
     return bool(MASK_WORDS & set(words)) and words[-1] not in DRAWN_WORDS
+
+
+def own_words(path: Path) -> list[str]:
+    """Return the words of a name that tell neither its sequence nor a mask: whose it is."""
+    stem = re.sub(r"[_-]desc-[A-Za-z0-9]+", "", scan_stem(path))  # BIDS: how it was made
+    telling = SEQUENCE_WORDS | CONTRAST_WORDS | BRAIN_WORDS | MASK_WORDS | {"brainmask"}
+    return [word for word in _words(stem) if word not in telling]
 
 
 def tells_no_finding(path: Path) -> bool:

@@ -86,7 +86,12 @@ def read_scan(
         chosen = pick_channel(scan, channel, modality)
         if chosen is None and (own := pick_channel(scan, None, trained_on)) is not None:
             chosen, sentence = own, f"volume {own} was taken, {trained_on}: {OWN_SEQUENCE}."
-            scan = replace(scan, sequence=trained_on, warnings=(*scan.warnings, sentence))
+            scan = replace(
+                scan,
+                sequence=trained_on,
+                sequence_source=f"volume {own} of the data set's layout is {trained_on}",
+                warnings=(*scan.warnings, sentence),
+            )
         volume = scan.read(chosen)
     low, high = volume.slices.min(), volume.slices.max()
     shown = np.count_nonzero(volume.slices) >= FEWEST_VOXELS  # fewer are refused for that
@@ -177,13 +182,15 @@ def _find_doubt(
 def _settle(scan: ScanFile, said: list[Statement], modality: str | None, assume: bool) -> ScanFile:
     """Return the scan with the sequence that it is taken for; refuse one that says otherwise."""
     doubt = _find_doubt(scan.path, said, modality, assume)
-    told = next(
-        (name for statement in said for name in statement.fits if _is_sure(statement)), None
-    )
+    sure = next(filter(_is_sure, said), None)
+    told = next(iter(sure.fits)) if sure else None
+    source = f"--modality says {modality}" if modality else ""
+    if sure and modality in (None, told):
+        source = sure.words
     if doubt:
         sentence = f"taken as {modality} because of --assume-modality, although {doubt}."
         scan = replace(scan, warnings=(*scan.warnings, sentence))
-    return replace(scan, sequence=modality or told)
+    return replace(scan, sequence=modality or told, sequence_source=source)
 
 
 def _is_sure(statement: Statement) -> bool:

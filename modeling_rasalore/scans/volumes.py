@@ -48,6 +48,8 @@ class Volume:
         header: the file's own header, with what the header guard had to put right.
         warnings: what it put right, one sentence each.
         sequence: MRI sequence that it is known to be, such as "t2"; None where it is not told.
+        sequence_source: what tells the sequence, such as "its name says t2"; "" where nothing does.
+        brain_source: what told the brain from the rest of a head; "" where nothing had to.
         slice_files: name of the DICOM file, and index in it, of each slice of the third axis.
         left_out: files of the folder or zip that are not used.
     """
@@ -59,6 +61,8 @@ class Volume:
     header: nib.Nifti1Header
     warnings: tuple[str, ...] = ()
     sequence: str | None = None
+    sequence_source: str = ""
+    brain_source: str = ""
     slice_files: tuple[tuple[str, int], ...] = ()
     left_out: tuple[LeftOut, ...] = ()
 
@@ -102,6 +106,7 @@ class ScanFile:
             its shape has 3 or 4 numbers.
         warnings: what was put right, one sentence each.
         sequence: MRI sequence that it is known to be; None where it is not told.
+        sequence_source: what tells it, for people.
         slice_files, left_out: as of `Volume`.
         series_uid: identifier of its DICOM series.
     """
@@ -112,6 +117,7 @@ class ScanFile:
     stored: Any
     warnings: tuple[str, ...]
     sequence: str | None = None
+    sequence_source: str = ""
     slice_files: tuple[tuple[str, int], ...] = ()
     left_out: tuple[LeftOut, ...] = ()
     series_uid: str = ""
@@ -167,8 +173,9 @@ class ScanFile:
             self.header,
             self.warnings,
             self.sequence,
-            self.slice_files,
-            self.left_out,
+            self.sequence_source,
+            slice_files=self.slice_files,
+            left_out=self.left_out,
         )
 
     def _decode(self, planes: slice, channel: int) -> np.ndarray:

@@ -25,7 +25,7 @@ def scan(tmp_path: Path) -> Path:
     data = np.zeros((20, 24, 6), np.int16)
     data[4:16, 4:20, 1:5] = 100 + np.arange(16)[:, None]
     (tmp_path / "scans").mkdir()
-    return write_nifti(tmp_path / "scans" / "a.nii.gz", data, np.diag([-8.0, -8.0, 20.0, 1.0]))
+    return write_nifti(tmp_path / "scans" / "a.nii.gz", data, np.diag([-5.0, -5.0, 10.0, 1.0]))
 
 
 def calibrate(folder: Path, **made: object) -> None:
@@ -95,7 +95,7 @@ def test_the_threshold_is_the_calibrated_one_for_1_percent_and_said(
     volumes = summary["millilitres_at_rates"]
     assert summary["threshold"] == 0.25 and isinstance(volumes, dict)
     assert volumes["0.01"] == summary["millilitres"]
-    assert volumes["0.05"] == pytest.approx(12 * 16 * 4 * 8 * 8 * 20 / 1000)  # the whole brain
+    assert volumes["0.05"] == pytest.approx(12 * 16 * 4 * 5 * 5 * 10 / 1000)  # the whole brain
     assert summary["interval_ml"] == [volumes["0.01"], volumes["0.05"]]
 
 
