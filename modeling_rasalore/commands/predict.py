@@ -67,7 +67,6 @@ def predict(
     """
     with one_line_errors("the same command with --resume goes on"):
         from ..files import require_writable
-        from ..packaged import packaged_model
         from ..prediction.journal import pick_shard
         from ..remote_files import read_model_config
         from ..scans.finding import find_scans
@@ -81,10 +80,10 @@ def predict(
             )
         say = say_errors if quiet or as_json else say_line
         if model is None:
-            model = str(packaged_model())
-            say(f"model: {Path(model).name}, which comes with the package")
-        trained_on = read_model_config(model, revision).get("modality")
-        found = find_scans(scans, *options.reading[1:], trained_on=trained_on)
+            model, found, options = take_package_model(scans, options, say)
+        else:
+            trained_on = read_model_config(model, revision).get("modality")
+            found = find_scans(scans, *options.reading[1:], trained_on=trained_on)
         say_left_out(found, quiet, as_json)
         out = require_writable(out) if out else make_results_folder(scans, resume)
         from ..prediction.loading import choose_precision, load_model, pick_device
@@ -122,6 +121,20 @@ def predict(
     # A launch ends all its processes when one fails, so the last one tells.
     others_work = "WORLD_SIZE" in os.environ and len(manifest["scans"]) < len(found.scans)
     raise typer.Exit(int(bool(failed) and not others_work))
+
+
+def take_package_model(
+    scans: list[Path], options: PredictionOptions, say: Callable[[str], None]
+) -> tuple[str, Any, PredictionOptions]:
+    """Return the package's model for these scans, the scans, and the options, with a sequence.
+
+    Where names tell the sequence, scans whose names tell another are refused.
+    """
+    from ..brains.choice import choose_package_model
+
+    folder, found, told = choose_package_model(scans, options.reading, options.strip)
+    say(f"model: {folder.parent.name}, {folder.name}, which comes with the package")
+    return str(folder), found, replace(options, modality=folder.name) if told else options
 
 
 def ray_cluster(open_model: Callable[[], Any], workers: int, gpus: float) -> Any:

@@ -35,6 +35,21 @@ UNTOLD_CHANNEL = (
 )
 
 
+class SeveralSequencesError(ValueError):
+    """A folder with scans of several sequences, of which none was chosen.
+
+    Attributes:
+        sequences: those of its scans, sorted.
+    """
+
+    def __init__(self, folder: Path, sequences: Sequence[str]) -> None:
+        super().__init__(
+            f"{folder} holds {', '.join(sequences)}; a model fits one of them, so choose it with "
+            "--modality."
+        )
+        self.sequences = sequences
+
+
 @dataclass(frozen=True)
 class FoundScans:
     """Scans to segment, and what becomes of every other file.
@@ -155,10 +170,7 @@ def _scans_in(
     if modality is None and len(known) > 1 and trained_on in known:
         return _scans_in(folder, trained_on, False, series, None)
     if modality is None and len(known) > 1:
-        raise ValueError(
-            f"{folder} holds {', '.join(known)}; a model fits one of them, so choose it with "
-            "--modality."
-        )
+        raise SeveralSequencesError(folder, known)
     inside = [entry for path, look in scans.items() for entry in look.left_out_of(path)]
     used = sum(candidates[path] for path in scans) - sum(entry.files for entry in inside)
     left_out += inside

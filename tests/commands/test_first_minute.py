@@ -17,7 +17,7 @@ from modeling_rasalore.scans.volume_writing import write_nifti
 
 @pytest.fixture
 def own_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    return use_own_model(save_own_model(tmp_path / "own"), monkeypatch)
+    return use_own_model(save_own_model(tmp_path / "own" / "t2"), monkeypatch)
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def scan(tmp_path: Path) -> Path:
     data = np.zeros((20, 24, 6), np.int16)
     data[4:16, 4:20, 1:5] = 100 + np.arange(16)[:, None]
     (tmp_path / "scans").mkdir()
-    return write_nifti(tmp_path / "scans" / "a.nii.gz", data, np.diag([-5.0, -5.0, 10.0, 1.0]))
+    return write_nifti(tmp_path / "scans" / "a_t2.nii.gz", data, np.diag([-5.0, -5.0, 10.0, 1.0]))
 
 
 def calibrate(folder: Path, **made: object) -> None:
@@ -40,7 +40,7 @@ def calibrate(folder: Path, **made: object) -> None:
 
 
 def summary_of(folder: Path) -> dict[str, object]:
-    content: dict[str, object] = json.loads((folder / "a.json").read_text())
+    content: dict[str, object] = json.loads((folder / "a_t2.json").read_text())
     return content
 
 
@@ -49,9 +49,9 @@ def test_a_scan_alone_is_enough_and_the_report_is_named_last(
 ) -> None:
     assert main(["predict", str(scan)]) == 0
     out, err = capfd.readouterr()
-    page = scan.parent / "a_rasalore" / "report.html"
+    page = scan.parent / "a_t2_rasalore" / "report.html"
     assert out.splitlines()[-1] == f"report: {page}" and page.is_file()
-    assert out.startswith("model: own, which comes with the package\ncomputing on ")
+    assert out.startswith("model: own, t2, which comes with the package\ncomputing on ")
     assert all(line.startswith("warning: ") for line in err.splitlines())
 
 
@@ -59,7 +59,7 @@ def test_a_second_run_takes_a_new_folder_and_resume_the_last_one(
     own_model: Path, scan: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["predict", str(scan)]) == main(["predict", str(scan)]) == 0
-    first, second = (scan.parent / name for name in ("a_rasalore", "a_rasalore_2"))
+    first, second = (scan.parent / name for name in ("a_t2_rasalore", "a_t2_rasalore_2"))
     before = {path: path.read_bytes() for path in first.rglob("*") if path.is_file()}
     capsys.readouterr()
     assert main(["predict", str(scan), "--resume"]) == 0
@@ -73,7 +73,7 @@ def test_results_beside_scans_are_no_scans_of_the_next_run(own_model: Path, scan
     assert main(["predict", str(scan)]) == 0
     assert main(["predict", str(scan.parent)]) == 0
     manifest = json.loads((scan.parents[1] / "scans_rasalore" / "manifest.json").read_text())
-    assert list(manifest["scans"]) == ["a"] and manifest["file_counts"]["left_out"] == 0
+    assert list(manifest["scans"]) == ["a_t2"] and manifest["file_counts"]["left_out"] == 0
 
 
 def test_shards_without_a_common_folder_are_refused(
@@ -81,7 +81,7 @@ def test_shards_without_a_common_folder_are_refused(
 ) -> None:
     assert main(["predict", str(scan), "--shard", "0/2"]) == 1
     assert "give all the same --out" in capsys.readouterr().err
-    assert [path.name for path in scan.parent.iterdir()] == ["a.nii.gz"]
+    assert [path.name for path in scan.parent.iterdir()] == ["a_t2.nii.gz"]
 
 
 def test_the_threshold_is_the_calibrated_one_for_1_percent_and_said(
@@ -91,7 +91,7 @@ def test_the_threshold_is_the_calibrated_one_for_1_percent_and_said(
     assert main(["predict", str(scan)]) == 0
     said = "threshold 0.25: the model's default, calibrated: in at most 1 of 9 scans more"
     assert said in capsys.readouterr().out
-    summary = summary_of(scan.parent / "a_rasalore")
+    summary = summary_of(scan.parent / "a_t2_rasalore")
     volumes = summary["millilitres_at_rates"]
     assert summary["threshold"] == 0.25 and isinstance(volumes, dict)
     assert volumes["0.01"] == summary["millilitres"]

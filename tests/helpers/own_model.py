@@ -20,6 +20,6 @@ def save_own_model(folder: Path, **fields: object) -> Path:
 
 
 def use_own_model(folder: Path, patch: pytest.MonkeyPatch) -> Path:
-    """Return `folder` after making it the model of the package."""
-    patch.setattr("modeling_rasalore.packaged.WEIGHTS", folder)
+    """Return `folder`, named after its sequence, after making it the model of the package."""
+    patch.setattr("modeling_rasalore.packaged.WEIGHTS", folder.parent)
     return folder

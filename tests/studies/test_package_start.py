@@ -9,14 +9,13 @@ from own_model import save_own_model, use_own_model
 
 from modeling_rasalore import RasaloreModel
 from modeling_rasalore.data.splits import refuse_other_split
-from modeling_rasalore.studies import recipe
 from modeling_rasalore.studies.package_start import take_package_weights
-from modeling_rasalore.studies.recipe import StudyRecipe
+from modeling_rasalore.studies.recipe import StudyData, StudyRecipe
 
 
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    return use_own_model(save_own_model(tmp_path / "weights", modality="t2"), monkeypatch)
+    return use_own_model(save_own_model(tmp_path / "weights" / "t2", modality="t2"), monkeypatch)
 
 
 def test_the_weights_become_a_run_that_knows_nobody(package: Path, tmp_path: Path) -> None:
@@ -35,12 +34,15 @@ def test_another_sequence_than_theirs_is_refused(package: Path, tmp_path: Path) 
         take_package_weights("flair", tmp_path / "start")
 
 
-def test_auto_takes_them_for_rasalore_base_once_that_is_switched_on(
-    package: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("preset", "modality", "start"),
+    [
+        ("rasalore-base", "t2", "package"),
+        ("rasalore-base", "flair", "scans"),
+        ("rasalore-tiny", "t2", "phantoms"),
+    ],
+)
+def test_auto_takes_them_for_rasalore_base_where_they_know_the_sequence(
+    package: Path, preset: str, modality: str, start: str
 ) -> None:
-    assert StudyRecipe(preset="rasalore-base").begins == "scans"
-    monkeypatch.setattr(recipe, "AUTO_TAKES_PACKAGE", True)
-    assert StudyRecipe(preset="rasalore-base").begins == "package"
-    assert StudyRecipe(preset="rasalore-tiny").begins == "phantoms"
-    use_own_model(package / "nothing", monkeypatch)
-    assert StudyRecipe(preset="rasalore-base").begins == "scans"
+    assert StudyRecipe(preset=preset, data=StudyData(modality=modality)).begins == start
