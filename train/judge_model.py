@@ -1,0 +1,203 @@
+r"""Judge a finished model as its users meet it, beside maps that learn nothing.
+
+    rasalore phantom runs/healthy --patients 20 --healthy 20 --seed 2026
+    python train/judge_model.py data.root=scans data.modality=t2 healthy=runs/healthy \
+        out=runs/judged
+
+Every patient with a scan of the sequence and a mask is segmented as `rasalore predict` does it, at
+the model's own threshold. The rows `smoothed_rank` and `mirror` get theirs from the same healthy
+scans, in the same way. Without model=FOLDER the package's own model is judged, which has learned
+from nobody. Writes judged.json and judged.md: average precision and Dice of slices with a lesion,
+healthy brain marked, and paired differences, with 95 % intervals over patients.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from omegaconf import MISSING
+from tqdm.auto import tqdm
+
+from modeling_rasalore import recipes  # first, so that an interrupt is one line
+from modeling_rasalore.data.layouts import find_patients
+from modeling_rasalore.data.patient import Patient
+from modeling_rasalore.evaluation.intervals import bootstrap_interval, paired_bootstrap
+from modeling_rasalore.evaluation.metrics import average_precision, dice
+from modeling_rasalore.evaluation.scan_thresholds import promised_threshold, scan_threshold
+from modeling_rasalore.files import replace_file, write_json
+from modeling_rasalore.prediction.free_map import free_map, polarity_of, smoothed_rank
+from modeling_rasalore.prediction.loading import load_model
+from modeling_rasalore.prediction.options import PredictionOptions
+from modeling_rasalore.prediction.saved_options import complete_options
+from modeling_rasalore.prediction.volume import predict_volume
+from modeling_rasalore.provenance import provenance
+from modeling_rasalore.recipes import DataRecipe
+from modeling_rasalore.scans.background import BrainSlices
+from modeling_rasalore.scans.reading import read_scan
+from modeling_rasalore.scans.volumes import Volume, read_mask
+
+RATE = 0.01  # of healthy brain
+Maker = Callable[[Volume], np.ndarray]  # a scan -> scores (S, H, W)
+
+
+@dataclass
+class JudgeRecipe:
+    """Which model, on whom.
+
+    Attributes:
+        out: folder of the tables.
+        model: folder or repo id of stage 2; empty: the package's own for data.modality.
+        data: the patients.
+        healthy: folder of healthy scans, whose sequence is chosen as the patients' is.
+        least_pixels: slices with a smaller lesion have no Dice and no average precision.
+        seed: of the intervals.
+    """
+
+    out: str = MISSING
+    model: str = ""
+    data: DataRecipe = field(default_factory=DataRecipe)
+    healthy: str = MISSING
+    least_pixels: int = 200
+    seed: int = 0
+
+
+@dataclass
+class Tally:
+    """What one row is worth on one patient: of slices with a lesion, and of healthy ones."""
+
+    precisions: list[float] = field(default_factory=list)
+    dices: list[float] = field(default_factory=list)
+    marked: list[float] = field(default_factory=list)
+
+
+def main(recipe: JudgeRecipe) -> None:
+    """Print and write the table."""
+    data, out = recipe.data, Path(recipe.out)
+    out.mkdir(parents=True, exist_ok=True)
+    model, processor = load_model(recipe.model or None, modality=data.modality)
+    options = complete_options(PredictionOptions(), (), model, recipe.model or None)
+    predict = partial(predict_volume, model, processor, options=options)
+    makers: dict[str, Maker] = {
+        "model": lambda volume: predict(volume).scores,
+        "mirror": partial(map_without_training, free_map, data.modality),
+        "smoothed_rank": partial(map_without_training, smoothed_rank, data.modality),
+    }
+    thresholds = {"model": options.threshold}
+    thresholds |= calibrate_maps({name: makers[name] for name in list(makers)[1:]}, recipe)
+    patients = [
+        patient
+        for patient in find_patients(data.root, data.same_person)
+        if data.modality in patient.images and patient.mask and not patient.left_out
+    ]
+    if not patients:
+        raise ValueError(f"{data.root} holds no patient with a mask and a {data.modality} scan.")
+    tallies: dict[str, list[Tally]] = {name: [] for name in makers}
+    for patient in tqdm(patients, desc="patients", disable=None):
+        volume, truth = read_patient(patient, data.modality)
+        for name, make in makers.items():
+            tallies[name].append(tally(make(volume), truth, volume, thresholds[name], recipe))
+    rows = [make_row(name, tallies, thresholds[name], recipe.seed) for name in makers]
+    facts = {"data": Path(data.root).name, "modality": data.modality, "patients": len(patients)}
+    write_json(out / "judged.json", {**provenance(), **facts, "rows": rows})
+    table = as_markdown(rows)
+    replace_file(out / "judged.md", lambda draft: Path(draft).write_text(table, encoding="utf-8"))
+    print(f"{table}done: {out}")
+
+
+def map_without_training(make: Callable[..., Any], modality: str, volume: Volume) -> np.ndarray:
+    """Return a map that learns nothing, of a whole scan."""
+    images = BrainSlices(volume.slices)
+    scores: np.ndarray = make(images, images.foreground(), volume.spacing, polarity_of(modality))
+    return scores
+
+
+def calibrate_maps(makers: dict[str, Maker], recipe: JudgeRecipe) -> dict[str, float]:
+    """Return the threshold of each map for 1 % of healthy brain, as `rasalore calibrate` does."""
+    found: dict[str, list[float]] = {name: [] for name in makers}
+    for volume in healthy_scans(recipe):
+        brain = BrainSlices(volume.slices).foreground()
+        for name, make in makers.items():
+            found[name].append(scan_threshold(make(volume), brain, RATE))
+    return {name: promised_threshold(values, 0.1).threshold for name, values in found.items()}
+
+
+def healthy_scans(recipe: JudgeRecipe) -> Iterator[Volume]:
+    """Yield the healthy scans of the sequence."""
+    patients = find_patients(recipe.healthy)
+    for patient in tqdm(patients, desc="healthy scans", disable=None):
+        yield read_scan(patient.images[recipe.data.modality], modality=recipe.data.modality)
+
+
+def read_patient(patient: Patient, modality: str) -> tuple[Volume, np.ndarray]:
+    """Return a patient's scan and true mask (S, H, W)."""
+    assert patient.mask is not None
+    channel = patient.channels.get(modality)
+    volume = read_scan(patient.images[modality], channel, modality, assume=True)
+    return volume, read_mask(patient.mask, volume) > 0
+
+
+def tally(
+    scores: np.ndarray, truth: np.ndarray, volume: Volume, threshold: float, recipe: JudgeRecipe
+) -> Tally:
+    """Return what scores (S, H, W) are worth in each slice with brain."""
+    result = Tally()
+    brains = BrainSlices(volume.slices).foreground()
+    for plane, lesion, brain in zip(scores, truth, brains, strict=True):
+        if lesion.sum() > recipe.least_pixels and brain.any():
+            result.precisions.append(average_precision(plane[brain], lesion[brain]))
+            result.dices.append(dice((plane > threshold) & brain, lesion))
+        elif not lesion.any() and brain.any():
+            result.marked.append(float((plane[brain] > threshold).mean()))
+    return result
+
+
+def make_row(
+    name: str, tallies: dict[str, list[Tally]], threshold: float, seed: int
+) -> dict[str, Any]:
+    """Return a row: means over patients in %, intervals, and differences to the free maps."""
+    row: dict[str, Any] = {"row": name, "threshold": threshold}
+    for measure in ("precisions", "dices", "marked"):
+        means = {key: patient_means(parts, measure) for key, parts in tallies.items()}
+        row[measure] = [float(np.nanmean(means[name])), *bootstrap_interval(means[name], seed)]
+        for other in ("mirror", "smoothed_rank"):
+            if name == "model" and measure != "marked":
+                row[f"{measure}_above_{other}"] = paired_bootstrap(means[name], means[other], seed)
+    return row
+
+
+def patient_means(tallies: list[Tally], measure: str) -> list[np.ndarray]:
+    """Return each patient's mean in %, (1,) each; NaN for one without such slices."""
+    values = [getattr(part, measure) for part in tallies]
+    return [np.array([100 * np.mean(part) if part else np.nan]) for part in values]
+
+
+def as_markdown(rows: list[dict[str, Any]]) -> str:
+    """Return the rows as a table, and the model's differences below it."""
+    lines = [
+        "| Row | Threshold | Average precision | Dice | Healthy brain marked, % |",
+        "| --- | ---: | ---: | ---: | ---: |",
+    ]
+    for row in rows:
+        cells = [written(row[name]) for name in ("precisions", "dices", "marked")]
+        lines.append(f"| {row['row']} | {row['threshold']:.3f} | {' | '.join(cells)} |")
+    lines.append("")
+    for other in ("mirror", "smoothed_rank"):
+        precision, overlap = (rows[0][f"{m}_above_{other}"] for m in ("precisions", "dices"))
+        lines.append(
+            f"The model above {other}: average precision {written(precision)}, Dice "
+            f"{written(overlap)}."
+        )
+    return "\n".join(lines) + "\n"
+
+
+def written(estimate: Any) -> str:
+    """Return a mean with its interval, as readers know it."""
+    mean, low, high = estimate
+    return f"{mean:.1f}" if low is None else f"{mean:.1f} [{low:.1f}, {high:.1f}]"
+
+
+if __name__ == "__main__":
+    recipes.run_script(main)
