@@ -15,10 +15,15 @@ BONE_MM, SCALP_MM = 2.0, 10.0  # from the brain outwards, where they begin; the 
 
 
 @cache
+def make_brains(seed: int) -> dict[str, np.ndarray]:
+    """Return sequence -> slices of a healthy brain, (S, H, W) float32."""
+    images = make_phantom(seed, tumour=False).images
+    return {name: np.ascontiguousarray(image.transpose(2, 1, 0)) for name, image in images.items()}
+
+
 def make_brain(seed: int, sequence: str) -> np.ndarray:
     """Return the slices of a healthy brain, (S, H, W) float32."""
-    image = make_phantom(seed, tumour=False).images[sequence]
-    return np.ascontiguousarray(image.transpose(2, 1, 0))
+    return make_brains(seed)[sequence]
 
 
 def make_head(seed: int, sequence: str, noise: float = 0.0) -> np.ndarray:
