@@ -24,11 +24,13 @@ from fastapi.routing import Mount
 from fastapi.staticfiles import StaticFiles
 from gradio.utils import get_upload_folder
 from handlers import Handlers
-from page import CSS, INTRODUCTION, THEME, TITLE, WARNING
+from page import HEAD, THEME, TITLE, WARNING, introduction
+from thresholds import read_presets
 from traffic import FileWatch, sweeping
 from wiring import Wiring
 
 from modeling_rasalore.prediction.loading import load_model
+from modeling_rasalore.prediction.options import DEFAULT_OPTIONS
 
 FILE_SECONDS = 900  # longer than an upload waits in the queue; then what is left is deleted
 VIEWER = Path(__file__).parent / "niivue"  # JavaScript, served as it is
@@ -39,13 +41,13 @@ MAX_FILE_SIZE = "100mb"
 
 def build_app(handlers: Handlers) -> gr.Blocks:
     """Return the page, with its endpoint for programs."""
-    with gr.Blocks(title=TITLE) as blocks:
+    with gr.Blocks(title=TITLE, fill_width=True) as blocks:
         gr.HTML(WARNING, elem_id="warning")
-        gr.Markdown(INTRODUCTION, elem_id="introduction")
+        gr.Markdown(introduction(handlers.analyst.trained_on), elem_id="introduction")
         with gr.Row():
-            inputs = place_inputs()
+            inputs = place_inputs(handlers)
             results = place_results(handlers.analyst.draws_noise)
-        Wiring(handlers, inputs, results)
+        Wiring(blocks, handlers, inputs, results)
     return blocks
 
 
@@ -53,7 +55,7 @@ def launch_options(handlers: Handlers) -> dict[str, Any]:
     """Limits, looks and privacy of the server, for `Blocks.launch`."""
     return {
         "theme": THEME,
-        "css": CSS,
+        "head": HEAD,
         "max_file_size": MAX_FILE_SIZE,
         "state_session_capacity": SESSIONS,
         "app_kwargs": {
@@ -71,16 +73,31 @@ def launch_options(handlers: Handlers) -> dict[str, Any]:
     }
 
 
+def open_model(name: str, revision: str = "main") -> Analyst:
+    """Return a model with the thresholds that were stored beside it.
+
+    Args:
+        name: folder or repo id.
+        revision: of a repo id.
+
+    Raises:
+        ValueError, OSError: no such model, or a calibration of other weights.
+    """
+    model, processor = load_model(name, revision, "auto")
+    presets = read_presets(name, model, revision, DEFAULT_OPTIONS)
+    return Analyst(model, processor, DEFAULT_OPTIONS, presets)
+
+
 def main() -> None:
     """Load the model named by RASALORE_MODEL and serve the page."""
     name = os.environ.get("RASALORE_MODEL", "")
     if not name:
         sys.exit("Set RASALORE_MODEL to the repo id or folder of a RASALoRE model (stage 2).")
     try:
-        model, processor = load_model(name, os.environ.get("RASALORE_REVISION", "main"), "auto")
+        analyst = open_model(name, os.environ.get("RASALORE_REVISION", "main"))
     except (ValueError, OSError) as error:
         sys.exit(f"RASALORE_MODEL: {str(error).splitlines()[0]}")
-    handlers = Handlers(Analyst(model, processor))
+    handlers = Handlers(analyst)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that the folder goes then, too
     with TemporaryDirectory(prefix="rasalore-") as folder:  # of this app alone, so it can be swept
         os.environ["GRADIO_TEMP_DIR"] = folder

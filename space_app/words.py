@@ -1,0 +1,104 @@
+"""Say in HTML what was found in a scan: why not to rely on it, the numbers, the findings."""
+
+from collections.abc import Sequence
+from html import escape
+
+from analysis import Analysis, Report
+from findings import Finding
+
+from modeling_rasalore.prediction.outputs import describe
+from modeling_rasalore.provenance import DISCLAIMER
+
+SMALL_ML = 1.0  # parts below it are folded
+MOST_SMALL = 50  # of them that the page lists
+
+
+def write_result(analysis: Analysis, report: Report, threshold: float, source: str) -> str:
+    """Return the head of a result, which takes the focus.
+
+    Args:
+        report: of `analysis` at the threshold.
+        threshold: in [0, 1].
+        source: where it comes from.
+    """
+    unfit, warnings = report["unfit_because"], report["warnings"]
+    notes = [sentence for sentence in warnings if sentence not in unfit]
+    sequence = report["sequence"] or "sequence not told by the file"
+    marked = f"score above {threshold:.2f} ({source})"
+    facts = [count_parts(report), report["input"], sequence, marked]
+    return (
+        f'<section id="result" tabindex="-1" aria-labelledby="headline">{write_unfit(unfit)}'
+        f'<h2 id="headline">{escape(describe(analysis.at(threshold)))}</h2>'
+        f"{write_example(analysis, report)}"
+        f"<p>{escape(' · '.join(filter(None, facts)))}</p>{write_items(notes, 'notes')}</section>"
+    )
+
+
+def write_unfit(reasons: Sequence[str]) -> str:
+    """Return the red block that stands above every number; "" where there is no reason for it."""
+    if not reasons:
+        return ""
+    return (
+        '<div class="unfit" role="alert"><strong>Do not rely on this result.</strong>'
+        f"{write_items(reasons, '')}</div>"
+    )
+
+
+def write_items(sentences: Sequence[str], kind: str) -> str:
+    """Return sentences as a list; "" without any."""
+    items = "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences)
+    return f'<ul class="{kind}">{items}</ul>' if items else ""
+
+
+def count_parts(report: Report) -> str:
+    """Return how many findings are no crumbs; "" without any finding."""
+    large = sum(row["millilitres"] >= SMALL_ML for row in report["findings"])
+    words = f"{large} finding{'' if large == 1 else 's'} of {SMALL_ML:g} mL or more"
+    return words if report["findings"] else ""
+
+
+def write_example(analysis: Analysis, report: Report) -> str:
+    """Return what an example is and how well its truth was met; "" for an upload."""
+    if analysis.truth is None:
+        return ""
+    truth = "healthy: every marked voxel is a false alarm"
+    if report["dice"] is not None:
+        truth = (
+            f"Dice with the truth {report['dice']:.2f}, truth {report['true_millilitres']:.1f} mL"
+        )
+    return f'<p class="example">{escape(analysis.told)} <strong>{truth}</strong>.</p>'
+
+
+def write_findings(report: Report) -> str:
+    """Return the table of findings, the smaller ones folded."""
+    rows = report["findings"]
+    if not rows:
+        return f"<p>{escape(DISCLAIMER)}</p>"
+    large = [row for row in rows if row["millilitres"] >= SMALL_ML]
+    small = [row for row in rows if row["millilitres"] < SMALL_ML]
+    others = report["smaller_findings"]
+    table = write_table("Findings by volume times score", large) if large else ""
+    count = len(small) + others["count"]
+    if not count:
+        return table
+    millilitres = sum(row["millilitres"] for row in small) + others["millilitres"]
+    more = "<p>All are in the JSON file.</p>" if count > MOST_SMALL else ""
+    return (
+        f"{table}<details{'' if large else ' open'}><summary>{count} small "
+        f"one{'' if count == 1 else 's'}, under {SMALL_ML:g} mL each, {millilitres:.1f} mL "
+        f"together</summary>{write_table('Small findings', small[:MOST_SMALL])}{more}</details>"
+    )
+
+
+def write_table(caption: str, rows: Sequence[Finding]) -> str:
+    """Return findings as a table, each with a button that goes there."""
+    lines = "".join(
+        f'<tr data-point="{",".join(map(str, row["point_mm"]))}" data-slice="{row["slice"]}">'
+        f'<td><button type="button">{escape(row["position"])}</button></td>'
+        f"<td>{row['millilitres']:.1f}</td><td>{row['mean_score']:.2f}</td></tr>"
+        for row in rows
+    )
+    return (
+        f"<table><caption>{caption}</caption><thead><tr><th>Where</th><th>mL</th><th>Score</th>"
+        f"</tr></thead><tbody>{lines}</tbody></table>"
+    )
