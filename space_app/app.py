@@ -20,6 +20,7 @@ import gradio as gr
 from analysis import Analyst
 from controls import place_inputs, place_results
 from fastapi.middleware import Middleware
+from fastapi.middleware.gzip import GZipMiddleware
 from fastapi.routing import Mount
 from fastapi.staticfiles import StaticFiles
 from gradio.utils import get_upload_folder
@@ -62,7 +63,7 @@ def launch_options(handlers: Handlers) -> dict[str, Any]:
             "middleware": [
                 Middleware(FileWatch, register=handlers.uploads, handed_over=handlers.handed_over)
             ],
-            "routes": [Mount("/niivue", StaticFiles(directory=VIEWER))],
+            "routes": [Mount("/niivue", GZipMiddleware(StaticFiles(directory=VIEWER)))],
             "lifespan": sweeping(Path(get_upload_folder()), FILE_SECONDS),
         },
         "mcp_server": importlib.util.find_spec("mcp") is not None,

@@ -17,15 +17,13 @@ class Inputs(NamedTuple):
     Attributes:
         scan: analysed as soon as it is uploaded.
         cases: buttons of the examples.
-        preset, threshold: from which score on a voxel is marked; None on a field that was emptied.
-        progress: where it is shown.
+        preset, threshold: from which score on a voxel is marked.
     """
 
     scan: gr.File
     cases: list[gr.Button]
     preset: gr.Radio
     threshold: gr.Slider
-    progress: gr.HTML
 
 
 class Slices(NamedTuple):
@@ -33,14 +31,15 @@ class Slices(NamedTuple):
 
     wanted: gr.Button
     view: gr.Image
-    index: gr.Slider
+    number: gr.Slider
     opacity: gr.Slider
     what: gr.Radio
 
 
 class Results(NamedTuple):
-    """The second column, hidden until there is something to see."""
+    """The second column: progress, or what there is to see of a result."""
 
+    progress: gr.HTML
     result: gr.HTML
     findings: gr.HTML
     slices: Slices
@@ -55,9 +54,8 @@ def place_inputs(handlers: Handlers) -> Inputs:
         gr.HTML("<h2>Or open an example</h2>", elem_id="examples-title")
         with gr.Row(elem_id="examples"):
             cases = [gr.Button(title, size="sm") for title in handlers.cases.cases]
-        progress = gr.HTML(elem_id="progress")
         preset, threshold = place_thresholds(handlers.analyst.presets)
-    return Inputs(scan, cases, preset, threshold, progress)
+    return Inputs(scan, cases, preset, threshold)
 
 
 def place_upload() -> gr.File:
@@ -91,6 +89,7 @@ def place_results(draws_noise: bool) -> Results:
     """Put the second column; only a model that draws noise has an uncertainty to show."""
     with gr.Column(scale=4, min_width=300, elem_id="outputs"):
         gr.HTML(MESSAGE, elem_id="told")
+        progress = gr.HTML(elem_id="progress")
         gr.HTML(EMPTY, elem_id="empty")
         with gr.Column(elem_id="results"):
             result = gr.HTML(elem_id="summary")
@@ -100,7 +99,7 @@ def place_results(draws_noise: bool) -> Results:
             saves = place_downloads()
             doubt = gr.Button("Uncertainty", visible="hidden", elem_id="doubt")
             gr.HTML(LEGEND, elem_id="legend")
-    return Results(result, findings, slices, saves, doubt)
+    return Results(progress, result, findings, slices, saves, doubt)
 
 
 def place_slices(draws_noise: bool) -> Slices:
@@ -108,12 +107,12 @@ def place_slices(draws_noise: bool) -> Slices:
     with gr.Column(elem_id="slices"):
         wanted = gr.Button("Draw slices", visible="hidden", elem_id="want-slices")
         view = gr.Image(label="Slice with overlay", buttons=[], elem_id="slice-view", height=420)
-        index = gr.Slider(0, 1, 0, step=1, label="Slice", elem_id="slice")
+        number = gr.Slider(0, 1, 0, step=1, label="Slice", elem_id="slice")
         with gr.Row():
             opacity = gr.Slider(0, 1, 0.5, step=0.05, label="Opacity of the colours")
             choices = [SCORES, DOUBT] if draws_noise else [SCORES]
             what = gr.Radio(choices, value=SCORES, label="Colours show")
-    return Slices(wanted, view, index, opacity, what)
+    return Slices(wanted, view, number, opacity, what)
 
 
 def place_downloads() -> dict[str, gr.Button]:

@@ -47,7 +47,7 @@ class Case:
         threshold = analyst.presets[0].threshold
         facts = describe_model(analyst.model)
         if self.weights_sha256 == facts["weights_sha256"]:
-            stored = read_volume(self.folder / SCORES).slices / np.float32(SCORE_STEPS)
+            stored = (read_volume(self.folder / SCORES).slices / SCORE_STEPS).astype(np.float32)
             mask = (stored > threshold).astype(np.uint8)
             spacing, affine = scan.volume.spacing, scan.volume.geometry.slice_affine
             prediction = VolumePrediction(stored, mask, threshold, spacing, facts, affine)

@@ -34,9 +34,9 @@ def pack_layers(analysis: Analysis, threshold: float) -> dict[str, Any]:
 
 def pack_outlines(analysis: Analysis, threshold: float) -> Layer:
     """Return what is outlined: `MASK_BIT` in the mask, `TRUTH_BIT` in the truth where known."""
-    values = analysis.at(threshold).mask * np.uint8(MASK_BIT)
+    values: np.ndarray = analysis.at(threshold).mask * MASK_BIT
     if analysis.truth is not None:
-        values = values + analysis.truth * np.uint8(TRUTH_BIT)
+        values = values + analysis.truth * TRUTH_BIT
     return pack_volume(analysis, values)
 
 

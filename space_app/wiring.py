@@ -45,7 +45,7 @@ class Wiring:
             given,
             self.analysis,
             concurrency_id="model",
-            show_progress_on=self.inputs.progress,
+            show_progress_on=self.results.progress,
             api_visibility="undocumented",
         )
         self.show(started.success(lambda: None, None, self.inputs.scan, **QUICK), "show")
@@ -58,13 +58,13 @@ class Wiring:
         outputs = [results.result, results.findings, self.layers]
         shown = ready.success(self.handlers.show, self.told, outputs, **QUICK)
         shown = shown.success(None, self.layers, None, js=call_page(how))
-        moved = shown.success(self.handlers.open_slices, self.told, results.slices.index, **QUICK)
+        moved = shown.success(self.handlers.open_slices, self.told, results.slices.number, **QUICK)
         moved.success(**self.picture())
 
     def picture(self) -> dict[str, Any]:
         """How a slice is drawn by the server, where the browser cannot."""
         slices = self.results.slices
-        shown = [slices.index, self.inputs.threshold, slices.opacity, slices.what]
+        shown = [slices.number, self.inputs.threshold, slices.opacity, slices.what]
         return QUICK | {
             "fn": self.handlers.draw,
             "inputs": [self.analysis, self.server_draws, *shown],
@@ -91,7 +91,7 @@ class Wiring:
         slices = self.results.slices
         asked = slices.wanted.click(lambda: True, None, self.server_draws, **QUICK)
         asked.success(**self.picture())
-        for control in (slices.index, slices.opacity, slices.what):
+        for control in (slices.number, slices.opacity, slices.what):
             control.input(**self.picture(), trigger_mode="always_last")
 
     def offer_files(self) -> None:

@@ -211,8 +211,8 @@ def find_warnings(volume: Volume, trained_on: str | None = None) -> list[str]:
         warnings.append(
             Unfit(
                 f"the model was trained on {trained_on}, but the scan is {volume.sequence} by its "
-                f"name, its header or --modality; expect nothing of the result, and give a "
-                f"{trained_on} scan."
+                "name, its header or what was said of it; expect nothing of the result, and give "
+                f"a {trained_on} scan."
             )
         )
     return warnings

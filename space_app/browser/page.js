@@ -155,7 +155,8 @@
     tell('');
     setState('result');
     find('#status').textContent = '';
-    find('#result').focus();
+    find('#result').focus({ preventScroll: true });
+    find('#result').scrollIntoView();
     await draw(layers);
   };
 
