@@ -82,6 +82,8 @@ def place_thresholds(presets: Sequence[Preset]) -> tuple[gr.Radio, gr.Slider]:
             label="Score above which a voxel is marked",
             elem_id="threshold",
         )
+    # A number outside the range is refused by the handlers, after the scan's file was deleted.
+    vars(slider).update(preprocess=lambda payload: payload)
     return radio, slider
 
 

@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,10 @@ class Handlers:
 
     def threshold_or_usual(self, threshold: float | None) -> float:
         """Return the threshold, or the first preset's where its field was emptied."""
-        return self.analyst.presets[0].threshold if threshold is None else threshold
+        if threshold is None:
+            return self.analyst.presets[0].threshold
+        with one_line_errors():  # a number outside [0, 1]
+            return replace(self.analyst.options, threshold=threshold).threshold
 
     def show(
         self, analysis: Analysis | None, threshold: float | None
