@@ -11,9 +11,12 @@ import typer
 
 from .commands.calibrate import calibrate
 from .commands.convert import convert_released, export
+from .commands.demo import demo
 from .commands.inspect import inspect
+from .commands.label import label
 from .commands.phantom import phantom
 from .commands.predict import predict
+from .commands.train import train
 
 app = typer.Typer(
     name="rasalore",
@@ -24,9 +27,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 EXAMPLES: dict[Callable[..., None], str] = {
-    predict: "rasalore predict scans/ --modality t2 --model runs/stage2 --out out",
+    predict: "rasalore predict scan.nii.gz",
+    demo: "rasalore demo",
     inspect: "rasalore inspect scans/ --modality flair",
     calibrate: "rasalore calibrate healthy/ --modality t2 --model runs/stage2 --false-alarms 0.05",
+    label: "rasalore label scans/",
+    train: "rasalore train scans/ --modality flair --out runs/mine",
     phantom: "rasalore phantom runs/phantoms --patients 4 --healthy 2",
     convert_released: "rasalore convert-released --encoder Encoder_Model.pth --decoder "
     "Decoder_Model.pth --location-embeddings Candidate_Prompt_Embedding.pt --out runs/released",

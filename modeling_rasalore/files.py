@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-PLANS = ("settings.json", "split.json")  # what a run writes before its first result
+SCAN_ERRORS = (ValueError, OSError, MemoryError, RuntimeError)  # of one scan; the others go on
+PLANS = ("settings.json", "split.json", "study.yaml")  # what a run writes before its first result
 
 
 def some(names: Sequence[str]) -> str:

@@ -30,7 +30,8 @@ class DataRecipe:
     Attributes:
         root: folder of scans in a known layout, with masks or slice_labels.csv; or folder, web
             address or repo id of prepared slices.
-        modality: t1, t1ce, t2 or flair; stage 2 learns from "all" as channels too.
+        modality: t1, t1ce, t2 or flair; stage 2 learns from "all" as channels too, and from
+            lesions painted into "each" as a scan of its own.
         skip_slices: lowest and highest axial slices left out of a scan: a number, or auto: as many
             as 15 of 155, such as 9 of 96, and none of a scan with fewer than 50.
         shuffle_buffer: slices held back to mix the order of the stream; more mixes better and takes
@@ -62,6 +63,7 @@ class SplitRecipe:
         seed: of the order in which patients are dealt.
         folds: instead of `test`, deal all patients into so many test sets and take one; 0: none.
         fold: which of them, from 1 on.
+        file: instead of all that, a split.json that says who is in which part; empty: none.
     """
 
     validation: float = 0.1
@@ -69,12 +71,13 @@ class SplitRecipe:
     seed: int = 0
     folds: int = 0
     fold: int = 0
+    file: str = ""
 
     def amounts(self) -> dict[str, Any]:
         """Return arguments of `split_patients`: counts are whole numbers, shares are not."""
         parts = {"validation": self.validation, "test": self.test}
         counted = {name: int(value) if value >= 1 else value for name, value in parts.items()}
-        return {**counted, "folds": self.folds, "fold": self.fold}
+        return {**counted, "folds": self.folds, "fold": self.fold, "file": self.file}
 
 
 @dataclass
@@ -275,6 +278,16 @@ def load_recipe(schema: type[Recipe], words: Sequence[str], needs_file: bool = F
 def recipe_text(recipe: Any) -> str:
     """Return a recipe as YAML."""
     return OmegaConf.to_yaml(OmegaConf.structured(recipe))
+
+
+def is_recipe(path: Path, recipe: Any) -> bool:
+    """Return whether a file holds a recipe; fields that it does not name have their defaults."""
+    text = path.read_text(encoding="utf-8")
+    try:
+        stored = OmegaConf.merge(OmegaConf.structured(type(recipe)), OmegaConf.create(text))
+    except (OmegaConfBaseException, YAMLError):  # of a version with other fields
+        return False
+    return recipe_text(stored) == recipe_text(recipe)
 
 
 def preset_folder(name: str) -> Path:

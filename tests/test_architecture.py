@@ -22,15 +22,17 @@ FLOORS: dict[str, set[str]] = {
     "scans": {"formats"},
     "data": {"scans"},
     "evaluation": {"scans"},
-    "prediction": {"models", "formats", "scans", "evaluation"},
+    "reports": {"scans"},
+    "prediction": {"models", "formats", "scans", "evaluation", "reports"},
     "pseudo_masks": {"models", "scans", "data", "evaluation", "prediction"},
     "training": {"models", "scans", "data", "evaluation", "prediction", "pseudo_masks"},
     "publishing": {"models", "scans", "data", "evaluation", "prediction", "pseudo_masks"},
 }
+FLOORS["labelling"] = {"scans", "data", "evaluation", "prediction", "pseudo_masks"}
 FLOORS["benchmark"] = set(FLOORS)
 FLOORS["studies"] = set(FLOORS)
 FLOORS["commands"] = set(FLOORS)
-GROUND = {"files", "processes", "remote_files", "provenance", "recipes"}
+GROUND = {"files", "packaged", "processes", "remote_files", "provenance", "recipes"}
 # The files of the Space lie in one folder, its root, and import each other by name.
 SPACE: dict[str, set[str]] = {
     "uploads": set(),

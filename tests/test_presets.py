@@ -30,5 +30,7 @@ def test_the_wheel_holds_every_floor_and_the_presets() -> None:
     told = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
     floors = {path.parent.name for path in (ROOT / "modeling_rasalore").glob("*/__init__.py")}
     named = {"modeling_rasalore", *(f"modeling_rasalore.{name}" for name in floors)}
-    assert set(told["packages"]) == named | {"modeling_rasalore.hub_configs"}
+    assert set(told["packages"]) == named | {
+        "modeling_rasalore.hub_configs",
+    }
     assert told["package-dir"]["modeling_rasalore.hub_configs"] == "hub_configs"

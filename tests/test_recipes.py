@@ -112,7 +112,7 @@ def test_two_recipes_share_nothing() -> None:
 
 
 def test_patients_of_a_split_are_counts_from_one_on_and_shares_below() -> None:
-    asked = {"validation": 0.1, "test": 74, "folds": 0, "fold": 0}
+    asked = {"validation": 0.1, "test": 74, "folds": 0, "fold": 0, "file": ""}
     assert SplitRecipe(validation=0.1, test=74).amounts() == asked
     assert isinstance(SplitRecipe(test=1.0).amounts()["test"], int)
 

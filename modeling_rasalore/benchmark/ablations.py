@@ -23,14 +23,15 @@ from .own import TrainedRuns
 from .systems import SystemRow, read_runs
 from .trained import HeatmapOfKind, Stage2Network
 
-HALF, TWICE, OTHER = 0.5, 2.0, {"el_dice": "el_tversky", "el_tversky": "el_dice"}
+HALF, TWICE = 0.5, 2.0
+OTHER = {"el_dice": "el_tversky", "el_tversky": "el_dice", "bce_dice": "el_dice"}
 CHANGES: dict[str, dict[str, Any]] = {
     "loss_without_false_positives": {"false_positive_weight": 0.0},
     "loss_without_background": {"background_weight": 0.0},
     "loss_without_sam": {"sam_weight": 0.0},
     "loss_without_points": {"point_activation_weight": 0.0},
     "loss_without_structure": {"structural_weight": 0.0},
-    "loss_of_other_form": {"decoder_loss": OTHER},  # el_dice or el_tversky
+    "loss_of_other_form": {"decoder_loss": OTHER},
     "half_the_points_per_side": {"grid_size": HALF},
     "twice_the_points_per_side": {"grid_size": TWICE},
     "half_the_refiner_grid": {"refiner_grid": HALF},

@@ -20,7 +20,8 @@ BENCHMARK_FACTS = (
 # What folds and seeds may differ in: who is in them, where files lie, what chance decides.
 FREE = (
     *(".out", ".model", ".pseudo_masks", ".initial_weights", ".data.root", ".loop.seed"),
-    *(".split.seed", ".split.fold", ".data.shuffle_buffer", ".data.lanes", ".data.same_person"),
+    *(".split.seed", ".split.fold", ".split.file"),
+    *(".data.shuffle_buffer", ".data.lanes", ".data.same_person"),
 )
 # Of config.json: every fold chooses a heatmap and fits a temperature of its own.
 FREE_FIELDS = ("heatmap", "temperature", "transformers_version")

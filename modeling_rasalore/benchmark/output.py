@@ -90,10 +90,10 @@ class ChosenSlice:
     example: LabelledSlice
     position: int
 
-    def as_row(self) -> GridSlice:
-        """Return the slice as the picture takes it."""
+    def as_row(self, patient: str) -> GridSlice:
+        """Return the slice as the picture takes it, captioned with a name of the patient."""
         example = self.example
-        caption = f"{example.patient_id}, {example.slice_index}"
+        caption = f"{patient}, {example.slice_index}"
         return GridSlice(example.image, example.lesion, example.spacing[1:], caption)
 
 
@@ -103,37 +103,48 @@ def write_grid(
     data: DataRecipe,
     rows: Sequence[Row],
     folders: Mapping[str, Path],
-) -> None:
+    most: int = PATIENTS_SHOWN,
+    named: bool = True,
+) -> list[str]:
     """Draw every system's maps of a few slices; without a lesion anywhere there is no picture.
 
     Args:
         patients: the test patients.
         rows: of results.json; systems whose maps are gone have no column.
         folders: patient id -> the benchmark folder that holds its maps.
+        most: patients that are shown, one slice each.
+        named: caption slices with patient ids; else patients are numbered from 1.
+
+    Returns:
+        The ids of the patients that are shown, from top to bottom.
     """
-    chosen = choose_slices(patients, data)
+    chosen = choose_slices(patients, data, most)
     if not chosen:
-        return
+        return []
+    ids = [shown.example.patient_id for shown in chosen]
     maps = {}
     for system, title in {r["system"]: system_name(r) for r in rows if "failure" not in r}.items():
-        ids = [shown.example.patient_id for shown in chosen]
         files = [folders[i] / "systems" / system / "scores" / f"{i}.npy" for i in ids]
         if all(file.is_file() for file in files):
             pairs = zip(files, chosen, strict=True)
             maps[title] = [np.load(file, "r")[shown.position] for file, shown in pairs]
-    lines = [shown.as_row() for shown in chosen]
+    names = ids if named else [f"patient {number}" for number in range(1, len(ids) + 1)]
+    lines = [shown.as_row(name) for shown, name in zip(chosen, names, strict=True)]
     replace_file(path, lambda draft: results_grid(lines, maps, draft))
+    return ids
 
 
-def choose_slices(patients: Sequence[Patient], data: DataRecipe) -> list[ChosenSlice]:
-    """Return the slice with the largest lesion of up to `PATIENTS_SHOWN` patients, evenly spaced.
+def choose_slices(
+    patients: Sequence[Patient], data: DataRecipe, most: int = PATIENTS_SHOWN
+) -> list[ChosenSlice]:
+    """Return the slice with the largest lesion of up to `most` patients, evenly spaced.
 
     They are in sorted order, and no system's score has a say. A patient without a lesion gives way
     to the next one.
     """
     ordered = sorted(patients, key=lambda patient: patient.patient_id)
     chosen: dict[str, ChosenSlice] = {}
-    for start in (np.arange(PATIENTS_SHOWN) * len(ordered) / PATIENTS_SHOWN).astype(int):
+    for start in (np.arange(most) * len(ordered) / most).astype(int):
         for patient in ordered[start:]:
             if patient.patient_id in chosen:
                 continue

@@ -60,6 +60,7 @@ class TrainedRuns:
     Attributes:
         stage1: folder of train/stage1.py; its split.json says who is held out.
         synthetic_only: folder of train/stage2.py on painted lesions, or on phantoms, alone.
+        package: the package's own weights, which learned from synthetic patients alone.
         rasalore_control: what RASALoRE starts from, trained as long on painted lesions alone.
         rasalore_poster: the same on stage 1's pseudo-masks, from random weights.
         rasalore: the same from a start on synthetic patients.
@@ -74,6 +75,7 @@ class TrainedRuns:
 
     stage1: str = MISSING
     synthetic_only: str = ""
+    package: str = ""
     rasalore_control: str = ""
     rasalore_poster: str = ""
     rasalore: str = ""
@@ -285,6 +287,7 @@ OWN_ROWS: tuple[OwnRow, ...] = (  # in the order of the table
     OwnRow("mirror", "Smoothed rank and mirror", "", partial(build_free_map, True), False),
     OwnRow("ddpt", "DDPT (stage 1)", "stage1", build_heatmap),
     network_row("synthetic_only", "Synthetic lesions only"),
+    network_row("package", "The package's own weights"),
     network_row(CONTROL, "Control of RASALoRE (painted lesions alone)"),
     network_row("rasalore_poster", "RASALoRE, poster's start"),
     network_row("rasalore", "RASALoRE"),

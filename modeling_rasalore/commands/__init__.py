@@ -2,9 +2,13 @@
 
 calibrate.py  rasalore calibrate
 convert.py    rasalore convert-released, rasalore export
+demo.py       rasalore demo
 inspect.py    rasalore inspect
+label.py      rasalore label
 phantom.py    rasalore phantom
+places.py     where results go where nobody says so
 predict.py    rasalore predict
 saying.py     what commands print, and how they end
+train.py      rasalore train
 words.py      options that several commands share
 """

@@ -23,6 +23,7 @@ def calibrate(
         ),
     ],
     options: PredictionOptions,
+    given: frozenset[str],
     per: Per = "voxels",
     scans_above: Annotated[
         float | None,
@@ -54,12 +55,14 @@ def calibrate(
         found = find_scans(scans, *options.reading[1:], trained_on=trained_on)
         say_left_out(found, quiet)
         require_writable(model, "--model")
-        from ..prediction.calibration import ASSUMPTION, calibrate, save_calibration
+        from ..prediction.calibration import calibrate
         from ..prediction.loading import choose_precision, load_model
+        from ..prediction.saved_options import ASSUMPTION, complete_options, save_calibration
         from ..scans.reading import read_scan
 
         network, processor = load_model(str(model), device=device)
         options = replace(options, precision=choose_precision(network, precision))
+        options = complete_options(options, {*given, "threshold"}, network, model)
         healthy = (read_scan(path, *options.reading, trained_on=trained_on) for path in found.scans)
         result = calibrate(network, processor, healthy, false_alarms, per, options, scans_above)
         path = save_calibration(model, result)

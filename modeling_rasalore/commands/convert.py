@@ -67,12 +67,17 @@ def convert_released(
 
 
 def export(
-    model: Model,
     out: Annotated[Path, typer.Option(help="file to write, ending in .onnx")],
+    model: Model = None,
     revision: Revision = "main",
 ) -> None:
     """Write a model with its pre- and post-processing as ONNX: a slice in, its scores out."""
     with one_line_errors():
+        from ..packaged import packaged_model
+        from ..remote_files import read_model_config
+
+        model = str(packaged_model()) if model is None else model
+        read_model_config(model, revision)  # a name that is none is told before the heavy imports
         from ..prediction.loading import load_model
         from ..publishing.onnx_export import export_onnx
 

@@ -12,6 +12,7 @@ import typer
 
 from ..files import printable
 from ..prediction.options import PredictionOptions, takes_options
+from .places import make_results_folder
 from .saying import one_line_errors, say_errors, say_left_out, say_line
 from .words import SCORING, Device, Json, Model, Per, Precision, Quiet, Revision, Scans
 
@@ -19,11 +20,17 @@ from .words import SCORING, Device, Json, Model, Per, Precision, Quiet, Revision
 @takes_options(*SCORING, "noise_samples", "smallest_ml", "format")
 def predict(
     scans: Scans,
-    model: Model,
-    out: Annotated[Path, typer.Option(help="folder for the results")],
     options: PredictionOptions,
+    given: frozenset[str],
+    model: Model = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="folder for the results; a new one beside the scans if not given"),
+    ] = None,
     revision: Revision = "main",
-    threshold: Annotated[float | None, typer.Option(help="score, 0.5 if not given")] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="score; the model's calibrated one, else 0.5, if not given")
+    ] = None,
     false_alarms: Annotated[
         float | None,
         typer.Option(help="share of healthy voxels or slices, or ml per scan; needs calibrate"),
@@ -33,7 +40,7 @@ def predict(
     precision: Precision = "auto",
     files: Annotated[
         str, typer.Option(help="which to write per scan; '' for none, only the tables")
-    ] = "mask,scores,spread,overlay,summary",
+    ] = "mask,scores,spread,overlay,planes,summary",
     parquet: Annotated[
         bool, typer.Option("--parquet", help="write results.parquet too; needs the extra [train]")
     ] = False,
@@ -54,10 +61,13 @@ def predict(
 ) -> None:
     """Segment scans: mask, score map, overlay and numbers of each, and a report of all.
 
-    `rasalore inspect OUT` says how far all shards are.
+    Without --out, results of scan.nii.gz are in scan_rasalore/ beside it, in scan_rasalore_2/ where
+    there are some; --resume goes on in the last of them. `rasalore inspect OUT` says how far all
+    shards are.
     """
     with one_line_errors("the same command with --resume goes on"):
         from ..files import require_writable
+        from ..packaged import packaged_model
         from ..prediction.journal import pick_shard
         from ..remote_files import read_model_config
         from ..scans.finding import find_scans
@@ -65,22 +75,31 @@ def predict(
         if threshold is not None and false_alarms is not None:
             raise ValueError("--threshold and --false-alarms exclude each other; give one of them.")
         part = pick_shard(shard)
+        if out is None and part != (0, 1):
+            raise ValueError(
+                "processes that share the scans need one folder; give all the same --out."
+            )
+        say = say_errors if quiet or as_json else say_line
+        if model is None:
+            model = str(packaged_model())
+            say(f"model: {Path(model).name}, which comes with the package")
         trained_on = read_model_config(model, revision).get("modality")
         found = find_scans(scans, *options.reading[1:], trained_on=trained_on)
         say_left_out(found, quiet, as_json)
-        require_writable(out)
-        from ..prediction.calibration import at_false_alarms
+        out = require_writable(out) if out else make_results_folder(scans, resume)
         from ..prediction.loading import choose_precision, load_model, pick_device
         from ..prediction.run import predict_scans
+        from ..prediction.saved_options import at_false_alarms, complete_options
 
         open_model = partial(load_model, model, revision, pick_device(device))
         network, processor = open_model()
         options = replace(options, precision=choose_precision(network, precision))
+        if threshold is not None:
+            options = replace(options, threshold=threshold, threshold_source="given")
+        chosen = {*given} if threshold is None and false_alarms is None else {*given, "threshold"}
+        options = complete_options(options, chosen, network, model, revision)
         if false_alarms is not None:
             options = at_false_alarms(options, false_alarms, per, model, network, revision)
-        elif threshold is not None:
-            options = replace(options, threshold=threshold, threshold_source="given")
-        say = say_errors if quiet or as_json else say_line
         say(f"computing on {network.device} in {options.precision}")
         manifest = predict_scans(
             network,
@@ -116,6 +135,8 @@ def ray_cluster(open_model: Callable[[], Any], workers: int, gpus: float) -> Any
 
 def conclude(manifest: dict[str, Any], failed: list[str], count: int, out: Path) -> None:
     """Say how many scans of all shards are done, and what to think of the results."""
+    from ..reports.tables import PAGE
+
     settings, known = manifest["settings"], len(manifest["scans"])
     left = f", {count - known} left to other shards" if known < count else ""
     print(f"threshold {settings['threshold']:g}: {settings['threshold_source']}")
@@ -127,3 +148,5 @@ def conclude(manifest: dict[str, Any], failed: list[str], count: int, out: Path)
         words = f" ({others} with other settings)" * bool(others)
         print(f"results of earlier runs that stay in table and report: {len(earlier)}{words}")
     print(manifest["disclaimer"])
+    if (page := out / PAGE).is_file() and known == count:
+        print(f"report: {page}")

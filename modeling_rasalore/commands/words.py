@@ -12,7 +12,10 @@ Scans = Annotated[
         help="NIfTI files, folders or zips of a DICOM series, BIDS data sets, folders of these",
     ),
 ]
-Model = Annotated[str, typer.Option(help="folder or repo id of a RASALoRE model")]
+Model = Annotated[
+    str | None,
+    typer.Option(help="folder or repo id of a RASALoRE model; that of the package if not given"),
+]
 Revision = Annotated[str, typer.Option(help="commit, tag or branch of a repo id")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps, ...")]
 Precision = Annotated[str, typer.Option(help="auto, float32 or bfloat16")]

@@ -34,15 +34,9 @@ def add_slice_labels(patients: Sequence[Patient], path: Path) -> list[Patient]:
     of the file was read in another way than the documented one.
 
     Raises:
-        ValueError: a file that cannot be read for certain, one slice with both labels, or a volume
-            that is none of the patients.
+        ValueError: as `read_slice_labels`.
     """
-    table = read_label_table(path)
-    notes = list(table.notes)
-    labels = _labels_by_patient(table, _match_volumes(table, patients, notes))
-    labels = _counted_from_0(table, labels, patients, notes)
-    if notes:
-        logger.warning("%s: %s", path, "; ".join(notes))
+    labels = read_slice_labels(patients, path)
     if unnamed := [p.patient_id for p in patients if p.patient_id not in labels]:
         logger.warning("%s names no slice of %s", path, some(unnamed))
     return [
@@ -50,8 +44,31 @@ def add_slice_labels(patients: Sequence[Patient], path: Path) -> list[Patient]:
     ]
 
 
-def _labels_by_patient(table: LabelTable, patient_of: Mapping[str, str]) -> SliceLabels:
-    """Return each patient's labels; a slice may have several rows that agree."""
+def read_slice_labels(patients: Sequence[Patient], path: Path) -> SliceLabels:
+    """Return the labels that slice_labels.csv at `path` gives the slices of patients.
+
+    Raises:
+        ValueError: a file that cannot be read for certain, one slice with both labels, or a volume
+            that is none of the patients.
+    """
+    table = read_label_table(path)
+    notes = list(table.notes)
+    labels = labels_by_patient(table, _match_volumes(table, patients, notes))
+    labels = _counted_from_0(table, labels, patients, notes)
+    if notes:
+        logger.warning("%s: %s", path, "; ".join(notes))
+    return labels
+
+
+def labels_by_patient(table: LabelTable, patient_of: Mapping[str, str]) -> SliceLabels:
+    """Return each patient's labels; a slice may have several rows that agree.
+
+    Args:
+        patient_of: volume -> patient_id.
+
+    Raises:
+        ValueError: one slice with both labels.
+    """
     labels: SliceLabels = {}
     for row in table.rows:
         slices = labels.setdefault(patient_of[row.volume], {})

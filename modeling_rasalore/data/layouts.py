@@ -101,14 +101,7 @@ def _find_patients(root: str | Path, some_may_lack_labels: bool) -> list[Patient
     if is_remote(root) or (Path(root) / SLICES_FILE).is_file():
         return _find_prepared(str(root))
     root = Path(root)
-    patients = [patient for layout in LAYOUTS for patient in _match(root, layout)]
-    if patients:
-        _warn_of_others(root)
-    else:
-        patients = _match_channels(root) or _match_names(root)
-    if not patients:
-        raise ValueError(_nothing_found(root))
-    patients.sort(key=lambda patient: patient.patient_id)
+    patients = find_scanned_patients(root)
     labels_path = root / LABELS_FILE
     if labels_path.is_file():
         return add_slice_labels(patients, labels_path)
@@ -120,6 +113,22 @@ def _find_patients(root: str | Path, some_may_lack_labels: bool) -> list[Patient
             "slice_index, label (healthy or unhealthy)."
         )
     return patients
+
+
+def find_scanned_patients(root: Path) -> list[Patient]:
+    """Return the patients whose scans lie below a folder, sorted, without labels of any table.
+
+    Raises:
+        ValueError: nothing recognised, or two files for one role.
+    """
+    patients = [patient for layout in LAYOUTS for patient in _match(root, layout)]
+    if patients:
+        _warn_of_others(root)
+    else:
+        patients = _match_channels(root) or _match_names(root)
+    if not patients:
+        raise ValueError(_nothing_found(root))
+    return sorted(patients, key=lambda patient: patient.patient_id)
 
 
 def _find_prepared(root: str) -> list[Patient]:

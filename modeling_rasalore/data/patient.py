@@ -1,7 +1,7 @@
 """Name what data sets consist of: a patient before anything is opened, and a labelled slice."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 from .persons import Identity, person_of
 
 ALL = "all"  # in place of a modality: all of them as channels, in this order
+EACH = "each"  # in place of a modality: every sequence as a scan of its own
 Skip = int | str  # lowest and highest slices that are left out: a number, or AUTO
 AUTO = "auto"  # as many as 15 of BraTS's 155
 AUTO_FEWEST = 50  # slices; scans of fewer have thick ones, all of which count
@@ -104,6 +105,22 @@ class Patient:
         """Whether the patient has no part, because another data set shows the same person."""
         return self.identity is not None and self.identity.left_out
 
+    def of_each_sequence(self) -> "list[Patient]":
+        """Return the patient once per sequence, with that alone; the ids end in "/" and its name.
+
+        Raises:
+            ValueError: the patient has prepared slices, which lie together.
+        """
+        if self.prepared:
+            raise ValueError(
+                f"{EACH} reads scans, but {self.patient_id} has prepared slices; give the folder "
+                "they were prepared from, or one modality."
+            )
+        return [
+            replace(self, patient_id=f"{self.patient_id}/{name}", images={name: path})
+            for name, path in self.images.items()
+        ]
+
     @property
     def has_labels(self) -> bool:
         """Whether a mask, a labels file or prepared slices tell which slices are unhealthy."""
@@ -124,6 +141,7 @@ class LabelledSlice:
         slice_index: 0 = most inferior, of the scan's `slice_count` slices.
         spacing: mm between slices, rows and columns.
         source: name of the data set's layout.
+        modality: "t1", "t1ce", "t2", "flair" or "all".
         seen: what `see` said of the slice; None without one.
     """
 
@@ -135,6 +153,7 @@ class LabelledSlice:
     slice_count: int
     spacing: tuple[float, float, float]
     source: str
+    modality: str
     seen: Any = None
 
     @property

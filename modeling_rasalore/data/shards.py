@@ -58,6 +58,7 @@ def read_prepared(
                 slice_count=row["slice_count"],
                 spacing=tuple(row["spacing"]),
                 source=row["source"],
+                modality=modality,
                 seen=scan.get(index),
             )
 

@@ -10,9 +10,9 @@ import numpy as np
 from ..scans.background import brain_of, zero_background
 from ..scans.naming import MODALITIES
 from ..scans.reading import covers_brain
-from ..scans.volumes import read_facts, read_mask, read_volume
+from ..scans.volumes import Volume, read_facts, read_mask, read_volume
 from .labels import LABELS_FILE, UNKNOWN, label_slices
-from .patient import ALL, AUTO, LabelledSlice, Patient, See, Skip, used_slices
+from .patient import ALL, AUTO, EACH, LabelledSlice, Patient, See, Skip, used_slices
 from .shards import read_prepared
 
 logger = logging.getLogger(__name__)
@@ -30,7 +30,8 @@ def read_slices(
     """Yield the axial slices of a patient that show brain, inferior to superior.
 
     Args:
-        modality: "t1", "t1ce", "t2", "flair" or "all".
+        modality: "t1", "t1ce", "t2", "flair" or "all"; "each" for patients of
+            `Patient.of_each_sequence`.
         with_mask: also read the true masks, for scoring.
         skip: how many of the first and of the last axial slices are left out, as for
             `used_slices`.
@@ -43,6 +44,8 @@ def read_slices(
             different grids, no slice that is used, or a labelled slice beyond the scan;
             VolumeError, one of these, for a file that cannot be read.
     """
+    if modality == EACH:
+        (modality,) = patient.images
     _require(patient, modality)
     if modality == ALL and see:
         raise ValueError(
@@ -67,12 +70,10 @@ def _read_scan(
     see: See | None,
 ) -> Iterator[LabelledSlice]:
     """Yield the slices of one sequence, decoded once."""
-    volume = read_volume(patient.images[modality], patient.channels.get(modality))
+    volume, images = read_images(patient, modality)
     if volume.replaced_voxels:
         replaced = f"{volume.replaced_voxels} NaN or infinite voxels were set to 0"
         _say_once(logging.WARNING, f"{volume.path}: {replaced}")
-    brain = None if patient.brain_mask is None else read_mask(patient.brain_mask, volume) > 0
-    images = zero_background(volume.slices, brain)
     lesion = None
     if patient.mask is not None and (with_mask or patient.slice_labels is None):
         lesion = read_mask(patient.mask, volume) > 0
@@ -104,8 +105,20 @@ def _read_scan(
                 slice_count=len(images),
                 spacing=volume.spacing,
                 source=patient.source,
+                modality=modality,
                 seen=None if scan is None else scan[index],
             )
+
+
+def read_images(patient: Patient, modality: str) -> tuple[Volume, np.ndarray]:
+    """Return a sequence as it was read, and its slices (S, H, W) with background 0.
+
+    Raises:
+        VolumeError: a scan or brain mask that cannot be read.
+    """
+    volume = read_volume(patient.images[modality], patient.channels.get(modality))
+    brain = None if patient.brain_mask is None else read_mask(patient.brain_mask, volume) > 0
+    return volume, zero_background(volume.slices, brain)
 
 
 def _read_all(
@@ -124,7 +137,7 @@ def _read_all(
         for example in read_slices(patient, modality, with_mask, skip, labels, only):
             if example.slice_index not in slices:
                 blank = np.zeros((len(MODALITIES), *example.image.shape), np.float32)
-                slices[example.slice_index] = replace(example, image=blank)
+                slices[example.slice_index] = replace(example, image=blank, modality=ALL)
             slices[example.slice_index].image[channel] = example.image
     yield from (slices[index] for index in sorted(slices))
 

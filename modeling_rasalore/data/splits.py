@@ -21,6 +21,7 @@ def split_patients(
     test: int | float = 0.2,
     folds: int = 0,
     fold: int = 0,
+    file: str = "",
 ) -> dict[str, list[Patient]]:
     """Return {"train": ..., "validation": ..., "test": ...}, no person in two of them.
 
@@ -34,18 +35,25 @@ def split_patients(
         test: likewise; without meaning where there are folds.
         folds: how many test sets all persons are dealt into, each person into one; 0 for none.
         fold: which of them is the test set, from 1 on; 0 without folds.
+        file: a split.json that says all this, as for `read_split`; "" for none.
 
     Raises:
         ValueError: too few persons for a non-empty training set beside what is asked for, or no
-            such fold.
+            such fold; or as `read_split`.
     """
+    if file:
+        return read_split(file, patients)
     patients = [patient for patient in patients if not patient.left_out]
     persons = sorted({patient.person for patient in patients})
     random.Random(seed).shuffle(persons)
     _check_fold(folds, fold, len(persons))
-    tested = persons[fold - 1 :: folds] if folds else persons[: _share(test, len(persons), "test")]
+    tested = (
+        persons[fold - 1 :: folds]
+        if folds
+        else persons[: count_persons(test, len(persons), "test")]
+    )
     others = [person for person in persons if person not in set(tested)]
-    checked = others[: _share(validation, len(persons), "validation")]
+    checked = others[: count_persons(validation, len(persons), "validation")]
     if len(checked) == len(others):
         raise ValueError(
             f"a split needs at least one training patient, but {len(tested) + len(checked)} of "
@@ -164,7 +172,7 @@ def _read_all(path: str | Path) -> list[Ids]:
     return named
 
 
-def _share(amount: int | float, total: int, name: str) -> int:
+def count_persons(amount: int | float, total: int, name: str) -> int:
     """Return how many of `total` persons a count or a fraction stands for."""
     if amount < 0 or (isinstance(amount, float) and amount >= 1):
         raise ValueError(

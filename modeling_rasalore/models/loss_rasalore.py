@@ -23,6 +23,9 @@ EL_MAXIMUM = 2.0
 # Below this distance from 1 the exponential-logarithmic loss continues as a straight line: the
 # derivative of (-ln x)^0.3 is infinite at x = 1.
 EL_LINEAR_BELOW = 1e-4
+# Of the Dice term beside a cross-entropy that is a mean over the frame. About half the frame is
+# brain, where alone the cross-entropy is not 0.
+DICE_SHARE = 0.25
 
 
 def soft_dice(prediction: Tensor, target: Tensor) -> Tensor:
@@ -181,6 +184,41 @@ def decoder_loss(
     )
     background_term = exponential_logarithmic(dice)
     return loss + background_weight * where_not_empty(background_term, surroundings)
+
+
+def cross_entropy_and_dice(
+    logits: Tensor,
+    pseudo_mask: Tensor,
+    sam_mask: Tensor | None,
+    sam_weight: float,
+    ignored: Tensor | None = None,
+) -> Tensor:
+    """Cross-entropy plus a quarter of 1 - soft Dice, per sample, (B,): decoder loss "bce_dice".
+
+    The poster's overlap losses reward certainty without end, so that the order of scores inside and
+    outside a lesion is lost (see `fit_temperature` in training). Cross-entropy keeps it; soft Dice
+    asks for the area where there is a lesion. M_SAM is a second target, as much as both agree.
+
+    Args:
+        logits: (B, 1, H, W).
+        pseudo_mask, sam_mask, sam_weight, ignored: as for `decoder_loss`.
+    """
+    pseudo_mask = leave_out(pseudo_mask, ignored)
+    loss = one_mask_loss(logits, pseudo_mask, ignored)
+    if sam_mask is None or not sam_weight:
+        return loss
+    sam_mask = leave_out(sam_mask, ignored)
+    agreement = sam_weight * soft_dice(sam_mask, pseudo_mask)
+    second = where_not_empty(one_mask_loss(logits, sam_mask, ignored), sam_mask)
+    return loss + agreement * second
+
+
+def one_mask_loss(logits: Tensor, mask: Tensor, ignored: Tensor | None) -> Tensor:
+    """Cross-entropy of logits and mask (B, 1, H, W), plus their Dice term, (B,)."""
+    surprise = F.binary_cross_entropy_with_logits(logits, mask, reduction="none")
+    surprise = leave_out(surprise, ignored).flatten(1).sum(1) / count(logits, ignored)
+    dice = soft_dice(leave_out(logits.sigmoid(), ignored), mask)
+    return surprise + DICE_SHARE * where_not_empty(1 - dice, mask)
 
 
 def count(values: Tensor, ignored: Tensor | None) -> Tensor | int:

@@ -21,6 +21,7 @@ from .attention_rasalore import LocationEmbeddings, RegionAwareSpatialAttention,
 from .configuration_rasalore import RasaloreConfig
 from .encoder_rasalore import Refiner, SliceEncoder
 from .loss_rasalore import (
+    cross_entropy_and_dice,
     decoder_loss,
     point_activation_loss,
     resize_masks,
@@ -249,7 +250,6 @@ class RasaloreModel(RasalorePreTrainedModel):
         """Fill the output's losses in place: total and parts, batch means in float32."""
         config = self.config
         with torch.autocast(labels.device.type, enabled=False):
-            scores = output.logits.float().sigmoid()
             pseudo_masks = resize_masks(labels, config.output_size)
             if sam_masks is not None:
                 sam_masks = resize_masks(sam_masks, config.output_size)
@@ -257,19 +257,25 @@ class RasaloreModel(RasalorePreTrainedModel):
             if ignored is not None:
                 ignored = resize_masks(ignored, config.output_size)
                 unknown_points = sample_at_points(ignored, config.grid_size)
-            scale = config.output_size / 256  # the blurs are stated for 256-pixel maps
-            output.decoder_loss = decoder_loss(
-                scores,
-                pseudo_masks,
-                sam_masks,
-                overlap_loss=config.decoder_loss,
-                false_positive_weight=config.false_positive_weight,
-                background_weight=config.background_weight,
-                sam_weight=config.sam_weight,
-                foreground_sigma=scale * config.foreground_sigma,
-                background_sigma=scale * config.background_sigma,
-                ignored=ignored,
-            ).mean()
+            if config.decoder_loss == "bce_dice":
+                losses = cross_entropy_and_dice(
+                    output.logits.float(), pseudo_masks, sam_masks, config.sam_weight, ignored
+                )
+            else:
+                scale = config.output_size / 256  # the blurs are stated for 256-pixel maps
+                losses = decoder_loss(
+                    output.logits.float().sigmoid(),
+                    pseudo_masks,
+                    sam_masks,
+                    overlap_loss=config.decoder_loss,
+                    false_positive_weight=config.false_positive_weight,
+                    background_weight=config.background_weight,
+                    sam_weight=config.sam_weight,
+                    foreground_sigma=scale * config.foreground_sigma,
+                    background_sigma=scale * config.background_sigma,
+                    ignored=ignored,
+                )
+            output.decoder_loss = losses.mean()
             points = sample_at_points(pseudo_masks, config.grid_size)
             output.point_activation_loss = point_activation_loss(
                 output.point_activations.float(), points, unknown_points

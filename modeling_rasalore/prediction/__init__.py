@@ -7,9 +7,9 @@ loading.py       model and processor from a folder or the Hub
 options.py       PredictionOptions, passed whole everywhere
 outputs.py       files written for one scan
 planning.py      what a run over many scans knows, and what is left of it
-report.py        manifest.json, results.csv, report.html, results.parquet
 run.py           many scans, in shards, resumable, here or on a Ray cluster
+saved_options.py  what is saved with a model: thresholds, and how its masks are made
 scoring.py       slices through the network
 uncertainty.py   spread of scores under the model's noise
-volume.py        VolumePrediction: one scan through a model; parts of masks
+volume.py        VolumePrediction: one scan through a model
 """

@@ -1,14 +1,10 @@
-"""Find score thresholds that keep false alarms down in new scans, and store them beside a model."""
+"""Find score thresholds that keep false alarms down in new scans, from healthy ones."""
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import RemoteEntryNotFoundError
 
 from ..evaluation.scan_thresholds import (
     UNITS,
@@ -17,17 +13,13 @@ from ..evaluation.scan_thresholds import (
     promised_threshold,
     scan_threshold,
 )
-from ..files import write_json
-from ..remote_files import is_repo_id, without_waiting_for_hub
 from ..scans.background import BrainSlices
 from ..scans.volumes import Volume
+from .loading import describe_model
 from .options import DEFAULT_OPTIONS, PredictionOptions
-from .volume import describe_model, predict_volume
+from .volume import predict_volume
 
-CALIBRATION_FILE = "calibration.json"
-ASSUMPTION = (
-    "this holds for new scans like the healthy ones: same scanner, protocol and kind of people"
-)
+BY_SLICES = ", as far as healthy slices of scans with lesions tell"
 
 
 @dataclass
@@ -39,6 +31,7 @@ class _HealthyScans:
         thresholds: by rate, one per scan.
         slices: with brain.
         voxels: of brain.
+        in_part: whether only some slices of a scan counted.
     """
 
     rates: Sequence[float]
@@ -46,6 +39,7 @@ class _HealthyScans:
     thresholds: dict[float, list[float]] = field(init=False)
     slices: int = 0
     voxels: int = 0
+    in_part: bool = False
 
     def __post_init__(self) -> None:
         self.thresholds = {rate: [] for rate in self.rates}
@@ -89,6 +83,24 @@ def calibrate(
             scans that needs more of them, or scores so often 1 that only an empty mask would keep
             to a rate.
     """
+    whole = ((scan, None) for scan in healthy)
+    return calibrate_on_slices(model, processor, whole, rates, unit, options, scans_above)
+
+
+def calibrate_on_slices(
+    model: Any,
+    processor: Any,
+    scans: Iterable[tuple[Volume, Collection[int] | None]],
+    rates: Sequence[float],
+    unit: str = "voxels",
+    options: PredictionOptions = DEFAULT_OPTIONS,
+    scans_above: float | None = None,
+) -> dict[str, Any]:
+    """Return what `calibrate` does, of scans whose healthy slices alone count.
+
+    Args:
+        scans: each with the indices of its healthy slices, None for all of them.
+    """
     highest = np.inf if unit == "ml" else 1
     if unit not in UNITS or not rates or not all(0 < rate < highest for rate in rates):
         raise ValueError(
@@ -96,9 +108,12 @@ def calibrate(
             f"{unit}."
         )
     collected, facts = _HealthyScans(rates, unit), describe_model(model)
-    for scan in healthy:
+    for scan, healthy_slices in scans:
         prediction = predict_volume(model, processor, scan, options, facts)
         brain = BrainSlices(scan.slices).foreground()
+        if healthy_slices is not None:
+            brain[np.isin(np.arange(len(brain)), list(healthy_slices), invert=True)] = False
+            collected.in_part = True
         collected.add(prediction.scores, brain, prediction.voxel_mm3 / 1000)
     if scans_above is None:
         scans_above = attainable_share(USUAL_SHARE, len(collected.thresholds[rates[0]]))
@@ -126,138 +141,10 @@ def _entry(
         "smooth_mm": options.smooth_mm,
         "free_map": options.free_map,
         "threshold": promise.threshold,
-        "promise": promise.in_words(rate, unit),
+        "promise": promise.in_words(rate, unit) + BY_SLICES * collected.in_part,
         "rank": promise.rank,
         "scans": promise.scans,
         "slices": collected.slices,
         "voxels": collected.voxels,
         "thresholds_of_scans": sorted(by_scan, reverse=True),
     }
-
-
-def save_calibration(folder: Path, calibration: dict[str, Any]) -> Path:
-    """Return the file beside the model; thresholds for other rates of the same weights stay."""
-    path = folder / CALIBRATION_FILE
-    stored = _read(path)
-    if stored.get("weights_sha256") == calibration["weights_sha256"]:
-        new = [_key(entry) for entry in calibration["thresholds"]]
-        old = [entry for entry in stored["thresholds"] if _key(entry) not in new]
-        calibration = {**calibration, "thresholds": [*old, *calibration["thresholds"]]}
-    return write_json(path, calibration)
-
-
-def _key(entry: dict[str, Any]) -> tuple[Any, ...]:
-    made = entry.get("flips", False), entry.get("smooth_mm", 0.0), entry.get("free_map", 0.0)
-    return entry["rate"], entry["unit"], *made
-
-
-def find_calibration(source: str | Path, model: Any, revision: str = "main") -> dict[str, Any]:
-    """Return what `rasalore calibrate` stored beside a model, {} where there is nothing.
-
-    Args:
-        source: folder or repo id that the model was loaded from.
-        model: whose weights the thresholds must belong to.
-        revision: of a repo id.
-
-    Raises:
-        ValueError: the file was made for other weights.
-        OSError: the Hub cannot be asked, and the file is not in the cache.
-    """
-    path = Path(source) / CALIBRATION_FILE
-    if not Path(source).is_dir() and is_repo_id(str(source)):
-        try:
-            with without_waiting_for_hub(str(source)):
-                path = Path(hf_hub_download(str(source), CALIBRATION_FILE, revision=revision))
-        except RemoteEntryNotFoundError:
-            return {}
-    stored = _read(path)
-    if stored and stored["weights_sha256"] != describe_model(model)["weights_sha256"]:
-        raise ValueError(f"{path} was made for other weights; calibrate this model anew.")
-    return stored
-
-
-def load_threshold(
-    source: str | Path,
-    model: Any,
-    rate: float,
-    unit: str = "voxels",
-    options: PredictionOptions = DEFAULT_OPTIONS,
-    revision: str = "main",
-) -> float:
-    """Return the threshold stored for a false-alarm rate of scores made in the same way.
-
-    Args:
-        source, model, revision: as for `find_calibration`.
-        options: of the scores.
-
-    Raises:
-        ValueError: not calibrated, for other weights, not for this rate, or for scores with other
-            flips, smoothing or free map.
-    """
-    return float(_load_entry(source, model, rate, unit, options, revision)["threshold"])
-
-
-def _load_entry(
-    source: str | Path,
-    model: Any,
-    rate: float,
-    unit: str,
-    options: PredictionOptions,
-    revision: str,
-) -> dict[str, Any]:
-    """Return what is stored for a rate; as `load_threshold`."""
-    stored = find_calibration(source, model, revision)
-    if not stored:
-        raise ValueError(
-            f"--false-alarms needs a calibrated model, but {source} has no "
-            f"{CALIBRATION_FILE}; run `rasalore calibrate` on healthy scans first."
-        )
-    same = (unit, options.flips, options.smooth_mm, options.free_map)
-    entries = {entry["rate"]: entry for entry in stored["thresholds"] if _key(entry)[1:] == same}
-    if rate not in entries:
-        words = " --flips" * options.flips
-        words += f" --smooth-mm {options.smooth_mm:g}" * bool(options.smooth_mm)
-        words += f" --free-map {options.free_map:g}" * bool(options.free_map)
-        raise ValueError(
-            f"the model is calibrated for false alarms of {sorted(entries)} of {unit} with "
-            f"these options, not {rate:g}; run `rasalore calibrate --false-alarms {rate:g} --per "
-            f"{unit}{words}`."
-        )
-    entry: dict[str, Any] = entries[rate]
-    return entry
-
-
-def promise_of(entry: Mapping[str, Any]) -> str:
-    """Return what a stored threshold promises, as a sentence without its full stop.
-
-    Earlier versions stored a quantile of all scans' scores together, which can still be used.
-    """
-    if "promise" in entry:
-        return f"{entry['promise']} ({ASSUMPTION})"
-    pooled = f"{entry['rate']:g} of healthy {entry['unit']} of all scans together"
-    return f"{pooled}, by an earlier version; calibrate anew for a promise about single scans"
-
-
-def at_false_alarms(
-    options: PredictionOptions,
-    rate: float,
-    unit: str,
-    source: str | Path,
-    model: Any,
-    revision: str = "main",
-) -> PredictionOptions:
-    """Return the options with the threshold stored for a false-alarm rate.
-
-    Args:
-        source, model, revision: as for `find_calibration`.
-
-    Raises:
-        ValueError: as for `load_threshold`.
-    """
-    entry = _load_entry(source, model, rate, unit, options, revision)
-    words = f"calibrated: {promise_of(entry)}"
-    return replace(options, threshold=float(entry["threshold"]), threshold_source=words)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

@@ -141,7 +141,7 @@ def read_journals(out: Path) -> Journals:
     started, last_facts = 0.0, Facts()
     for path in sorted((out / JOURNALS).glob("*.jsonl")):
         facts = Facts()
-        for line in _read_lines(path):
+        for line in read_lines(path):
             if "facts" in line:
                 facts = line["facts"]
                 if line["time"] >= started:
@@ -153,7 +153,7 @@ def read_journals(out: Path) -> Journals:
     return Journals(records, last_facts)
 
 
-def _read_lines(path: Path) -> Iterator[dict[str, Any]]:
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the whole lines of a journal; a kill may leave half of one."""
     with path.open("rb") as journal:
         for line in journal:

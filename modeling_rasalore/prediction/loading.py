@@ -1,37 +1,45 @@
 """Load a model and its image processor, from a folder or the Hub, complete and on a device."""
 
+import hashlib
 import os
-from collections.abc import Collection
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Collection, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from transformers import AutoImageProcessor, AutoModel
+from transformers.utils import logging
 
 from ..files import first_line
 from ..models import RasaloreModel
+from ..packaged import packaged_model
 from ..remote_files import require_model_source, without_waiting_for_hub
 
 PRECISIONS = ("float32", "bfloat16")
 
 
-def load_model(name: str, revision: str = "main", device: str = "auto") -> tuple[Any, Any]:
+def load_model(
+    name: str | None = None, revision: str = "main", device: str = "auto"
+) -> tuple[Any, Any]:
     """Return model and image processor of a folder or Hub repository, on the device.
 
     Args:
-        name: a folder, or a repo id such as "owner/name".
+        name: a folder, or a repo id such as "owner/name"; None: the model of the package.
         revision: commit, tag or branch of a repo id.
         device: "cpu", "cuda", "cuda:1", "mps", ...; "auto" takes an accelerator where there is one.
 
     Raises:
-        ValueError: no folder and no repo id, no stage-2 model, or weights that lack a tensor.
+        ValueError: no folder and no repo id, no stage-2 model, weights that lack a tensor, or a
+            package whose own weights are missing or damaged.
     """
+    name = str(packaged_model()) if name is None else name
     require_model_source(name)
     if device == "auto":
         accelerator = torch.accelerator.current_accelerator(check_available=True)
         device = accelerator.type if accelerator else "cpu"
-    with without_waiting_for_hub(name):
+    with without_waiting_for_hub(name), without_progress_bars():
         try:
             loaded = AutoModel.from_pretrained(name, revision=revision, output_loading_info=True)
             model, report = loaded[0], loaded[1]
@@ -43,6 +51,18 @@ def load_model(name: str, revision: str = "main", device: str = "auto") -> tuple
                 f"preprocessor_config.json; {first_line(error)}"
             ) from error
     return model.to(device).eval(), processor
+
+
+@contextmanager
+def without_progress_bars() -> Iterator[None]:
+    """Keep the bars of libraries away from the lines that a user reads."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def refuse_unfit(name: str, model: Any, missing: Collection[str]) -> None:
@@ -84,3 +104,23 @@ def computing_in(precision: str, model: Any) -> AbstractContextManager[None]:
     if precision == "float32":
         return nullcontext()
     return torch.autocast(next(model.parameters()).device.type, torch.bfloat16)
+
+
+def describe_model(model: Any) -> dict[str, str | None]:
+    """Return name (repo id or folder name), Hub revision, MRI sequence and the weights' SHA-256.
+
+    Revision and sequence are None where they are not known. The hash covers names and values of
+    all tensors, in the order of their names.
+    """
+    name = str(getattr(model, "name_or_path", "") or type(model).__name__)
+    digest = hashlib.sha256()
+    for key, tensor in sorted(model.state_dict().items()):
+        digest.update(key.encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    config = getattr(model, "config", None)
+    return {
+        "name": Path(name).name if Path(name).exists() else name,
+        "revision": getattr(config, "_commit_hash", None),
+        "modality": getattr(config, "modality", None),
+        "weights_sha256": digest.hexdigest(),
+    }

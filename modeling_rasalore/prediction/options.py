@@ -1,7 +1,8 @@
 """Declare the options of a prediction once, for Python, the engine and the command line."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, field
 from functools import wraps
 from inspect import Parameter, Signature, signature
 from math import inf
@@ -11,6 +12,8 @@ from typer import BadParameter, Option
 
 # What --format takes -> how the masks' names end.
 FORMATS = {"nifti": ".nii.gz", "nrrd": ".nrrd", "mha": ".mha", "dicom-seg": ".dcm"}
+# What a model's folder may say for all its masks, unless the user says otherwise.
+SAVED_NAMES = ("flips", "smooth_mm", "free_map", "smallest_ml")
 Command = Callable[..., None]
 
 
@@ -37,6 +40,8 @@ class PredictionOptions:
         precision: float type the model computes in: float32, bfloat16, or auto for what suits the
             model's device.
         format: of masks and maps, one of FORMATS; maps beside dicom-seg are NIfTI.
+        thresholds_at_rates: share of healthy voxels, such as "0.05" -> the model's threshold for
+            it; the volumes of their masks bound the reported one.
 
     Raises:
         ValueError: a threshold outside [0, 1], a batch size below 1, a negative size or weight, two
@@ -63,7 +68,9 @@ class PredictionOptions:
         Option(help="DICOM series of several in one folder: its number, or words it describes"),
     ] = None
     batch_size: Annotated[int, Option(min=1, help="slices at once")] = 4
-    flips: Annotated[bool, Option("--flips", help="average over mirror images")] = False
+    flips: Annotated[
+        bool, Option("--flips/--no-flips", help="average over mirror images, or do not")
+    ] = False
     noise_samples: Annotated[
         int, Option(min=0, help="draws of noise for a spread map and a quality score")
     ] = 0
@@ -79,6 +86,7 @@ class PredictionOptions:
     format: Annotated[str, Option(help=f"of masks and maps: {', '.join(FORMATS)} (masks only)")] = (
         "nifti"
     )
+    thresholds_at_rates: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not 0 <= self.threshold <= 1:
@@ -115,30 +123,41 @@ DEFAULT_OPTIONS = PredictionOptions()
 
 
 def takes_options(*names: str) -> Callable[[Command], Command]:
-    """Give a command line's command the named fields as options, passed whole as `options`."""
-    kinds = get_type_hints(PredictionOptions, include_extras=True)
-    added = [
-        Parameter(
-            name,
-            Parameter.KEYWORD_ONLY,
-            default=getattr(DEFAULT_OPTIONS, name),
-            annotation=kinds[name],
-        )
-        for name in names
-    ]
+    """Give a command line's command the named fields as options, passed whole as `options`.
+
+    A command that takes `given` gets the names of those the user chose, besides. What a model's
+    folder may decide has no default on the command line.
+    """
+    added = [_parameter(name) for name in names]
 
     def decorate(command: Command) -> Command:
+        parameters = dict(signature(command).parameters)
+        own = [p for name, p in parameters.items() if name not in ("options", "given")]
+
         @wraps(command)
         def run(**words: Any) -> None:
             chosen = {name: words.pop(name) for name in names}
+            chosen = {name: value for name, value in chosen.items() if value is not None}
             try:
-                options = PredictionOptions(**chosen)
+                words["options"] = PredictionOptions(**chosen)
             except ValueError as error:
                 raise BadParameter(str(error)) from error
-            command(options=options, **words)
+            if "given" in parameters:
+                words["given"] = frozenset(chosen)
+            command(**words)
 
-        own = [p for p in signature(command).parameters.values() if p.name != "options"]
         run.__signature__ = Signature([*own, *added])  # type: ignore[attr-defined]
         return run
 
     return decorate
+
+
+def _parameter(name: str) -> Parameter:
+    """Return a field as the parameter of a command."""
+    kind = get_type_hints(PredictionOptions, include_extras=True)[name]
+    default = getattr(DEFAULT_OPTIONS, name)
+    if name in SAVED_NAMES:  # None: the model's own
+        option = copy(kind.__metadata__[0])
+        option.help += "; the model's own if not given"
+        kind, default = Annotated[kind.__origin__ | None, option], None
+    return Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=kind)

@@ -13,6 +13,9 @@ from ..files import replace_file, write_json
 from ..formats.dicom_segmentation import Algorithm
 from ..formats.stored_voxels import OWN_MARK
 from ..provenance import DISCLAIMER, versions
+from ..reports.findings import LARGE_ML, MOST_FINDINGS, count_large, locate_main_finding
+from ..reports.page import FINDINGS_SHOWN
+from ..reports.pictures import count_scores, draw_planes
 from ..scans.background import BrainSlices, skull_contrast
 from ..scans.bids import BIDS_ENDINGS, bids_stem
 from ..scans.overlays import overlay_montage
@@ -29,7 +32,7 @@ SKULL_CONTRAST = 0.4
 THICKEST_SLICES_MM = 7.5  # half as much again as between a slice and the neighbours models see
 ENDINGS = {
     **{"mask": "_mask.nii.gz", "scores": "_scores.nii.gz", "spread": "_spread.nii.gz"},
-    **{"overlay": "_overlay.png", "summary": ".json"},
+    **{"overlay": "_overlay.png", "planes": "_planes.png", "summary": ".json"},
 }
 FILES = tuple(ENDINGS)
 
@@ -54,7 +57,8 @@ def write_prediction(
 
     `mask`: uint8, `scores` and, where noise was drawn, `spread`: float32, all on the scan's own
     grid, as NIfTI or in the format that is asked for; `overlay`: PNG of the most telling slices;
-    `summary`: JSON with volume, threshold, model and input, written last.
+    `planes`: PNG of three planes through the first finding, where there is one; `summary`: JSON
+    with volume, threshold, model and input, written last.
 
     Args:
         prediction: of `volume`.
@@ -70,6 +74,8 @@ def write_prediction(
     paths = name_files(out_dir / name, endings, files, mask_format)
     if prediction.spread is None:
         paths.pop("spread", None)
+    if not prediction.findings[0]:
+        paths.pop("planes", None)
     if paths:
         out_dir.mkdir(parents=True, exist_ok=True)
     if "mask" in paths and mask_format == "dicom-seg":
@@ -80,13 +86,15 @@ def write_prediction(
         write_volume(paths["scores"], prediction.scores, volume, np.float32)
     if prediction.spread is not None and "spread" in paths:
         write_volume(paths["spread"], prediction.spread, volume, np.float32)
-    if source is None and paths.keys() & {"overlay", "summary"}:
+    if source is None and paths.keys() & {"overlay", "planes", "summary"}:
         source = describe_input(volume, trained_on=prediction.model.get("modality"))
-    if source and "overlay" in paths:
-        picture = _draw_overlay(prediction, volume, source["warnings"])
-        marked = PngInfo()
-        marked.add_text("Software", OWN_MARK.decode())
-        replace_file(paths["overlay"], partial(picture.save, pnginfo=marked))
+    if source and paths.keys() & {"overlay", "planes"}:
+        images = BrainSlices(volume.slices)
+        if "overlay" in paths:
+            title, warnings = f"{volume.path.name}: {describe(prediction)}", source["warnings"]
+            _save_picture(_draw_overlay(prediction, images, title, warnings), paths["overlay"])
+        if "planes" in paths:
+            _save_picture(_draw_planes(prediction, images), paths["planes"])
     if source and "summary" in paths:
         write_json(paths["summary"], compose_summary(prediction, source))
     return paths
@@ -148,23 +156,38 @@ def algorithm_of(prediction: VolumePrediction) -> Algorithm:
     )
 
 
-def _draw_overlay(prediction: VolumePrediction, volume: Volume, warnings: Sequence[str]) -> Image:
-    return overlay_montage(
-        BrainSlices(volume.slices),
-        prediction.scores,
-        prediction.mask,
-        spacing=prediction.spacing[1:],
-        title=f"{volume.path.name}: {describe(prediction)}",
-        warnings=warnings,
-    )
+def _draw_overlay(
+    prediction: VolumePrediction, images: BrainSlices, title: str, warnings: Sequence[str]
+) -> Image:
+    scores, mask, in_plane = prediction.scores, prediction.mask, prediction.spacing[1:]
+    return overlay_montage(images, scores, mask, spacing=in_plane, title=title, warnings=warnings)
+
+
+def _draw_planes(prediction: VolumePrediction, images: BrainSlices) -> Image:
+    scores, mask = prediction.scores, prediction.mask
+    centre = locate_main_finding(mask, scores)
+    assert centre is not None  # without a finding, it is not asked for
+    return draw_planes(images, scores, mask, prediction.spacing, centre)
+
+
+def _save_picture(picture: Image, path: Path) -> None:
+    """Write a PNG that says whose it is."""
+    marked = PngInfo()
+    marked.add_text("Software", OWN_MARK.decode())
+    replace_file(path, partial(picture.save, pnginfo=marked))
 
 
 def describe(prediction: VolumePrediction) -> str:
-    """Return one line for people, such as `43.1 mL of anomaly in 57 of 155 slices`."""
+    """Return one line for people.
+
+    Such as `43.1 mL of anomaly in 57 of 155 slices, 2 findings of 1 mL or more`.
+    """
     count, marked = len(prediction.mask), len(prediction.slices_with_anomaly)
     if not marked:
         return f"no anomaly found in {count} slices"
-    return f"{prediction.millilitres:.1f} mL of anomaly in {marked} of {count} slices"
+    large = count_large(prediction.findings[0])
+    findings = f"{large or 'no'} finding{'s' * (large != 1)} of {LARGE_ML:g} mL or more"
+    return f"{prediction.millilitres:.1f} mL of anomaly in {marked} of {count} slices, {findings}"
 
 
 def find_warnings(volume: Volume, trained_on: str | None = None) -> list[str]:
@@ -222,11 +245,29 @@ def measures(prediction: VolumePrediction) -> dict[str, Any]:
     """Return the numbers that a table of scans shows of each."""
     return {
         "millilitres": prediction.millilitres,
+        "interval_ml": prediction.interval_ml,
+        "findings_above_1_ml": count_large(prediction.findings[0]),
         "largest_component_ml": prediction.largest_component_ml,
         "quality_score": prediction.quality_score,
         "slices": len(prediction.mask),
         "slices_with_anomaly": len(prediction.slices_with_anomaly),
         "threshold": prediction.threshold,
+    }
+
+
+def details(prediction: VolumePrediction, most: int = FINDINGS_SHOWN) -> dict[str, Any]:
+    """Return what a report tells of a scan besides `measures`.
+
+    Args:
+        most: how many findings to list.
+    """
+    findings, others = prediction.findings
+    return {
+        "findings": findings[:most],
+        "findings_in_all": len(findings) + others["count"],
+        "millilitres_at_rates": dict(prediction.millilitres_at_rates),
+        "noise_draws": len(prediction.volume_ratios),
+        "score_histogram": count_scores(prediction.scores),
     }
 
 
@@ -242,6 +283,8 @@ def compose_summary(prediction: VolumePrediction, source: dict[str, Any]) -> dic
         **source,
         "model": prediction.model,
         **measures(prediction),
+        **details(prediction, MOST_FINDINGS),
+        "smaller_findings": prediction.findings[1],
         "voxel_mm3": prediction.voxel_mm3,
         "bounding_box_mm": prediction.bounding_box_mm,
         "lowest_slice": min(marked, default=None),

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..formats.endings import require_writer
 from ..provenance import JOURNALS, VIEWS, provenance
+from ..reports.tables import clear_views
 from ..scans.bids import output_stems
 from ..scans.volume_writing import is_marked
 from ..scans.volumes import Volume
@@ -21,11 +22,9 @@ from .journal import (
     same_list,
     same_origin,
 )
-from .loading import choose_precision
+from .loading import choose_precision, describe_model
 from .options import FORMATS, PredictionOptions
 from .outputs import FILES
-from .report import clear_views
-from .volume import describe_model
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..files import LeftOut, first_line, printable, remove_drafts
+from ..files import SCAN_ERRORS, LeftOut, first_line, printable, remove_drafts
 from ..provenance import DISCLAIMER, VIEWS
+from ..reports.tables import require_pyarrow, write_views
 from ..scans.bids import DESCRIPTION, bids_stem, write_description
 from ..scans.finding import FoundScans
 from ..scans.reading import hash_scan, read_scan
@@ -24,6 +25,7 @@ from .outputs import (
     FILES,
     describe,
     describe_input,
+    details,
     endings_of,
     measures,
     name_files,
@@ -32,10 +34,8 @@ from .outputs import (
     write_prediction,
 )
 from .planning import LoadedScan, Outcome, Run, Task, plan_run, plan_tasks
-from .report import require_pyarrow, write_views
 from .volume import predict_volume
 
-SCAN_ERRORS = (ValueError, OSError, MemoryError, RuntimeError)
 Item = TypeVar("Item")
 Loaded = TypeVar("Loaded")
 OpenModel = Callable[[], tuple[Any, Any]]  # -> model, processor; called on each worker of a cluster
@@ -164,6 +164,7 @@ def segment_scan(run: Run, model: Any, processor: Any, loaded: LoadedScan | Outc
         "status": "done",
         "modality": volume.sequence,
         **measures(prediction),
+        **details(prediction),
         "bounding_box_mm": prediction.bounding_box_mm,
         "seconds": seconds,
         "warnings": source["warnings"],

@@ -63,10 +63,13 @@ class Doubt:
         spread: (S, H, W) float32 in [0, 0.5], standard deviation of each voxel's score.
         quality_score: mean Dice between the mask of each draw and the mask of the draws' mean, in
             [0, 1].
+        volume_ratios: volume of each draw's mask over that of the mask of the draws' mean; empty
+            where that mask is.
     """
 
     spread: FloatImage
     quality_score: float
+    volume_ratios: tuple[float, ...] = ()
 
 
 def draw_doubt(
@@ -113,7 +116,8 @@ def draw_doubt(
             agreed += int(mean_mask.sum())
     sizes = drawn + agreed
     dice = np.divide(2 * overlap, sizes, out=np.ones(samples), where=sizes > 0)
-    return Doubt(spread, float(dice.mean()))
+    ratios = tuple((drawn / agreed).tolist()) if agreed else ()
+    return Doubt(spread, float(dice.mean()), ratios)
 
 
 def _draws(

@@ -1,27 +1,24 @@
 """Predict the anomaly map, the mask and the volume of one scan."""
 
-import hashlib
-from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from scipy import ndimage
 
+from ..reports.findings import Finding, measure_findings, part_sizes, remove_small_parts
 from ..scans.background import BrainSlices, brain_of, index_box
 from ..scans.slice_frame import box_corners
 from ..scans.volumes import Volume
 from .free_map import free_map, fuse_scores, fusion_offsets, polarity_of, smooth_scores
-from .loading import choose_precision, computing_in
-from .options import DEFAULT_OPTIONS, PredictionOptions
+from .loading import choose_precision, computing_in, describe_model
+from .options import PredictionOptions
+from .saved_options import complete_options
 from .scoring import FloatImage, fill_maps
 from .uncertainty import draw_doubt
 
-NEIGHBOURS_26 = np.ones((3, 3, 3))
 SMALLEST_BRAIN_ML = 0.1  # a mouse has 0.4
 MOSAIC_PARTS = 6  # low slices of one brain show up to 5: brain stem, cerebellum, lobes
 
@@ -40,6 +37,8 @@ class VolumePrediction:
         spread: (S, H, W) float32 in [0, 0.5], standard deviation of the scores under the model's
             noise; None where no noise was drawn.
         quality_score: how well the masks of the noise draws agree, in [0, 1].
+        millilitres_at_rates: volume of the masks of `PredictionOptions.thresholds_at_rates`, in mL.
+        volume_ratios: volume of each noise draw's mask over that of the draws' mean.
     """
 
     scores: FloatImage
@@ -50,6 +49,8 @@ class VolumePrediction:
     slice_affine: NDArray[np.float64] | None = None
     spread: FloatImage | None = None
     quality_score: float | None = None
+    millilitres_at_rates: Mapping[str, float] = field(default_factory=dict)
+    volume_ratios: Sequence[float] = ()
 
     @property
     def voxel_mm3(self) -> float:
@@ -60,6 +61,14 @@ class VolumePrediction:
     def millilitres(self) -> float:
         """Volume of the mask in mL."""
         return int(np.count_nonzero(self.mask)) * self.voxel_mm3 / 1000
+
+    @property
+    def interval_ml(self) -> list[float] | None:
+        """Least and greatest volume in mL, of the masks at other rates of false alarms and of the
+        noise draws, relative to their mean; None where there are none of them."""
+        others = [*self.millilitres_at_rates.values()]
+        others += [ratio * self.millilitres for ratio in self.volume_ratios]
+        return [f(self.millilitres, *others) for f in (min, max)] if others else None
 
     @property
     def slices_with_anomaly(self) -> list[int]:
@@ -77,6 +86,11 @@ class VolumePrediction:
         """Volume of the mask's largest connected part (26 neighbours) in mL, 0 without."""
         return int(part_sizes(self.mask).max(initial=0)) * self.voxel_mm3 / 1000
 
+    @cached_property
+    def findings(self) -> tuple[list[Finding], Finding]:
+        """What `measure_findings` says of the mask: findings in their order, and all others."""
+        return measure_findings(self.mask, self.scores, self.voxel_mm3, self.slice_affine)
+
     @property
     def bounding_box_mm(self) -> list[list[float]] | None:
         """Least and greatest x, y and z of the mask's voxels in the scan's world; None without."""
@@ -93,7 +107,7 @@ def predict_volume(
     model: Any,
     processor: Any,
     volume: Volume,
-    options: PredictionOptions = DEFAULT_OPTIONS,
+    options: PredictionOptions | None = None,
     model_facts: dict[str, str | None] | None = None,
 ) -> VolumePrediction:
     """Return scores and mask of a scan; nothing of the scan or the model is changed.
@@ -102,7 +116,8 @@ def predict_volume(
         model: `RasaloreModel`, on any device, in any float type, in training mode or not.
         processor: the model's `RasaloreImageProcessor`.
         volume: from `read_volume`.
-        options: threshold, mirror images, smoothing, free map, noise draws and the like.
+        options: threshold, mirror images, smoothing, free map, noise draws and the like; None:
+            what is saved with the model.
         model_facts: what `describe_model` says; None: asked here, which reads all the weights.
 
     Raises:
@@ -110,6 +125,7 @@ def predict_volume(
             without noise, or a free map of an unknown sequence.
     """
     _refuse_several_sequences(model, processor)
+    options = complete_options(PredictionOptions(), (), model) if options is None else options
     images = require_brain(volume)
     views = processor.see(images, volume.spacing) if processor.see else None
     offsets = None
@@ -123,10 +139,13 @@ def predict_volume(
         if offsets is not None:
             for plane, offset, image in zip(scores, offsets, images, strict=True):
                 plane[...] = fuse_scores(plane, offset, brain_of(image))
-        mask = (scores > options.threshold).view(np.uint8)
-        if options.smallest_ml:
-            smallest = options.smallest_ml * 1000 / volume.geometry.voxel_mm3
-            remove_small_parts(mask, smallest)
+        voxel_ml = volume.geometry.voxel_mm3 / 1000
+        smallest = options.smallest_ml / voxel_ml
+        mask = mask_above(scores, options.threshold, smallest)
+        at_rates = {
+            rate: np.count_nonzero(mask_above(scores, threshold, smallest)) * voxel_ml
+            for rate, threshold in options.thresholds_at_rates.items()
+        }
         doubt = None
         if options.noise_samples:
             doubt = draw_doubt(model, processor, volume, options, offsets=offsets)
@@ -139,7 +158,17 @@ def predict_volume(
         volume.geometry.slice_affine,
         doubt.spread if doubt else None,
         doubt.quality_score if doubt else None,
+        at_rates,
+        doubt.volume_ratios if doubt else (),
     )
+
+
+def mask_above(scores: FloatImage, threshold: float, smallest: float) -> NDArray[np.uint8]:
+    """Return where scores (S, H, W) are above a threshold, without parts of fewer voxels."""
+    mask = (scores > threshold).view(np.uint8)
+    if smallest:
+        remove_small_parts(mask, smallest)
+    return mask
 
 
 def free_map_offsets(images: BrainSlices, volume: Volume, weight: float, model: Any) -> FloatImage:
@@ -225,60 +254,3 @@ def predict_slices(
     maps = [np.zeros(image.shape[-2:], np.float32) for image in images]
     fill_maps(maps, model, processor, images, batch_size, flips, views)
     return maps
-
-
-def describe_model(model: Any) -> dict[str, str | None]:
-    """Return name (repo id or folder name), Hub revision, MRI sequence and the weights' SHA-256.
-
-    Revision and sequence are None where they are not known. The hash covers names and values of
-    all tensors, in the order of their names.
-    """
-    name = str(getattr(model, "name_or_path", "") or type(model).__name__)
-    digest = hashlib.sha256()
-    for key, tensor in sorted(model.state_dict().items()):
-        digest.update(key.encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    config = getattr(model, "config", None)
-    return {
-        "name": Path(name).name if Path(name).exists() else name,
-        "revision": getattr(config, "_commit_hash", None),
-        "modality": getattr(config, "modality", None),
-        "weights_sha256": digest.hexdigest(),
-    }
-
-
-# --- Parts of masks, found within the box that holds the mask: a volume may have 10^8 voxels ------
-def part_sizes(mask: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Return the voxels of each connected part of a mask (26 neighbours), in no order."""
-    box = index_box(mask)
-    return np.zeros(0, np.int64) if box is None else _count_voxels(_number_parts(mask[box]))[1:]
-
-
-def remove_small_parts(mask: NDArray[np.uint8], smallest: float) -> None:
-    """Set connected parts of a mask (S, H, W) with fewer than `smallest` voxels to 0, in place."""
-    box = index_box(mask)
-    if box is None:
-        return
-    numbers = _number_parts(mask[box])
-    stays = _count_voxels(numbers) >= smallest
-    stays[0] = False  # the background
-    for plane, plane_numbers in zip(mask[box], numbers, strict=True):
-        plane[...] = stays[plane_numbers]
-
-
-def _number_parts(mask: NDArray[np.uint8]) -> NDArray[Any]:
-    """Return the number of each voxel's connected part, from 1 on, and 0 outside the mask.
-
-    Two bytes per voxel, which is an eighth of a prediction, or four for more than 65535 parts.
-    """
-    with suppress(RuntimeError):  # more parts than uint16 has numbers
-        return ndimage.label(mask, NEIGHBOURS_26, output=np.uint16)[0]
-    return ndimage.label(mask, NEIGHBOURS_26)[0]
-
-
-def _count_voxels(numbers: NDArray[Any]) -> NDArray[np.int64]:
-    """Return the voxels of each part number; slice by slice, because counting copies to int64."""
-    counts = np.zeros(int(numbers.max()) + 1, np.int64)
-    for plane in numbers:
-        counts += np.bincount(plane.ravel(), minlength=len(counts))
-    return counts

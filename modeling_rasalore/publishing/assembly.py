@@ -4,6 +4,7 @@ No path of this machine and, with a model, no patient id is published.
 """
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,12 @@ from ..data.splits import read_split, split_hash, write_split
 from ..evaluation.rows import BY_PATIENT
 from ..files import write_json
 from ..models.pipeline_rasalore import BrainAnomalyPipeline
-from ..prediction.calibration import CALIBRATION_FILE, find_calibration
+from ..prediction.saved_options import (
+    CALIBRATION_FILE,
+    DEFAULTS_FILE,
+    find_calibration,
+    read_defaults,
+)
 from ..recipes import MISSING
 from .cards import DataFacts, ModelFacts, data_card, model_card
 from .repository import Target
@@ -108,6 +114,8 @@ def assemble_model(
     calibration = find_calibration(source, model)
     if calibration:
         write_json(folder / CALIBRATION_FILE, calibration)
+    if read_defaults(source):  # checked, and carried along as it is
+        shutil.copy(source / DEFAULTS_FILE, folder / DEFAULTS_FILE)
     run = json.loads((source / "run.json").read_text("utf-8"))
     write_json(folder / "run.json", run)
     data = write_training_recipe(source / "recipe.yaml", recipe.repo, folder / "training.yaml")

@@ -36,11 +36,13 @@ def plan_cross_scores(run: Run, plan: Plan) -> None:
 def benchmark_of(run: Run) -> BenchmarkRecipe:
     """Return the recipe that scores a run's networks."""
     folder, further = run.folder, further_folders(run)
+    from_package = run.line.study.begins == "package" and bool(run.line.study.data.root)
     return BenchmarkRecipe(
         stage1=str(folder / "stage1"),
-        synthetic_only=str(run.start),
+        synthetic_only="" if from_package else str(run.start),
+        package=str(run.start) if from_package else "",
         rasalore=str(folder / "stage2") if run.learns_labels else "",
-        ceiling="" if run.untaught else str(folder / "ceiling"),
+        ceiling="" if run.untaught or not run.line.study.ceiling else str(folder / "ceiling"),
         rasalore_selftrained=further.get("rasalore_selftrained", ""),
         rasalore_control=further.get("rasalore_control", ""),
         rasalore_poster=further.get("rasalore_poster", ""),

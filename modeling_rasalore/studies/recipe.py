@@ -4,6 +4,11 @@ from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
+from ..packaged import has_model
+
+STARTS = ("auto", "phantoms", "scans", "package")
+AUTO_TAKES_PACKAGE = False  # whether start=auto means the package's own weights where they are
+
 
 @dataclass
 class StudyData:
@@ -59,9 +64,14 @@ class StudyRecipe:
             is held out once.
         systems: rows of the table: "own", "all", or names with commas between them.
         start: where both stages learn painted lesions: "phantoms", or "scans", the healthy slices
-            of the very patients that are learned from; auto: scans for rasalore-base.
+            of the very patients that are learned from; "package": as scans, but stage 2 starts from
+            the package's own weights; auto: scans for rasalore-base.
         fuse_from: patients to learn from, from which on pseudo-masks of a start on scans are used:
             with few, slice labels have made networks worse. Fewer: the start is all there is.
+        learn_from: most patients to learn from; those of a smaller number are among those of a
+            larger one; 0: all who are not held out.
+        without: patients who take no part, such as those whose scans cannot be read.
+        ceiling: add stage 2 on true masks, where there are any.
         selftrained: add a round of self-training.
         control: add RASALoRE's start, trained as long as RASALoRE on painted lesions alone.
         poster: add stage 2 as on the poster, from random weights and heatmaps alone.
@@ -81,6 +91,9 @@ class StudyRecipe:
     systems: str = "own"
     start: str = "auto"
     fuse_from: int = 20
+    learn_from: int = 0
+    without: list[str] = field(default_factory=list)
+    ceiling: bool = True
     selftrained: bool = False
     control: bool = False
     poster: bool = False
@@ -91,9 +104,13 @@ class StudyRecipe:
     stage2: list[str] = field(default_factory=list)
 
     @property
-    def starts_on_scans(self) -> bool:
-        """Whether stage 2 learns painted lesions on the studied scans, not on phantoms."""
-        return self.start == "scans" or (self.start == "auto" and self.preset == "rasalore-base")
+    def begins(self) -> str:
+        """Where stage 2 starts: "phantoms", "scans" or "package"."""
+        if self.start != "auto":
+            return self.start
+        if self.preset != "rasalore-base":
+            return "phantoms"
+        return "package" if AUTO_TAKES_PACKAGE and has_model() else "scans"
 
     def trains(self, row: str) -> bool:
         """Return whether an optional row is trained: by its flag, or because `systems` names it."""

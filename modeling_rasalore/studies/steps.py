@@ -61,11 +61,13 @@ class Plan:
         rounds: steps that may go side by side, each round after the one before.
         left_out: what cannot be had of these scans, and why.
         results: what readers want of the study's folder.
+        runs: one per seed and fold of real scans.
     """
 
     rounds: list[tuple[Step, ...]] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
     results: list[str] = field(default_factory=list)
+    runs: list["Run"] = field(default_factory=list)
 
     def add(self, *steps: Step | None) -> None:
         """Append steps that may go side by side; None for one that is left out."""

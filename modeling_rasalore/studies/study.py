@@ -4,7 +4,6 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +13,6 @@ from ..benchmark.running import choose_rows
 from ..data.layouts import find_patients
 from ..data.patient import Patient
 from ..data.phantoms import write_phantoms
-from ..data.splits import split_patients
 from ..files import some
 from ..processes import Helper
 from ..provenance import available_cores
@@ -28,23 +26,29 @@ from .judging import (
     plan_scores,
     plan_segmentation,
 )
-from .recipe import StudyRecipe
+from .package_start import take_package_weights
+from .recipe import STARTS, StudyRecipe
+from .sharing import Parts, settle_split, splits_of, store_split, taking_part, words_of
 from .steps import Line, Plan, Run, Step
-
-MANY_PATIENTS = 20  # of whom a tenth can be spared to choose
-VALIDATION_SHARE = 0.1
 
 
 def run_study(study: StudyRecipe) -> Path:
     """Return the study's folder after all its steps; those of an earlier start are not repeated.
 
-    Two steps that need nothing of each other go side by side where there are two cores, each with
-    half of the threads.
-
     Raises:
         ValueError: a recipe or data that do not fit.
     """
-    plan = plan_study(study)
+    run_plan(plan := plan_study(study))
+    print(f"Everything is in {study.out}: {', '.join(plan.results)}")
+    return Path(study.out)
+
+
+def run_plan(plan: Plan) -> None:
+    """Do all steps of a plan, and say what was left out.
+
+    Two steps that need nothing of each other go side by side where there are two cores, each with
+    half of the threads.
+    """
     # Small networks train on the CPU; ACCELERATE_USE_CPU=0 lets a GPU do it.
     os.environ.setdefault("ACCELERATE_USE_CPU", "1")
     threads, total, number = torch.get_num_threads(), sum(map(len, plan.rounds)), 0
@@ -63,8 +67,6 @@ def run_study(study: StudyRecipe) -> Path:
     torch.set_num_threads(threads)
     for part, reason in plan.left_out.items():
         print(f"left out: {part}, for {reason}")
-    print(f"Everything is in {study.out}: {', '.join(plan.results)}")
-    return Path(study.out)
 
 
 def run_in_turn(steps: Sequence[Step], lines: Sequence[str]) -> None:
@@ -107,6 +109,8 @@ def plan_study(study: StudyRecipe) -> Plan:
         )
     if not study.preset.startswith("rasalore"):
         raise ValueError(f"preset must be one of stage 2, rasalore..., got {study.preset!r}.")
+    if study.start not in STARTS:
+        raise ValueError(f"start must be {', '.join(STARTS)}, got {study.start!r}.")
     plan = Plan()
     if study.data.root:
         plan_on_scans(study, plan)
@@ -138,41 +142,51 @@ def plan_on_scans(study: StudyRecipe, plan: Plan) -> None:
     whole scans start on lesions painted into healthy slices of the very patients.
     """
     everyone = find_patients(study.data.root, study.data.same_person)
-    patients = [patient for patient in everyone if not patient.left_out]
+    patients = taking_part(everyone, study)
     check_patients(patients, study)
     if left_out := [patient.patient_id for patient in everyone if patient.left_out]:
         reason = f"{study.data.same_person} finds them in another data set"
         plan.left_out[f"{len(left_out)} patients, {', '.join(left_out)}"] = reason
-    runs = []
     several = study.folds or len(study.seeds) > 1
     for seed in study.seeds or [study.seed]:
         folder = Path(study.out) / f"seed{seed}" if several else Path(study.out)
         line, start = Line(study, study.data.root, seed), folder / "start"
-        if not study.starts_on_scans:
+        if study.begins == "phantoms":
             plan_start(Line(study, str(start / "phantoms"), seed), start, plan)
         for split in splits_of(study, len(patients)):
             inside = folder / f"fold{split.fold}" if split.fold else folder
-            began = plan_painting(line, inside, split, plan) if study.starts_on_scans else start
-            labels = line.learn_labels(inside / "stage1", began / "stage1", *words_of(split))
-            plan.add(labels)
-            parts = split_patients(patients, split.seed, **split.amounts())
-            run = Run(
-                line,
-                inside,
-                began / "stage2",
-                inside / "benchmark" if several else inside,
-                untaught=ids_without_mask([*parts["train"], *parts["validation"]]),
-                unscored=ids_without_mask(parts["test"]),
-                learns_labels=not study.starts_on_scans or len(parts["train"]) >= study.fuse_from,
-            )
+            parts, split = settle_split(everyone, study, split, inside / "split.json")
+            if split.file:
+                share = partial(store_split, parts, Path(split.file))
+                plan.add(Step("patients shared out", share, inside))
+            if study.begins != "phantoms":
+                start = plan_beginning(line, inside, split, plan)
+            words = words_of(split)
+            plan.add(line.learn_labels(inside / "stage1", start / "stage1", *words))
+            run = run_of(line, inside, start / "stage2", parts)
             plan_run(run, plan)
-            runs.append(run)
-    if len(runs) > 1:
-        plan_pools(study, runs, plan)
+            plan.runs.append(run)
+    if len(plan.runs) > 1:
+        plan_pools(study, plan.runs, plan)
     if any(patient.prepared for patient in patients):
         plan.left_out["a segmented patient"] = "prepared slices hold no volume"
     else:
-        plan_segmentation(runs[0], plan)
+        plan_segmentation(plan.runs[0], plan)
+
+
+def run_of(line: Line, folder: Path, start: Path, parts: Parts) -> Run:
+    """Return the run of one split, whose stage 2 starts from `start`."""
+    study = line.study
+    several = study.folds or len(study.seeds) > 1
+    return Run(
+        line,
+        folder,
+        start,
+        folder / "benchmark" if several else folder,
+        untaught=ids_without_mask([*parts["train"], *parts["validation"]]),
+        unscored=ids_without_mask(parts["test"]),
+        learns_labels=study.begins == "phantoms" or len(parts["train"]) >= study.fuse_from,
+    )
 
 
 def check_patients(patients: Sequence[Patient], study: StudyRecipe) -> None:
@@ -186,25 +200,9 @@ def check_patients(patients: Sequence[Patient], study: StudyRecipe) -> None:
         raise ValueError(f"every patient needs a {modality} scan, but {some(lacking)} have none.")
 
 
-def splits_of(study: StudyRecipe, patients: int) -> list[SplitRecipe]:
-    """Return who is held out: a quarter of the patients, or each fold in turn.
-
-    A tenth of them choose weights and thresholds; of few patients one does.
-    """
-    chosen = 1 if patients < MANY_PATIENTS else VALIDATION_SHARE
-    if not study.folds:
-        return [SplitRecipe(chosen, 0.25, study.seed)]
-    return [SplitRecipe(chosen, folds=study.folds, fold=fold) for fold in range(1, study.folds + 1)]
-
-
 def ids_without_mask(patients: Sequence[Patient]) -> list[str]:
     """Return the ids of patients whose true mask is not there."""
     return [patient.patient_id for patient in patients if patient.mask is None]
-
-
-def words_of(split: SplitRecipe) -> list[str]:
-    """Return a split as words of a recipe."""
-    return [f"split.{key}={value}" for key, value in asdict(split).items()]
 
 
 def plan_phantoms(line: Line, folder: Path, plan: Plan) -> None:
@@ -228,9 +226,14 @@ def plan_start(line: Line, folder: Path, plan: Plan) -> None:
     plan.add(line.continue_stage2(title, folder / "stage2", masks, start))
 
 
-def plan_painting(line: Line, folder: Path, split: SplitRecipe, plan: Plan) -> Path:
-    """Add both stages on lesions painted into the scans themselves; return their folder."""
+def plan_beginning(line: Line, folder: Path, split: SplitRecipe, plan: Plan) -> Path:
+    """Add what both stages start from in one split of the scans themselves; return its folder."""
     start, words = folder / "start", words_of(split)
+    if line.study.begins == "package":
+        take = partial(take_package_weights, line.study.data.modality, start / "stage2")
+        plan.add(Step("the package's own weights", take, start / "stage2"))
+        plan.add(line.paint_stage1(start / "stage1", *words))
+        return start
     plan.add(
         line.warm_up("stage 2 on painted lesions", start / "stage2", *words),
         line.paint_stage1(start / "stage1", *words),
@@ -251,9 +254,9 @@ def plan_run(run: Run, plan: Plan) -> None:
         reason = f"fewer than fuse_from={least} patients to learn from; their start is the network"
         plan.left_out["learning from pseudo-masks"] = reason
     true = ceiling = None
-    if run.untaught:
+    if line.study.ceiling and run.untaught:
         plan.left_out["the ceiling"] = f"{some(run.untaught)} have no mask"
-    else:
+    elif line.study.ceiling:
         true = line.true_masks(stage1, folder / "true_masks")
         ceiling = line.continue_stage2("stage 2, ceiling", folder / "ceiling", true.out, start)
     plan.add(cut, true)
@@ -270,7 +273,7 @@ def plan_run(run: Run, plan: Plan) -> None:
 def pseudo_masks_of(run: Run) -> Step:
     """Return the making of the pseudo-masks that stage 2 learns from."""
     line, stage1 = run.line, run.folder / "stage1"
-    if line.study.starts_on_scans:
+    if line.study.begins != "phantoms":
         return line.fused_masks(stage1, run.masks, run.start)
     return line.cut_masks("pseudo-masks", stage1, run.masks, f"appearance={run.start}")
 

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from ..data.labels import HEALTHY, UNHEALTHY
-from ..data.patient import LabelledSlice
+from ..data.patient import EACH, LabelledSlice
 from ..models.image_processing_rasalore import RasaloreImageProcessor
 from ..models.scan_view_rasalore import crop_views
 from ..pseudo_masks.table import MaskTable
+from ..scans.naming import MODALITIES
 from .lesion_recipes import lesion_recipe
 from .painted_lesions import SyntheticLesionRecipe, paint_chosen, paint_lesions
 from .slice_loader import Batch, Sample
@@ -133,12 +134,16 @@ def prepare_masked(
 ) -> Sample:
     """Return image, "labels", "healthy", maybe "sam_masks" and "ignored" of a slice.
 
+    "sequence" is the place in `MODALITIES` of what is shown, if that is one of them.
+
     Args:
         table: pseudo-masks of the unhealthy slices; None where all lesions are painted.
         size: side of the masks in pixels, (size, size).
     """
     sample: dict[str, Any] = prepare_image(processor, example)
     sample["healthy"] = example.label == HEALTHY
+    if example.modality in MODALITIES:
+        sample["sequence"] = MODALITIES.index(example.modality)
     if table is None or sample["healthy"]:
         return {**sample, "labels": np.zeros((size, size), np.uint8)}
     masks = table[example.patient_id, example.slice_index]
@@ -175,14 +180,31 @@ def paint_healthy(
 
     A share of them stays blank: as it is, with an empty mask.
     """
-    healthy = batch.pop("healthy")
+    healthy, sequence = batch.pop("healthy"), batch.pop("sequence", None)
+    if modality == EACH:
+        assert sequence is not None  # every slice is of one sequence
+        groups = [(MODALITIES[i], healthy & (sequence == i)) for i in range(len(MODALITIES))]
+    else:
+        groups = [(modality, healthy)]
+    for name, rows in groups:
+        paint_rows(batch, rows, processor, lesions, name)
+    see_painted(batch, processor)
+
+
+def paint_rows(
+    batch: Batch,
+    healthy: Tensor,
+    processor: RasaloreImageProcessor,
+    lesions: SyntheticLesionRecipe,
+    modality: str,
+) -> None:
+    """Paint lesions of one sequence into some slices of a batch, in place; see `paint_healthy`."""
     if healthy.any():
         target, faint = paint_slices(batch, healthy, processor, lesions, modality)
         for name in batch.keys() & {"labels", "sam_masks"}:
             batch[name][healthy] = target
         if "ignored" in batch or faint.any():
             batch.setdefault("ignored", torch.zeros_like(batch["labels"]))[healthy] = faint
-    see_painted(batch, processor)
 
 
 # --- Images of both stages ----------------------------------------------------------------------

@@ -19,11 +19,11 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import BaseImageProcessor, PreTrainedModel
 
-from ..data.patient import LabelledSlice, Patient, See
+from ..data.patient import EACH, LabelledSlice, Patient, See
 from ..data.splits import split_hash, write_split
 from ..files import replace_file, require_writable, write_json
 from ..provenance import peak_mib, provenance
-from ..recipes import BaseRecipe, LoopRecipe, recipe_text, save_recipe
+from ..recipes import BaseRecipe, LoopRecipe, is_recipe, save_recipe
 from .slice_loader import Batch, Sample, SliceLoader
 from .work_list import WorkList
 
@@ -88,7 +88,7 @@ class RunFolder:
         other run has listed is deleted: its recipe, its data or their labels may have changed.
         """
         path, lives = self.path / "recipe.yaml", self.has_results()
-        same = path.exists() and path.read_text(encoding="utf-8") == recipe_text(self.recipe)
+        same = path.exists() and is_recipe(path, self.recipe)
         if lives and path.exists() and not same:
             raise ValueError(
                 f"{self.path} holds a run of another recipe; give out=<another folder> or delete "
@@ -127,10 +127,16 @@ class RunFolder:
         if self.accelerator.is_main_process:
             write_split(split, self.path / "split.json", filter(None, sources))
         path, data = self.path / "work_list.parquet", self.recipe.data
+        hashed = split_hash(split)
+        if data.modality == EACH:
+            split = {
+                part: [scan for patient in patients for scan in patient.of_each_sequence()]
+                for part, patients in split.items()
+            }
         patients = [*split["train"], *split["validation"]]
         with self.accelerator.main_process_first():
             work = WorkList.stored(path, patients, data.modality, data.skip_slices)
-        self.facts = {"split_sha256": split_hash(split), "data_sha256": work.fingerprint()}
+        self.facts = {"split_sha256": hashed, "data_sha256": work.fingerprint()}
         return work.of_patients(split["train"]), work.of_patients(split["validation"])
 
     def load(

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..data.labels import HEALTHY, UNHEALTHY
 from ..data.layouts import find_patients
-from ..data.patient import ALL, Patient
+from ..data.patient import ALL, EACH, Patient
 from ..data.slices import check_one_grid
 from ..data.splits import read_split, refuse_other_split, split_patients
 from ..models.configuration_rasalore import RasaloreConfig
@@ -126,6 +126,11 @@ def check_shares(recipe: Stage2Recipe) -> None:
             raise ValueError(
                 f"synthetic_lesions.{name} must lie in [0, 1], got {getattr(lesions, name)}."
             )
+    if recipe.data.modality == EACH and lesions.share < 1:
+        raise ValueError(
+            "pseudo-masks are of one sequence; data.modality=each learns from painted lesions "
+            f"alone, with synthetic_lesions.share=1, got {lesions.share:g}."
+        )
     if lesions.share < 1 and not recipe.pseudo_masks:
         raise ValueError(
             "stage 2 learns from pseudo-masks unless all lesions are painted; give pseudo_masks="
@@ -145,9 +150,19 @@ def open_split(recipe: Stage2Recipe) -> dict[str, list[Patient]]:
 def open_configurations(
     folder: str, modality: str
 ) -> tuple[RasaloreImageProcessor, RasaloreConfig]:
-    """Return processor and configuration, for one sequence or for all of them as channels."""
+    """Return processor and configuration: for one sequence, for each, or for all as channels.
+
+    Raises:
+        ValueError: each, for a network that sees single slices.
+    """
     processor = RasaloreImageProcessor.from_pretrained(folder)
-    config = RasaloreConfig.from_pretrained(folder, modality=modality)
+    learned = None if modality == EACH else modality
+    config = RasaloreConfig.from_pretrained(folder, modality=learned)
+    if modality == EACH and processor.see is None:
+        raise ValueError(
+            "data.modality=each needs a network that sees whole scans, such as "
+            f"model=hub_configs/rasalore-base, got {folder}."
+        )
     if modality == ALL and processor.see is None:  # else `read_slices` says why that cannot be
         processor.num_channels = config.num_channels = len(MODALITIES)
     return processor, config

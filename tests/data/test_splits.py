@@ -184,3 +184,10 @@ def test_a_split_file_without_earlier_splits_is_read(tmp_path):
     del content["earlier"]
     path.write_text(json.dumps(content))
     assert read_split(path, patients) == split
+
+
+def test_a_file_of_a_split_takes_the_place_of_its_numbers(tmp_path):
+    patients = people(*(f"p{n}" for n in range(6)))
+    parts = {"train": patients[:2], "validation": patients[2:3], "test": patients[4:]}
+    path = write_split(parts, tmp_path / "split.json")
+    assert split_patients(patients, seed=9, validation=0.5, test=3, file=str(path)) == parts

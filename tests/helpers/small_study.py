@@ -1,12 +1,15 @@
 """All that stage 2 needs, in seconds: toy scans, their masks as pseudo-masks, a toy model."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
 
 import numpy as np
 import pytest
+import torch
+from accelerate.state import AcceleratorState
 
 from modeling_rasalore import RasaloreConfig, RasaloreImageProcessor
 from modeling_rasalore.benchmark import running
@@ -18,9 +21,18 @@ from modeling_rasalore.processes import Work, reason_of_failure
 from modeling_rasalore.pseudo_masks.table import SliceMasks, write_masks
 from modeling_rasalore.recipes import load_recipe
 from modeling_rasalore.scans.volume_writing import write_nifti
+from modeling_rasalore.studies import judging, study
 from modeling_rasalore.training.stage2 import Stage2Recipe, train_stage2
 
 SIDE, DEPTH = 32, 14
+FEW = "loop.batch_size=4,data.shuffle_buffer=20,loop.tensorboard=false"
+TWO_STEPS = (  # words of a study
+    f"stage1=[loop.max_steps=2,heatmap_slices=4,{FEW}]",
+    f"stage2=[loop.max_steps=2,loop.checkpoint_every=1,minimum_area=1,{FEW},"
+    "synthetic_lesions.minimum_brain_area=100]",
+    # After two steps neither stage is sure of anything.
+    "pseudo_masks=[minimum_probability=0,uncertain_above=0,uncertain_up_to=0]",
+)
 ONE_AT_A_TIME = Lock()
 # Dropout, noise and BatchNorm are all there: a step must not depend on who computes which part.
 MODEL = {
@@ -90,6 +102,19 @@ def run_stage2(words: Sequence[str]) -> Path:
 def benchmark(words: Sequence[str]) -> Path:
     """Run the benchmark on the words of a command line."""
     return running.run_benchmark(load_recipe(running.BenchmarkRecipe, words))
+
+
+@contextmanager
+def studying_here() -> Iterator[None]:
+    """Study in nothing but this process, with the same numbers on every machine."""
+    with pytest.MonkeyPatch.context() as patch:
+        in_this_process(patch)
+        for module in (study, judging):
+            patch.setattr(module, "available_cores", lambda: 1)
+        patch.setenv("ACCELERATE_USE_CPU", "1")
+        torch.set_num_threads(1)
+        yield
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def run_here(work: Work) -> str:

@@ -11,14 +11,14 @@ from torch import nn
 
 from modeling_rasalore import RasaloreImageProcessor
 from modeling_rasalore.data.phantoms import write_phantoms
-from modeling_rasalore.prediction.calibration import (
+from modeling_rasalore.prediction.calibration import calibrate, calibrate_on_slices
+from modeling_rasalore.prediction.options import PredictionOptions
+from modeling_rasalore.prediction.saved_options import (
     CALIBRATION_FILE,
     at_false_alarms,
-    calibrate,
     load_threshold,
     save_calibration,
 )
-from modeling_rasalore.prediction.options import PredictionOptions
 from modeling_rasalore.prediction.volume import predict_volume
 from modeling_rasalore.scans.volume_writing import write_nifti
 from modeling_rasalore.scans.volumes import read_volume
@@ -200,3 +200,21 @@ def test_a_file_of_an_earlier_version_is_used_and_said_to_promise_less(tmp_path)
     save_calibration(tmp_path, calibrate(model, PROCESSOR, scans, [0.05]))  # takes its place
     stored = json.loads((tmp_path / CALIBRATION_FILE).read_text())["thresholds"]
     assert [(entry["rate"], "promise" in entry) for entry in stored] == [(0.1, False), (0.05, True)]
+
+
+def test_of_a_scan_with_a_lesion_its_healthy_slices_count_as_the_scan(tmp_path):
+    model = BrightIsAbnormal()
+    (scan,) = healthy(tmp_path, 0, 1)
+    lesion = np.array(scan.slices)
+    lesion[6:][lesion[6:] > 0] = 2000  # slices 6 to 10 are bright all over
+    write_nifti(tmp_path / "lesion.nii.gz", lesion.transpose(2, 1, 0), np.diag([-1.0, -1, 1, 1]))
+    ill = read_volume(tmp_path / "lesion.nii.gz")
+    assert np.array_equal(ill.slices[1:6].mean((1, 2)), scan.slices[1:6].mean((1, 2)))
+    whole = calibrate_on_slices(model, PROCESSOR, [(scan, range(1, 6))], [0.05])
+    part = calibrate_on_slices(model, PROCESSOR, [(ill, range(1, 6))], [0.05])
+    (entry,) = part["thresholds"]
+    assert entry["threshold"] == pytest.approx(whole["thresholds"][0]["threshold"])
+    assert (entry["scans"], entry["slices"], entry["voxels"]) == (1, 5, 5 * 24 * 24)
+    assert entry["promise"].endswith("marked, as far as healthy slices of scans with lesions tell")
+    (all_slices,) = calibrate(model, PROCESSOR, [scan], [0.05])["thresholds"]
+    assert "as far as" not in all_slices["promise"]

@@ -12,7 +12,7 @@ from torch import nn
 
 from modeling_rasalore import RasaloreImageProcessor
 from modeling_rasalore.prediction import free_map as module
-from modeling_rasalore.prediction.calibration import calibrate, load_threshold, save_calibration
+from modeling_rasalore.prediction.calibration import calibrate
 from modeling_rasalore.prediction.free_map import (
     POLARITIES,
     Polarity,
@@ -25,6 +25,7 @@ from modeling_rasalore.prediction.free_map import (
     smoothed_rank,
 )
 from modeling_rasalore.prediction.options import PredictionOptions
+from modeling_rasalore.prediction.saved_options import load_threshold, save_calibration
 from modeling_rasalore.prediction.volume import VolumePrediction, predict_volume
 from modeling_rasalore.scans.volume_writing import write_nifti
 from modeling_rasalore.scans.volumes import Volume, read_volume

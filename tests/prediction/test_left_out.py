@@ -137,7 +137,7 @@ def test_one_name_of_any_bytes_does_not_stop_the_others(
     assert rows == sorted(rows)
     assert "Andr\\udce9_t2" in rows
     page = (out / "report.html").read_text(encoding="utf-8")
-    assert 'src="Andr%E9_t2_overlay.png"' in page
+    assert 'alt="Slices that say most of Andr\\udce9_t2"' in page
     assert len(list(out.glob("*_mask.nii.gz"))) == 5
 
 

@@ -215,6 +215,7 @@ def test_files_are_on_the_scans_own_grid(volume, processor, tmp_path):
         "case.json",
         "case_mask.nii.gz",
         "case_overlay.png",
+        "case_planes.png",
         "case_scores.nii.gz",
     ]
     assert np.array_equal(read_mask(paths["mask"], volume), prediction.mask)

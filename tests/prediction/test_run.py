@@ -182,7 +182,7 @@ def test_a_second_run_adds_to_the_table_and_the_report(tmp_path: Path) -> None:
     assert list(table(out)) == ["b", "a"]
     assert "earlier run" not in table(out)["a"]["warnings"]
     page = (out / "report.html").read_text()
-    assert 'src="a_overlay.png"' in page and 'src="b_overlay.png"' in page
+    assert all(f'alt="Slices that say most of {name}"' in page for name in "ab")
     assert "The last 1 of the scans are of earlier runs into this folder." in page
     assert (out / "a_mask.nii.gz").read_bytes() == kept
     manifest, _ = segment(first, out)  # done again, it has one row
@@ -217,7 +217,8 @@ def test_files_that_a_scan_does_not_get_again_are_removed_and_named(tmp_path: Pa
     _, said = segment(scan, out, files=("mask", "summary"))
     names = {path.name for path in out.glob("a*")}
     assert names == {"a_mask.nii.gz", "a.json", "a_notes.txt"}
-    assert f"{scan}: files of an earlier run removed: a_scores.nii.gz, a_overlay.png" in said
+    others = "a_scores.nii.gz, a_overlay.png, a_planes.png"
+    assert f"{scan}: files of an earlier run removed: {others}" in said
 
 
 def test_files_of_a_scan_that_fails_the_second_time_stay_and_are_listed(tmp_path: Path) -> None:

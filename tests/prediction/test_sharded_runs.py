@@ -223,7 +223,7 @@ def test_wrong_words_for_files_and_a_lacking_pyarrow_are_refused(
     scans = write_archive(tmp_path, 1)
     with pytest.raises(ValueError, match=r"files must be some of mask, scores.* got masks"):
         run(scans, files=("masks",))
-    monkeypatch.setattr("modeling_rasalore.prediction.report.find_spec", lambda name: None)
+    monkeypatch.setattr("modeling_rasalore.reports.tables.find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"rasalore\[train\]"):
         run(scans)
 

