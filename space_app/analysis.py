@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from findings import Box, measure_findings
-from thresholds import UNCALIBRATED, Preset
+from findings import Box, locate_findings
+from thresholds import Preset, usual_preset
 
 from modeling_rasalore.evaluation.metrics import dice
+from modeling_rasalore.prediction.loading import describe_model
 from modeling_rasalore.prediction.options import DEFAULT_OPTIONS, PredictionOptions
 from modeling_rasalore.prediction.outputs import compose_summary, describe_input
+from modeling_rasalore.prediction.scoring import MIRRORED
 from modeling_rasalore.prediction.uncertainty import (
     draw_doubt,
     has_value_noise,
@@ -24,8 +26,8 @@ from modeling_rasalore.prediction.uncertainty import (
 from modeling_rasalore.prediction.volume import (
     FloatImage,
     VolumePrediction,
+    mask_above,
     predict_volume,
-    remove_small_parts,
     require_brain,
 )
 from modeling_rasalore.scans import reading
@@ -70,6 +72,7 @@ class Analysis:
         brain: the box that holds all of it, in the slice frame.
         prediction: at the threshold that was asked for first.
         options: what made the scores; small parts are removed of every mask.
+        seconds: that scoring took; 0 where the scores were stored.
         truth: (S, H, W) uint8, where the lesion is known to be; None where it is not.
         told: what an example is, in a sentence.
     """
@@ -79,16 +82,23 @@ class Analysis:
     brain: Box
     prediction: VolumePrediction
     options: PredictionOptions = DEFAULT_OPTIONS
+    seconds: float = 0.0
     truth: np.ndarray | None = None
     told: str = ""
 
     @classmethod
-    def of(cls, scan: Scan, prediction: VolumePrediction, options: PredictionOptions) -> "Analysis":
+    def of(
+        cls,
+        scan: Scan,
+        prediction: VolumePrediction,
+        options: PredictionOptions,
+        seconds: float = 0.0,
+    ) -> "Analysis":
         """Return the analysis of a scan whose scores are known."""
         view = SliceView.of(scan.images, scan.volume.spacing[1:], WIDTH)
         brain = index_box((scan.images > 0).view(np.uint8))
         assert brain is not None  # a scan without one was refused
-        return cls(scan, view, brain, prediction, options)
+        return cls(scan, view, brain, prediction, options, seconds)
 
     @property
     def images(self) -> FloatImage:
@@ -97,18 +107,21 @@ class Analysis:
 
     def at(self, threshold: float) -> VolumePrediction:
         """Return the prediction with its mask at another threshold in [0, 1]."""
-        mask = (self.prediction.scores > threshold).astype(np.uint8)
-        if self.options.smallest_ml:
-            remove_small_parts(mask, self.options.smallest_ml * 1000 / self.prediction.voxel_mm3)
+        smallest = self.options.smallest_ml * 1000 / self.prediction.voxel_mm3
+        mask = mask_above(self.prediction.scores, threshold, smallest)
         return replace(self.prediction, mask=mask, threshold=threshold)
 
-    def report(self, threshold: float) -> Report:
-        """Return everything about the result that is not an image, its findings included."""
+    def report(self, threshold: float, source: str) -> Report:
+        """Return everything about the result that is not an image, its findings included.
+
+        Args:
+            threshold: in [0, 1].
+            source: where it comes from.
+        """
         prediction = self.at(threshold)
-        findings, smaller = measure_findings(prediction, self.brain)
         report = compose_summary(prediction, self.scan.source)
-        report |= {"sequence": self.scan.volume.sequence}
-        report |= {"findings": findings, "smaller_findings": smaller}
+        report |= {"modality": self.scan.volume.sequence, "threshold_source": source}
+        report |= {"findings": locate_findings(prediction, self.brain)}
         if self.truth is not None:
             report["true_millilitres"] = int(self.truth.sum()) * prediction.voxel_mm3 / 1000
             report["dice"] = dice(prediction.mask, self.truth) if self.truth.any() else None
@@ -128,10 +141,11 @@ class Analyst:
         model: Any,
         processor: Any,
         options: PredictionOptions = DEFAULT_OPTIONS,
-        presets: Sequence[Preset] = (UNCALIBRATED,),
+        presets: Sequence[Preset] = (),
     ):
-        self.model, self.processor = model, processor
-        self.options, self.presets = options, presets
+        self.model, self.processor, self.options = model, processor, options
+        self.presets = presets or [usual_preset(options)]
+        self.facts = describe_model(model)
         self.draws_noise = has_value_noise(model)
         self.trained_on: str | None = getattr(model.config, "modality", None)
         self._lock = threading.Lock()
@@ -141,9 +155,14 @@ class Analyst:
         options = replace(self.options, threshold=threshold)
         tell(0, "waiting for the model")
         count = int(scan.images.any(axis=(1, 2)).sum())
-        with self._lock, counting_slices(self.model, count, tell):
-            prediction = predict_volume(self.model, self.processor, scan.volume, options)
-        return Analysis.of(scan, prediction, options)
+        passes = len(MIRRORED) if options.flips else 1
+        with self._lock, counting_slices(self.model, count, passes, tell):
+            start = time.monotonic()
+            prediction = predict_volume(
+                self.model, self.processor, scan.volume, options, self.facts
+            )
+            seconds = round(time.monotonic() - start, 2)
+        return Analysis.of(scan, prediction, options, seconds)
 
     def uncertainty(self, analysis: Analysis, index: int) -> FloatImage:
         """Return the spread of one slice's scores under the model's noise, (H, W) in [0, 0.5]."""
@@ -162,15 +181,21 @@ class Analyst:
 
 
 @contextmanager
-def counting_slices(model: Any, total: int, tell: Tell) -> Iterator[None]:
-    """Tell how many of the slices with brain the model has scored, and the seconds left."""
-    done, start = 0, time.monotonic()
+def counting_slices(model: Any, total: int, passes: int, tell: Tell) -> Iterator[None]:
+    """Tell how many of the slices with brain the model has scored, and the seconds left.
+
+    Args:
+        total: slices with brain.
+        passes: how often the model sees each.
+        tell: learns it.
+    """
+    seen, start = 0, time.monotonic()
 
     def count(_: Any, __: Any, given: dict[str, Any], ___: Any) -> None:
-        nonlocal done
-        done = min(done + len(given["pixel_values"]), total)
-        left = (time.monotonic() - start) / done * (total - done)
-        tell((done, total), f"scoring, {left:.0f} s left", unit="slices")
+        nonlocal seen
+        seen += len(given["pixel_values"])
+        left = (time.monotonic() - start) * (total * passes / seen - 1)
+        tell((seen // passes, total), f"scoring, {left:.0f} s left", unit="slices")
 
     hook = model.register_forward_hook(count, with_kwargs=True)
     try:

@@ -1,6 +1,6 @@
 """The Space: upload a brain scan, look through its anomaly map, download mask and report.
 
-    RASALORE_MODEL=<folder or repo id> python app.py
+    [RASALORE_MODEL=<folder or repo id>] python app.py
 
 A scan lives in its browser session (`gr.State`), never in a global, and no picture of it is written
 to disk. The model is the only thing that sessions share.
@@ -10,6 +10,7 @@ import importlib.util
 import os
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -26,12 +27,15 @@ from fastapi.staticfiles import StaticFiles
 from gradio.utils import get_upload_folder
 from handlers import Handlers
 from page import HEAD, THEME, TITLE, WARNING, introduction
-from thresholds import read_presets
+from thresholds import offer_presets
 from traffic import FileWatch, sweeping
 from wiring import Wiring
 
-from modeling_rasalore.prediction.loading import load_model
+from modeling_rasalore.files import first_line
+from modeling_rasalore.packaged import has_model, packaged_model
+from modeling_rasalore.prediction.loading import choose_precision, load_model
 from modeling_rasalore.prediction.options import DEFAULT_OPTIONS
+from modeling_rasalore.prediction.saved_options import complete_options
 
 FILE_SECONDS = 900  # longer than an upload waits in the queue; then what is left is deleted
 VIEWER = Path(__file__).parent / "niivue"  # JavaScript, served as it is
@@ -75,29 +79,32 @@ def launch_options(handlers: Handlers) -> dict[str, Any]:
 
 
 def open_model(name: str, revision: str = "main") -> Analyst:
-    """Return a model with the thresholds that were stored beside it.
+    """Return a model with what is saved with it: how its masks are made, and its thresholds.
 
     Args:
         name: folder or repo id.
         revision: of a repo id.
 
     Raises:
-        ValueError, OSError: no such model, or a calibration of other weights.
+        ValueError: no such model, or a file beside it that is damaged.
     """
     model, processor = load_model(name, revision, "auto")
-    presets = read_presets(name, model, revision, DEFAULT_OPTIONS)
-    return Analyst(model, processor, DEFAULT_OPTIONS, presets)
+    options = replace(DEFAULT_OPTIONS, precision=choose_precision(model))
+    options = complete_options(options, (), model, name, revision)
+    presets = offer_presets(options, name, model, revision)
+    return Analyst(model, processor, options, presets)
 
 
 def main() -> None:
-    """Load the model named by RASALORE_MODEL and serve the page."""
+    """Load the model of RASALORE_MODEL, else that of the package, and serve the page."""
     name = os.environ.get("RASALORE_MODEL", "")
-    if not name:
+    if not name and not has_model():
         sys.exit("Set RASALORE_MODEL to the repo id or folder of a RASALoRE model (stage 2).")
     try:
-        analyst = open_model(name, os.environ.get("RASALORE_REVISION", "main"))
+        revision = os.environ.get("RASALORE_REVISION", "main")
+        analyst = open_model(name or str(packaged_model()), revision)
     except (ValueError, OSError) as error:
-        sys.exit(f"RASALORE_MODEL: {str(error).splitlines()[0]}")
+        sys.exit(f"{name or 'the model of the package'}: {first_line(error)}")
     handlers = Handlers(analyst)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that the folder goes then, too
     with TemporaryDirectory(prefix="rasalore-") as folder:  # of this app alone, so it can be swept

@@ -4,16 +4,25 @@ import base64
 import json
 import tempfile
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
-from urllib.parse import quote
+from typing import Any
 
 import numpy as np
 from analysis import Analysis
 
-from modeling_rasalore.prediction.outputs import algorithm_of, measures, write_prediction
-from modeling_rasalore.prediction.report import PAGE, write_html
-from modeling_rasalore.provenance import provenance
+from modeling_rasalore.prediction.outputs import (
+    algorithm_of,
+    details,
+    measures,
+    write_prediction,
+)
+from modeling_rasalore.provenance import peak_mib
+from modeling_rasalore.reports.page import write_page
 from modeling_rasalore.scans.volume_writing import write_segmentation, write_volume
+from modeling_rasalore.scans.volumes import Volume
+
+PICTURES = ("planes", "overlay")  # of a report
 
 Packed = dict[str, str]  # name and content in base64
 Pack = Callable[[Analysis, float, str], Packed]
@@ -39,37 +48,46 @@ def pack_scores(analysis: Analysis, threshold: float, _: str) -> Packed:
 
 def pack_numbers(analysis: Analysis, threshold: float, source: str) -> Packed:
     """Return the report for programs."""
-    report = analysis.report(threshold) | {"threshold_source": source}
+    report = analysis.report(threshold, source)
     return pack(f"{analysis.stem}.json", json.dumps(report, indent=2).encode())
 
 
 def pack_page(analysis: Analysis, threshold: float, source: str) -> Packed:
-    """Return the report of the command line as one file, with its picture inside."""
-    prediction, told = analysis.at(threshold), analysis.scan.source
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        paths = write_prediction(
-            prediction, analysis.scan.volume, folder, analysis.stem, source=told, files=("overlay",)
+    """Return the report of the command line as one file, with its pictures inside."""
+    prediction, scan = analysis.at(threshold), analysis.scan
+
+    def write(folder: Path) -> Path:
+        pictures = write_prediction(
+            prediction, scan.volume, folder, analysis.stem, source=scan.source, files=PICTURES
         )
-        picture = paths["overlay"]
         entry = {
-            **{"input": told["input"], "status": "done", "warnings": told["warnings"]},
+            **{"status": "done", "modality": scan.volume.sequence},
             **measures(prediction),
-            "bounding_box_mm": prediction.bounding_box_mm,
-            "outputs": {"overlay": picture.name},
+            **details(prediction),
+            **{"warnings": scan.source["warnings"]},
+            "outputs": {role: path.name for role, path in pictures.items()},
         }
-        settings = {"precision": "float32", "threshold": threshold, "threshold_source": source}
-        counts = dict.fromkeys(("files", "used", "left_out", "hidden", "own_results"), 0)
+        settings = asdict(analysis.options) | {"threshold": threshold, "threshold_source": source}
         manifest = {
-            **{"model": prediction.model, "settings": settings, "device": "the Space"},
-            **{"scans": {analysis.stem: entry}, "left_out": []},
-            **{"file_counts": counts | {"files": 1, "used": 1}},
-            **provenance(),
+            **{"model": prediction.model, "settings": settings, "device": "the web page's server"},
+            **{"seconds": analysis.seconds, "peak_memory_mib": peak_mib()},
+            **describe_files(scan.volume),
         }
-        page = write_html(folder / PAGE, manifest).read_text("utf-8")
-        address = f"data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode()}"
-        page = page.replace(f'src="{quote(picture.name)}"', f'src="{address}"')
-    return pack(f"{analysis.stem}_{PAGE}", page.encode())
+        page = folder / f"{analysis.stem}_report.html"
+        return write_page(page, manifest, {analysis.stem: entry})
+
+    return pack_file(write)
+
+
+def describe_files(volume: Volume) -> dict[str, Any]:
+    """Return what a report says of the files that a scan came in."""
+    used = len({name for name, _ in volume.slice_files}) or 1
+    left_out = sum(item.files for item in volume.left_out)
+    counts = {"files": used + left_out, "used": used, "left_out": left_out}
+    return {
+        "file_counts": counts | {"hidden": 0, "own_results": 0},
+        "left_out": [{"path": item.path.name, "reason": item.reason} for item in volume.left_out],
+    }
 
 
 def pack_segmentation(analysis: Analysis, threshold: float, _: str) -> Packed:

@@ -5,9 +5,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from analysis import Analysis, Analyst, Tell, read_scan
+from analysis import Analysis, Analyst, Scan, Tell, read_scan
+from numpy.typing import NDArray
 
-from modeling_rasalore.prediction.volume import FloatImage, VolumePrediction, describe_model
+from modeling_rasalore.prediction.volume import FloatImage, VolumePrediction, mask_above
 from modeling_rasalore.scans.volume_writing import write_volume
 from modeling_rasalore.scans.volumes import Volume, read_mask, read_volume
 
@@ -44,18 +45,35 @@ class Case:
     def analyse(self, analyst: Analyst, tell: Tell) -> Analysis:
         """Return the analysis; the model computes only where no scores of its own are stored."""
         scan = read_scan(self.folder / self.scan, analyst.trained_on)
-        threshold = analyst.presets[0].threshold
-        facts = describe_model(analyst.model)
-        if self.weights_sha256 == facts["weights_sha256"]:
+        if self.weights_sha256 == analyst.facts["weights_sha256"]:
             stored = (read_volume(self.folder / SCORES).slices / SCORE_STEPS).astype(np.float32)
-            mask = (stored > threshold).astype(np.uint8)
-            spacing, affine = scan.volume.spacing, scan.volume.geometry.slice_affine
-            prediction = VolumePrediction(stored, mask, threshold, spacing, facts, affine)
-            analysis = Analysis.of(scan, prediction, analyst.options)
+            analysis = Analysis.of(scan, predict_of_scores(analyst, stored, scan), analyst.options)
         else:
-            analysis = analyst.analyse(scan, threshold, tell)
+            analysis = analyst.analyse(scan, analyst.options.threshold, tell)
         truth = read_mask(self.folder / "truth.nii.gz", scan.volume)
         return replace(analysis, truth=truth, told=self.told)
+
+
+def predict_of_scores(analyst: Analyst, scores: FloatImage, scan: Scan) -> VolumePrediction:
+    """Return the prediction that an analyst's model makes of a scan, where its scores are known."""
+    options, geometry = analyst.options, scan.volume.geometry
+    voxel_ml = geometry.voxel_mm3 / 1000
+
+    def mask_at(threshold: float) -> NDArray[np.uint8]:
+        return mask_above(scores, threshold, options.smallest_ml / voxel_ml)
+
+    return VolumePrediction(
+        scores,
+        mask_at(options.threshold),
+        options.threshold,
+        scan.volume.spacing,
+        analyst.facts,
+        geometry.slice_affine,
+        millilitres_at_rates={
+            rate: np.count_nonzero(mask_at(threshold)) * voxel_ml
+            for rate, threshold in options.thresholds_at_rates.items()
+        },
+    )
 
 
 def read_cases() -> list[Case]:
@@ -80,7 +98,7 @@ class Cases:
     @property
     def first_computed(self) -> str | None:
         """Title of the first case whose scores are stored for the model at hand."""
-        weights = describe_model(self.analyst.model)["weights_sha256"]
+        weights = self.analyst.facts["weights_sha256"]
         fitting = (title for title, case in self.cases.items() if case.weights_sha256 == weights)
         return next(fitting, None)
 

@@ -18,6 +18,8 @@ from traffic import HandedOver
 from uploads import ENDINGS, UploadRegister
 from words import write_findings, write_result
 
+from modeling_rasalore.reports.findings import locate_main_finding
+
 SCORES, DOUBT = "Anomaly score", "Uncertainty"
 PROGRESS = gr.Progress()  # as a default value, Gradio puts a request's own in
 
@@ -53,9 +55,9 @@ class Handlers:
         return None if title is None else self.analyse_case(title)
 
     def threshold_or_usual(self, threshold: float | None) -> float:
-        """Return the threshold, or the first preset's where its field was emptied."""
+        """Return the threshold, or the model's usual one where its field was emptied."""
         if threshold is None:
-            return self.analyst.presets[0].threshold
+            return self.analyst.options.threshold
         with one_line_errors():  # a number outside [0, 1]
             return replace(self.analyst.options, threshold=threshold).threshold
 
@@ -73,10 +75,13 @@ class Handlers:
         """Return the sentences and the findings at a threshold."""
         if analysis is None:
             return "", ""
+        report = self.report(analysis, threshold)
+        return write_result(report, analysis.told), write_findings(report)
+
+    def report(self, analysis: Analysis, threshold: float | None) -> Report:
+        """Return what programs are told of a result at a threshold."""
         threshold = self.threshold_or_usual(threshold)
-        report = analysis.report(threshold)
-        source = source_of(threshold, self.analyst.presets)
-        return write_result(analysis, report, threshold, source), write_findings(report)
+        return analysis.report(threshold, source_of(threshold, self.analyst.presets))
 
     def outline(
         self, analysis: Analysis | None, threshold: float | None
@@ -117,13 +122,14 @@ class Handlers:
             picture = draw_slice(analysis, number, mask, opacity or 0, spread)
         return inline_picture(picture)
 
-    def open_slices(self, analysis: Analysis | None, threshold: float | None) -> Any:
+    def open_slices(self, analysis: Analysis | None, wanted: bool, threshold: float | None) -> Any:
         """Go to the slice of the first finding, where the server draws."""
-        if analysis is None:
-            return gr.Slider()
+        if analysis is None or not wanted:
+            return gr.skip()
+        prediction = analysis.at(self.threshold_or_usual(threshold))
+        centre = locate_main_finding(prediction.mask, prediction.scores)
         count = len(analysis.images)
-        findings = analysis.report(self.threshold_or_usual(threshold))["findings"]
-        index = findings[0]["slice"] if findings else count // 2
+        index = count // 2 if centre is None else centre[0]
         return gr.Slider(maximum=count - 1, value=index, label=f"Slice, 0 to {count - 1}")
 
     def pack(self, analysis: Analysis | None, threshold: float | None, kind: str) -> Packed | None:
@@ -149,12 +155,11 @@ class Handlers:
             and every finding. An empty mask does not exclude disease.
         """  # agents see the first line of each argument only
         analysis = self.analyse_upload(scan, threshold, progress)
-        threshold = self.threshold_or_usual(threshold)
         # In Gradio's own folder the file is served as it is; it is deleted once it was fetched.
         folder = Path(tempfile.mkdtemp(dir=Path(str(scan)).parents[1]))
-        mask = write_mask(analysis, threshold, folder)
+        mask = write_mask(analysis, self.threshold_or_usual(threshold), folder)
         self.handed_over.add(str(mask))
-        return str(mask), analysis.report(threshold)
+        return str(mask), self.report(analysis, threshold)
 
 
 @contextmanager

@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from modeling_rasalore.prediction.calibration import find_calibration, promise_of
 from modeling_rasalore.prediction.options import PredictionOptions
+from modeling_rasalore.prediction.saved_options import at_false_alarms
 
-USUAL = 0.5
 OWN = "chosen on the slider"
 
 
@@ -26,38 +25,33 @@ class Preset:
     source: str
 
 
-UNCALIBRATED = Preset("score 0.5, not calibrated", USUAL, "default; the model was not calibrated")
+def usual_preset(options: PredictionOptions) -> Preset:
+    """Return the threshold of the options, whatever it comes from."""
+    words = f"the usual one, score {options.threshold:.2g}"
+    return Preset(words, options.threshold, options.threshold_source)
 
 
-def read_presets(
-    source: str, model: Any, revision: str, options: PredictionOptions
+def offer_presets(
+    options: PredictionOptions, name: str, model: Any, revision: str = "main"
 ) -> list[Preset]:
-    """Return the presets of a model, the strictest first; one of score 0.5 without a calibration.
+    """Return the thresholds for rates of false alarms in healthy brain, the lowest rate first.
+
+    Where the usual threshold is none of them, it comes first.
 
     Args:
-        source, model, revision: as for `find_calibration`.
-        options: that scores are made with here.
-
-    Raises:
-        ValueError, OSError: as `find_calibration`.
+        options: completed with what is saved with the model.
+        name: folder or repo id of the model.
+        model: as it was loaded.
+        revision: of a repo id.
     """
-    stored = find_calibration(source, model, revision).get("thresholds", [])
-    entries = [entry for entry in stored if entry["unit"] == "voxels" and fits(entry, options)]
-    presets = [
-        Preset(
-            f"{entry['rate'] * 100:g} in 100 healthy voxels",
-            float(entry["threshold"]),
-            f"calibrated: {promise_of(entry)}",
-        )
-        for entry in sorted(entries, key=lambda entry: entry["rate"])
-    ]
-    return presets or [UNCALIBRATED]
-
-
-def fits(entry: dict[str, Any], options: PredictionOptions) -> bool:
-    """Whether a threshold is for scores that are made with these options."""
-    made = {"flips": options.flips, "smooth_mm": options.smooth_mm, "free_map": options.free_map}
-    return all(entry.get(name, 0) == value for name, value in made.items())
+    presets = []
+    for rate in sorted(options.thresholds_at_rates, key=float):
+        chosen = at_false_alarms(options, float(rate), "voxels", name, model, revision)
+        words = f"{100 * float(rate):g} in 100 healthy voxels"
+        presets.append(Preset(words, chosen.threshold, chosen.threshold_source))
+    if options.threshold in [preset.threshold for preset in presets]:
+        return presets
+    return [usual_preset(options), *presets]
 
 
 def source_of(threshold: float, presets: Sequence[Preset]) -> str:

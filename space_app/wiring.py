@@ -58,7 +58,13 @@ class Wiring:
         outputs = [results.result, results.findings, self.layers]
         shown = ready.success(self.handlers.show, self.told, outputs, **QUICK)
         shown = shown.success(None, self.layers, None, js=call_page(how))
-        moved = shown.success(self.handlers.open_slices, self.told, results.slices.number, **QUICK)
+        self.draw_slices(shown)
+
+    def draw_slices(self, ready: Any) -> None:
+        """Draw the slice of the first finding on the server, if a browser has asked for it."""
+        given = [self.analysis, self.server_draws, self.inputs.threshold]
+        number = self.results.slices.number
+        moved = ready.success(self.handlers.open_slices, given, number, **QUICK)
         moved.success(**self.picture())
 
     def picture(self) -> dict[str, Any]:
@@ -89,8 +95,7 @@ class Wiring:
     def offer_slices(self) -> None:
         """Draw slices on the server once a browser has asked for them."""
         slices = self.results.slices
-        asked = slices.wanted.click(lambda: True, None, self.server_draws, **QUICK)
-        asked.success(**self.picture())
+        self.draw_slices(slices.wanted.click(lambda: True, None, self.server_draws, **QUICK))
         for control in (slices.number, slices.opacity, slices.what):
             control.input(**self.picture(), trigger_mode="always_last")
 

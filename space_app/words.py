@@ -1,36 +1,35 @@
 """Say in HTML what was found in a scan: why not to rely on it, the numbers, the findings."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
+from typing import Any
 
-from analysis import Analysis, Report
-from findings import Finding
-
-from modeling_rasalore.prediction.outputs import describe
 from modeling_rasalore.provenance import DISCLAIMER
+from modeling_rasalore.reports.findings import LARGE_ML, Finding
+from modeling_rasalore.reports.wording import explain_threshold, headline
 
-SMALL_ML = 1.0  # parts below it are folded
-MOST_SMALL = 50  # of them that the page lists
+MOST_SMALL = 50  # of the findings below LARGE_ML that the page lists
+
+Report = Mapping[str, Any]
 
 
-def write_result(analysis: Analysis, report: Report, threshold: float, source: str) -> str:
+def write_result(report: Report, told: str = "") -> str:
     """Return the head of a result, which takes the focus.
 
     Args:
-        report: of `analysis` at the threshold.
-        threshold: in [0, 1].
-        source: where it comes from.
+        report: as `Analysis.report` returns it.
+        told: what an example is; "" for an upload.
     """
     unfit, warnings = report["unfit_because"], report["warnings"]
     notes = [sentence for sentence in warnings if sentence not in unfit]
-    sequence = report["sequence"] or "sequence not told by the file"
-    marked = f"score above {threshold:.2f} ({source})"
-    facts = [count_parts(report), report["input"], sequence, marked]
+    sequence = report["modality"] or "sequence not told by the scan"
+    facts = f"{report['input']} · {sequence} · marked above a score of {report['threshold']:.2f}"
+    why = " ".join(explain_threshold(report))
     return (
         f'<section id="result" tabindex="-1" aria-labelledby="headline">{write_unfit(unfit)}'
-        f'<h2 id="headline">{escape(describe(analysis.at(threshold)))}</h2>'
-        f"{write_example(analysis, report)}"
-        f"<p>{escape(' · '.join(filter(None, facts)))}</p>{write_items(notes, 'notes')}</section>"
+        f'<h2 id="headline">{escape(headline(report))}</h2>{write_example(report, told)}'
+        f"<details><summary>{escape(facts)}</summary><p>{escape(why)}</p></details>"
+        f"{write_items(notes, 'notes')}</section>"
     )
 
 
@@ -50,23 +49,16 @@ def write_items(sentences: Sequence[str], kind: str) -> str:
     return f'<ul class="{kind}">{items}</ul>' if items else ""
 
 
-def count_parts(report: Report) -> str:
-    """Return how many findings are no crumbs; "" without any finding."""
-    large = sum(row["millilitres"] >= SMALL_ML for row in report["findings"])
-    words = f"{large} finding{'' if large == 1 else 's'} of {SMALL_ML:g} mL or more"
-    return words if report["findings"] else ""
-
-
-def write_example(analysis: Analysis, report: Report) -> str:
+def write_example(report: Report, told: str) -> str:
     """Return what an example is and how well its truth was met; "" for an upload."""
-    if analysis.truth is None:
+    if "dice" not in report:
         return ""
     truth = "healthy: every marked voxel is a false alarm"
     if report["dice"] is not None:
         truth = (
             f"Dice with the truth {report['dice']:.2f}, truth {report['true_millilitres']:.1f} mL"
         )
-    return f'<p class="example">{escape(analysis.told)} <strong>{truth}</strong>.</p>'
+    return f'<p class="example">{escape(told)} <strong>{truth}</strong>.</p>'
 
 
 def write_findings(report: Report) -> str:
@@ -74,8 +66,8 @@ def write_findings(report: Report) -> str:
     rows = report["findings"]
     if not rows:
         return f"<p>{escape(DISCLAIMER)}</p>"
-    large = [row for row in rows if row["millilitres"] >= SMALL_ML]
-    small = [row for row in rows if row["millilitres"] < SMALL_ML]
+    large = [row for row in rows if row["millilitres"] >= LARGE_ML]
+    small = [row for row in rows if row["millilitres"] < LARGE_ML]
     others = report["smaller_findings"]
     table = write_table("Findings by volume times score", large) if large else ""
     count = len(small) + others["count"]
@@ -85,7 +77,7 @@ def write_findings(report: Report) -> str:
     more = "<p>All are in the JSON file.</p>" if count > MOST_SMALL else ""
     return (
         f"{table}<details{'' if large else ' open'}><summary>{count} small "
-        f"one{'' if count == 1 else 's'}, under {SMALL_ML:g} mL each, {millilitres:.1f} mL "
+        f"one{'' if count == 1 else 's'}, under {LARGE_ML:g} mL each, {millilitres:.1f} mL "
         f"together</summary>{write_table('Small findings', small[:MOST_SMALL])}{more}</details>"
     )
 

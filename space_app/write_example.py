@@ -20,13 +20,12 @@ import numpy as np
 from analysis import Analyst, read_scan
 from example_cases import EXAMPLES, RECORD, write_scores
 from scipy import ndimage
-from thresholds import read_presets
 
 from modeling_rasalore.data.phantoms import Phantom, make_phantom
 from modeling_rasalore.evaluation.metrics import dice
 from modeling_rasalore.prediction.loading import load_model
 from modeling_rasalore.prediction.options import DEFAULT_OPTIONS
-from modeling_rasalore.prediction.volume import describe_model
+from modeling_rasalore.prediction.saved_options import complete_options
 from modeling_rasalore.scans.volume_writing import write_nifti
 from modeling_rasalore.scans.volumes import read_mask
 
@@ -82,12 +81,12 @@ def write_case(patient: Patient, name: str, title: str, told: str, sequence: str
 
 
 def score_case(folder: Path, analyst: Analyst) -> float:
-    """Return the Dice of a case at the first preset, after storing its scores."""
+    """Return the Dice of a case at the usual threshold, after storing its scores."""
     record = json.loads((folder / RECORD).read_text("utf-8"))
     scan = read_scan(folder / record["scan"], analyst.trained_on)
-    analysis = analyst.analyse(scan, analyst.presets[0].threshold, lambda *_, **__: None)
+    analysis = analyst.analyse(scan, analyst.options.threshold, lambda *_, **__: None)
     write_scores(folder, analysis.prediction.scores, scan.volume)
-    record["weights_sha256"] = describe_model(analyst.model)["weights_sha256"]
+    record["weights_sha256"] = analyst.facts["weights_sha256"]
     (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", "utf-8")
     return dice(analysis.prediction.mask, read_mask(folder / "truth.nii.gz", scan.volume))
 
@@ -140,8 +139,8 @@ def main(words: list[str]) -> None:
     analyst = None
     if words:
         model, processor = load_model(words[0], device="cpu")
-        presets = read_presets(words[0], model, "main", DEFAULT_OPTIONS)
-        analyst = Analyst(model, processor, presets=presets)
+        options = complete_options(DEFAULT_OPTIONS, (), model, words[0])
+        analyst = Analyst(model, processor, options)
     sequence = (analyst and analyst.trained_on) or "flair"
     for folder in write_cases(sequence, analyst):
         print(folder)

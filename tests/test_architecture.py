@@ -41,7 +41,7 @@ SPACE: dict[str, set[str]] = {
     "analysis": {"findings", "thresholds"},
     "drawing": {"analysis"},
     "layers": {"analysis"},
-    "words": {"analysis", "findings"},
+    "words": set(),
     "downloads": {"analysis"},
     "example_cases": {"analysis"},
     "page": set(),
@@ -53,7 +53,7 @@ SPACE: dict[str, set[str]] = {
     "controls": {"downloads", "handlers", "page", "thresholds", "uploads"},
     "wiring": {"controls", "handlers", "page"},
     "app": {"analysis", "controls", "handlers", "page", "thresholds", "traffic", "wiring"},
-    "write_example": {"analysis", "example_cases", "thresholds"},
+    "write_example": {"analysis", "example_cases"},
 }
 HUB_LIBRARIES = {"torch", "transformers", "numpy"}
 USER_LIBRARIES = {*HUB_LIBRARIES, "huggingface_hub", "safetensors", "scipy", "PIL", "tqdm", "typer"}

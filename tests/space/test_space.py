@@ -36,7 +36,9 @@ from space import SPACE, make_handlers, write_scan
 from modeling_rasalore import __version__
 from modeling_rasalore.evaluation.metrics import dice
 from modeling_rasalore.formats.endings import ALONE, WRITERS
+from modeling_rasalore.prediction.loading import load_model
 from modeling_rasalore.prediction.options import DEFAULT_OPTIONS, PredictionOptions
+from modeling_rasalore.prediction.saved_options import save_defaults
 from modeling_rasalore.prediction.volume import (
     VolumePrediction,
     describe_model,
@@ -46,14 +48,15 @@ from modeling_rasalore.scans.volume_writing import write_nifti
 from modeling_rasalore.scans.volumes import read_mask, read_volume
 
 pytest.importorskip("gradio")
-from analysis import Analysis, Analyst, read_scan
+from analysis import Analysis, read_scan
+from app import open_model
 from drawing import draw_slice
 from example_cases import EXAMPLES, RECORD, Case, write_scores
-from findings import measure_findings, position_in_words
+from findings import locate_findings, position_in_words
 from gradio.exceptions import Error
 from handlers import DOUBT, SCORES, Handlers
 from layers import MASK_BIT, TRUTH_BIT, pack_layers, window_of
-from thresholds import OWN, UNCALIBRATED, read_presets, source_of
+from thresholds import OWN, source_of
 from words import write_findings, write_result
 
 MASK, MAP, NUMBERS, PAGE = "Mask (NIfTI)", "Scores (NIfTI)", "Numbers (JSON)", "Report (HTML)"
@@ -119,10 +122,10 @@ def test_the_downloaded_report_is_one_file_with_its_picture_inside(
     handlers: Handlers, analysis: Analysis, tmp_path: Path
 ) -> None:
     page = unpack(handlers.pack(analysis, 0.5, PAGE), tmp_path).read_text("utf-8")
-    assert page.count('src="data:image/png;base64,') >= 1
+    assert page.count('src="data:image/jpeg;base64,') == 2
     assert "src=" not in page.replace('src="data:', "") and "not a medical device" in page
-    assert f"<td>{analysis.at(0.5).millilitres:.3f}".rstrip("0") in page
-    assert UNCALIBRATED.source in page and len(page) < 3e6
+    assert f"{analysis.at(0.5).millilitres:.1f} mL marked in all" in page
+    assert handlers.analyst.options.threshold_source in page and len(page) < 3e6
 
 
 def test_the_viewer_gets_all_layers_cut_to_the_brain_where_they_lie_in_the_world(
@@ -170,7 +173,7 @@ def test_a_zipped_series_gives_the_mask_and_report_of_its_nifti_file(
     report = handlers.pack(found, 0.5, NUMBERS)
     assert report and b"DOE" not in base64.b64decode(report["content"])
     assert read_numbers(handlers, found, 0.5)["input"] == "phantom.zip"
-    assert read_numbers(handlers, found, 0.5)["findings"] == expected.report(0.5)["findings"]
+    assert read_numbers(handlers, found, 0.5)["findings"] == expected.report(0.5, "")["findings"]
     assert b"DOE" in next(series.iterdir()).read_bytes()
 
 
@@ -206,7 +209,7 @@ def test_an_odd_zipped_series_gives_the_scores_of_the_plain_one(
     odd = read_scan(zip_series(tmp_path / "odd.zip", change(series)))
     expected, given = (handlers.analyst.analyse(scan, 0.5, quiet) for scan in (plain, odd))
     assert np.array_equal(given.prediction.scores, expected.prediction.scores)
-    told = " ".join(given.report(0.5)["warnings"])
+    told = " ".join(given.report(0.5, "")["warnings"])
     assert ("4 files were left out" in told) == (change is copy_slices)
 
 
@@ -215,7 +218,7 @@ def test_the_report_follows_the_threshold(handlers: Handlers, analysis: Analysis
     assert (report["threshold"], report["millilitres"], report["findings"]) == (1.0, 0, [])
     assert report["threshold_source"] == OWN
     assert "not a medical device" in report["disclaimer"]
-    whole = analysis.report(0.5)
+    whole = analysis.report(0.5, "")
     assert sum(row["millilitres"] for row in whole["findings"]) == pytest.approx(
         whole["millilitres"]
     )
@@ -237,13 +240,13 @@ def test_findings_by_hand() -> None:
     scores[0, 0, 0] = 1
     affine = np.diag([10.0, 10.0, 10.0, 1.0])
     prediction = VolumePrediction(scores, mask, 0.5, (10.0, 10.0, 10.0), {}, affine)
-    rows, others = measure_findings(prediction, (slice(0, 4), slice(0, 5), slice(0, 5)))
-    assert others == {"count": 0, "millilitres": 0}
+    rows = locate_findings(prediction, (slice(0, 4), slice(0, 5), slice(0, 5)))
     assert rows == [
         {
             "millilitres": 5,
             "mean_score": pytest.approx(0.8),
             "position": "left, back, middle third",
+            "centre_mm": [18.0, 32.0, 36.0],
             "lowest_slice": 1,
             "highest_slice": 3,
             "slice": 2,
@@ -253,6 +256,7 @@ def test_findings_by_hand() -> None:
             "millilitres": 1,
             "mean_score": 1,
             "position": "right, front, lower third",
+            "centre_mm": [0.0, 0.0, 0.0],
             "lowest_slice": 0,
             "highest_slice": 0,
             "slice": 0,
@@ -266,7 +270,7 @@ def test_findings_are_ordered_by_volume_times_score() -> None:
     mask[0, 0, :3] = mask[0, 0, 4:] = 1
     scores = np.array([[[0.51, 0.51, 0.51, 0, 0.99, 0.99]]], np.float32)
     prediction = VolumePrediction(scores, mask, 0.5, (10.0, 10.0, 10.0), {})
-    rows, _ = measure_findings(prediction, (slice(0, 1), slice(0, 1), slice(0, 6)))
+    rows = locate_findings(prediction, (slice(0, 1), slice(0, 1), slice(0, 6)))
     assert [row["millilitres"] for row in rows] == [2, 3]
 
 
@@ -311,12 +315,12 @@ def test_findings_below_one_millilitre_are_folded() -> None:
 
 
 def test_what_forbids_to_rely_on_a_result_stands_above_every_number(analysis: Analysis) -> None:
-    report = analysis.report(0.5)
+    report = analysis.report(0.5, "given")
     told = report | {"unfit_because": ["it is <t2>."], "warnings": ["a note.", "it is <t2>."]}
-    html = write_result(analysis, told, 0.5, "given")
-    assert html.index("Do not rely on this result") < html.index(" mL of anomaly")
+    html = write_result(told)
+    assert html.index("Do not rely on this result") < html.index(" mL marked")
     assert html.count("it is &lt;t2&gt;.") == 1 and "<li>a note.</li>" in html
-    assert "unfit" not in write_result(analysis, report | {"unfit_because": []}, 0.5, "given")
+    assert "unfit" not in write_result(report | {"unfit_because": []})
 
 
 def test_a_scan_of_another_sequence_a_skull_and_thick_slices_are_told_as_unfit(
@@ -340,7 +344,8 @@ def test_a_report_lists_a_bounded_number_of_findings_and_adds_up_the_others() ->
     mask[:, ::2, ::2] = 1  # 10,000 parts of two voxels, none touching another
     mask[0, :3, :3] = 1  # and one of 12: four of them, joined
     prediction = VolumePrediction(mask * 0.5, mask, 0.5, (10.0, 10.0, 10.0), {})
-    rows, others = measure_findings(prediction, (slice(0, 2), slice(0, 200), slice(0, 200)))
+    rows = locate_findings(prediction, (slice(0, 2), slice(0, 200), slice(0, 200)))
+    others = prediction.findings[1]
     assert len(rows) == 1000
     assert (rows[0]["millilitres"], rows[1]["millilitres"]) == (13, 2)
     assert (others["count"], others["millilitres"]) == (8997, 2 * 8997)
@@ -424,7 +429,7 @@ def test_a_4_d_scan_is_told_what_to_do_on_the_page(tmp_path: Path) -> None:
 
 def test_a_scan_with_an_empty_mask_can_be_looked_at(handlers: Handlers, analysis: Analysis) -> None:
     assert handlers.draw(analysis, True, 999, 1.0, 0.5, SCORES)
-    assert "no anomaly found" in handlers.describe(analysis, 1.0)[0]
+    assert "No anomaly found" in handlers.describe(analysis, 1.0)[0]
 
 
 def test_pictures_come_inline_and_only_where_the_browser_cannot_draw(
@@ -491,8 +496,9 @@ def test_a_scan_with_too_many_voxels_is_refused(
 def test_presets_are_those_of_the_calibration_that_fits_the_scores(
     handlers: Handlers, model: Path, tmp_path: Path
 ) -> None:
-    network = handlers.analyst.model
-    assert read_presets(str(tmp_path), network, "main", DEFAULT_OPTIONS) == [UNCALIBRATED]
+    folder = shutil.copytree(model, tmp_path / "model")
+    (preset,) = open_model(str(folder)).presets
+    assert (preset.words, preset.threshold) == ("the usual one, score 0.5", 0.5)
     entry = {"unit": "voxels", "threshold": 0.4, "promise": "so it is"}
     stored = [
         entry | {"rate": 0.05},
@@ -500,19 +506,31 @@ def test_presets_are_those_of_the_calibration_that_fits_the_scores(
         entry | {"rate": 0.02, "flips": True},
         entry | {"rate": 0.03, "unit": "slices"},
     ]
-    weights = describe_model(network)["weights_sha256"]
+    weights = handlers.analyst.facts["weights_sha256"]
     calibration = {"weights_sha256": weights, "thresholds": stored}
-    (tmp_path / "calibration.json").write_text(json.dumps(calibration))
-    presets = read_presets(str(tmp_path), network, "main", DEFAULT_OPTIONS)
-    assert [(preset.words, preset.threshold) for preset in presets] == [
+    (folder / "calibration.json").write_text(json.dumps(calibration))
+    analyst = open_model(str(folder))
+    assert [(preset.words, preset.threshold) for preset in analyst.presets] == [
         ("1 in 100 healthy voxels", 0.7),
         ("5 in 100 healthy voxels", 0.4),
     ]
-    assert source_of(0.4, presets).startswith("calibrated: so it is")
-    assert source_of(0.5, presets) == OWN
-    analyst = Analyst(network, handlers.analyst.processor, presets=presets)
+    assert source_of(0.4, analyst.presets).startswith("calibrated: so it is")
+    assert source_of(0.5, analyst.presets) == OWN
     assert Handlers(analyst).preset("5 in 100 healthy voxels") == 0.4
     assert Handlers(analyst).threshold_or_usual(None) == 0.7
+
+
+def test_masks_are_made_as_the_models_folder_says(model: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(model, tmp_path / "model")
+    saved = replace(DEFAULT_OPTIONS, flips=True, smallest_ml=1000)
+    save_defaults(folder, saved, "scans of a test")
+    analyst = open_model(str(folder))
+    path = write_scan(tmp_path / "scan.nii.gz")
+    analysis = analyst.analyse(read_scan(path), 0.5, quiet)
+    expected = predict_volume(*load_model(str(folder), device="cpu"), read_volume(path))
+    assert np.array_equal(analysis.prediction.scores, expected.scores)  # of mirror images, too
+    assert (expected.scores > 0.5).any() and not expected.mask.any()
+    assert not analysis.prediction.mask.any() and not analysis.at(0.4).mask.any()
 
 
 def test_the_bundled_cases_are_small_and_have_their_truth(handlers: Handlers) -> None:
@@ -531,7 +549,7 @@ def test_a_case_without_scores_of_its_model_is_computed_and_compared_with_its_tr
 ) -> None:
     analysis = Case.read(EXAMPLES / "2_small").analyse(handlers.analyst, quiet)
     assert analysis.prediction.scores.any() and analysis.truth is not None
-    report = analysis.report(0.5)
+    report = analysis.report(0.5, "")
     assert report["dice"] == dice(analysis.at(0.5).mask, analysis.truth)
     assert f"Dice with the truth {report['dice']:.2f}" in handlers.describe(analysis, 0.5)[0]
 
