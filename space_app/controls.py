@@ -6,7 +6,7 @@ from typing import NamedTuple
 import gradio as gr
 from downloads import KINDS
 from handlers import DOUBT, SCORES, Handlers
-from page import EMPTY, LEGEND, MESSAGE, VIEWER
+from page import EMPTY, LEGEND, MESSAGE, viewer
 from thresholds import Preset
 from uploads import take_uploads_only
 
@@ -54,7 +54,8 @@ def place_inputs(handlers: Handlers) -> Inputs:
         gr.HTML("<h2>Or open an example</h2>", elem_id="examples-title")
         with gr.Row(elem_id="examples"):
             cases = [gr.Button(title, size="sm") for title in handlers.cases.cases]
-        preset, threshold = place_thresholds(handlers.analyst.presets)
+        analyst = handlers.analyst
+        preset, threshold = place_thresholds(analyst.presets, analyst.options.threshold)
     return Inputs(scan, cases, preset, threshold)
 
 
@@ -63,21 +64,27 @@ def place_upload() -> gr.File:
     return take_uploads_only(
         gr.File(
             label="Brain scan, up to 100 MB",
-            height=140,
+            height=160,
             elem_id="scan",
         )
     )
 
 
-def place_thresholds(presets: Sequence[Preset]) -> tuple[gr.Radio, gr.Slider]:
-    """Put the choice of a threshold: by what it marks of healthy brain, or by its number."""
+def place_thresholds(presets: Sequence[Preset], threshold: float) -> tuple[gr.Radio, gr.Slider]:
+    """Put the choice of a threshold: by what it marks of healthy brain, or by its number.
+
+    Args:
+        presets: to choose from.
+        threshold: that is chosen at first, one of theirs.
+    """
     words = [preset.words for preset in presets]
-    radio = gr.Radio(words, value=words[0], label="Mark as many as", elem_id="preset")
+    usual = next(preset for preset in presets if preset.threshold == threshold)
+    radio = gr.Radio(words, value=usual.words, label="Threshold", elem_id="preset")
     with gr.Accordion("Advanced: threshold", open=False, elem_id="advanced"):
         slider = gr.Slider(
             0,
             1,
-            presets[0].threshold,
+            threshold,
             step=0.01,
             label="Score above which a voxel is marked",
             elem_id="threshold",
@@ -95,7 +102,7 @@ def place_results(draws_noise: bool) -> Results:
         gr.HTML(EMPTY, elem_id="empty")
         with gr.Column(elem_id="results"):
             result = gr.HTML(elem_id="summary")
-            gr.HTML(VIEWER, elem_id="viewer")
+            gr.HTML(viewer(draws_noise), elem_id="viewer")
             slices = place_slices(draws_noise)
             findings = gr.HTML(elem_id="findings")
             saves = place_downloads()

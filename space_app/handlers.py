@@ -167,6 +167,8 @@ def one_line_errors() -> Iterator[None]:
     """Tell people in one line what is wrong with their scan; the app goes on."""
     try:
         yield
+    except gr.Error:  # told by a handler within this one
+        raise
     except (ValueError, MemoryError) as error:
         sentence = (str(error) or "This scan needs more memory than there is.").splitlines()[0]
         raise gr.Error(sentence, print_exception=False) from error

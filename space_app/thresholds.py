@@ -27,7 +27,8 @@ class Preset:
 
 def usual_preset(options: PredictionOptions) -> Preset:
     """Return the threshold of the options, whatever it comes from."""
-    words = f"the usual one, score {options.threshold:.2g}"
+    doubt = ", not calibrated" * ("calibrated:" not in options.threshold_source)
+    words = f"score {options.threshold:.2g}{doubt}"
     return Preset(words, options.threshold, options.threshold_source)
 
 
@@ -47,7 +48,7 @@ def offer_presets(
     presets = []
     for rate in sorted(options.thresholds_at_rates, key=float):
         chosen = at_false_alarms(options, float(rate), "voxels", name, model, revision)
-        words = f"{100 * float(rate):g} in 100 healthy voxels"
+        words = f"marks {100 * float(rate):g} in 100 healthy voxels"
         presets.append(Preset(words, chosen.threshold, chosen.threshold_source))
     if options.threshold in [preset.threshold for preset in presets]:
         return presets

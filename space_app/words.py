@@ -22,7 +22,7 @@ def write_result(report: Report, told: str = "") -> str:
     """
     unfit, warnings = report["unfit_because"], report["warnings"]
     notes = [sentence for sentence in warnings if sentence not in unfit]
-    sequence = report["modality"] or "sequence not told by the scan"
+    sequence = report["modality"].upper() if report["modality"] else "sequence not told by the scan"
     facts = f"{report['input']} · {sequence} · marked above a score of {report['threshold']:.2f}"
     why = " ".join(explain_threshold(report))
     return (

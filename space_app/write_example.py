@@ -1,11 +1,12 @@
 """Writes the example cases that the page offers, from a clone with the train extra installed.
 
-    python space_app/write_example.py runs/demo/stage2
+    python space_app/write_example.py [runs/demo/stage2]
 
 Twelve synthetic patients are made. The one with the largest tumour, the one with the smallest, and
 the one whose tumour stands out least from the brain around it become cases, chosen by their truth
 and voxels alone; then a healthy brain, and of the patients that are left the one with the lowest
-Dice, as the case where the model fails. Without a model, the first four are written without scores.
+Dice, as the case where the model fails. The model is the package's where none is given; without
+either, the first four are written, without scores.
 """
 
 import json
@@ -23,6 +24,7 @@ from scipy import ndimage
 
 from modeling_rasalore.data.phantoms import Phantom, make_phantom
 from modeling_rasalore.evaluation.metrics import dice
+from modeling_rasalore.packaged import has_model
 from modeling_rasalore.prediction.loading import load_model
 from modeling_rasalore.prediction.options import DEFAULT_OPTIONS
 from modeling_rasalore.prediction.saved_options import complete_options
@@ -135,11 +137,11 @@ def write_cases(sequence: str, analyst: Analyst | None) -> list[Path]:
 
 
 def main(words: list[str]) -> None:
-    """Write the cases of the model in a folder, or without scores for FLAIR."""
+    """Write the cases of the model in a folder, else of the package's; without either, of FLAIR."""
     analyst = None
-    if words:
-        model, processor = load_model(words[0], device="cpu")
-        options = complete_options(DEFAULT_OPTIONS, (), model, words[0])
+    if words or has_model():
+        model, processor = load_model(words[0] if words else None, device="cpu")
+        options = complete_options(DEFAULT_OPTIONS, (), model)
         analyst = Analyst(model, processor, options)
     sequence = (analyst and analyst.trained_on) or "flair"
     for folder in write_cases(sequence, analyst):

@@ -1,7 +1,10 @@
 // What the page shows when: nothing yet, a scan on its way, an error, or a result.
 (() => {
   const find = (name) => document.querySelector(name);
+  const FORGOTTEN = 'The scan was forgotten, as it is half an hour after its last use: ' +
+    'upload it again.';
   let viewer = null;
+  let drawn = Promise.resolve(); // one scan is drawn after the other
 
   const setState = (state) => {
     document.body.dataset.state = state;
@@ -104,7 +107,7 @@
 
   const rows = () => [...document.querySelectorAll('#findings tr[data-point]')];
 
-  const goTo = (row) => {
+  const goTo = (row, follow = false) => {
     rows().forEach((other) => other.removeAttribute('aria-current'));
     row.setAttribute('aria-current', 'true');
     if (document.body.classList.contains('no-webgl')) {
@@ -114,15 +117,21 @@
     } else {
       viewer.go(row.dataset.point.split(',').map(Number));
     }
+    if (follow) find('#viewer').scrollIntoView({ block: 'nearest' }); // on a phone it is above
   };
 
   const goToNext = () => {
     const all = rows();
     const next = (all.findIndex((row) => row.hasAttribute('aria-current')) + 1) % all.length;
-    if (all.length) goTo(all[next]);
+    if (all.length) goTo(all[next], true);
   };
 
-  const draw = async (layers) => {
+  const draw = (layers) => {
+    drawn = drawn.then(() => drawNow(layers));
+    return drawn;
+  };
+
+  const drawNow = async (layers) => {
     find('#truth-layer').hidden = !layers.has_truth;
     find('#save-mask-dicom').hidden = !layers.from_dicom;
     for (const box of document.querySelectorAll('[data-layer]')) {
@@ -133,6 +142,7 @@
       if (!viewer) await makeViewer();
       Object.assign(viewer.layers, { scores: true, mask: true, truth: true });
       viewer.hidden = false;
+      [find('#window').value, find('#level').value] = [255, 128];
       find('#hide').setAttribute('aria-pressed', false);
       await viewer.show(layers);
       choosePlane(viewer.plane);
@@ -160,19 +170,27 @@
     await draw(layers);
   };
 
+  // The server no longer has what is to be seen.
+  const forget = () => {
+    if (document.body.dataset.state !== 'result') return;
+    setState('error');
+    tell(FORGOTTEN);
+  };
+
   const outline = async (layer) => {
-    if (layer && viewer) await viewer.outline(layer);
-    if (rows().length) rows()[0].setAttribute('aria-current', 'true');
+    if (!layer) forget();
+    else if (viewer) await viewer.outline(layer);
   };
 
   const doubt = async (layer) => {
     find('#status').textContent = '';
     if (layer) await viewer.addDoubt(layer);
+    else forget();
   };
 
   // A file comes as base64 and is saved by the browser, so that it never lies on the server.
   const save = (file) => {
-    if (!file) return;
+    if (!file) return forget();
     const bytes = Uint8Array.from(atob(file.content), (letter) => letter.charCodeAt(0));
     const link = document.createElement('a');
     link.href = URL.createObjectURL(new Blob([bytes], { type: 'application/octet-stream' }));
@@ -197,11 +215,12 @@
     if (event.target.matches('#scan input[type=file]')) begin();
   }, true);
   document.addEventListener('drop', (event) => {
-    if (event.target.closest?.('#scan')) begin();
+    if (event.target.closest?.('#scan') && event.dataTransfer.files.length) begin();
   }, true);
+  window.addEventListener('resize', () => viewer?.fit());
   document.addEventListener('click', (event) => {
     const row = event.target.closest?.('#findings tr[data-point]');
-    if (row) goTo(row);
+    if (row) goTo(row, true);
   });
   // Single letters count only while the focus is in the result, and not in a field.
   document.addEventListener('keydown', (event) => {

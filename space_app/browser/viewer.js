@@ -111,6 +111,10 @@
       this.moved();
     }
 
+    fit() {
+      if (this.nv?.volumes.length && this.plane === 'planes') this.arrange();
+    }
+
     arrange() {
       const { offsetWidth, offsetHeight } = this.canvas;
       const tiles = offsetWidth > 1.1 * offsetHeight ? WIDE : TALL;

@@ -498,7 +498,7 @@ def test_presets_are_those_of_the_calibration_that_fits_the_scores(
 ) -> None:
     folder = shutil.copytree(model, tmp_path / "model")
     (preset,) = open_model(str(folder)).presets
-    assert (preset.words, preset.threshold) == ("the usual one, score 0.5", 0.5)
+    assert (preset.words, preset.threshold) == ("score 0.5, not calibrated", 0.5)
     entry = {"unit": "voxels", "threshold": 0.4, "promise": "so it is"}
     stored = [
         entry | {"rate": 0.05},
@@ -511,12 +511,12 @@ def test_presets_are_those_of_the_calibration_that_fits_the_scores(
     (folder / "calibration.json").write_text(json.dumps(calibration))
     analyst = open_model(str(folder))
     assert [(preset.words, preset.threshold) for preset in analyst.presets] == [
-        ("1 in 100 healthy voxels", 0.7),
-        ("5 in 100 healthy voxels", 0.4),
+        ("marks 1 in 100 healthy voxels", 0.7),
+        ("marks 5 in 100 healthy voxels", 0.4),
     ]
     assert source_of(0.4, analyst.presets).startswith("calibrated: so it is")
     assert source_of(0.5, analyst.presets) == OWN
-    assert Handlers(analyst).preset("5 in 100 healthy voxels") == 0.4
+    assert Handlers(analyst).preset("marks 5 in 100 healthy voxels") == 0.4
     assert Handlers(analyst).threshold_or_usual(None) == 0.7
 
 
