@@ -1,100 +1,136 @@
 """What stands on the page: where a scan goes in, and where its results are looked at."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import gradio as gr
-from handlers import DOUBT, SCORES
-from page import BRAIN, LEGEND
+from downloads import KINDS
+from handlers import DOUBT, SCORES, Handlers
+from page import EMPTY, LEGEND, MESSAGE, viewer
+from thresholds import Preset
 from uploads import take_uploads_only
-
-from modeling_rasalore.formats.endings import ALONE
 
 
 class Inputs(NamedTuple):
-    """The first column: what is asked for, and the sentences of the answer."""
+    """The first column: what is asked for.
+
+    Attributes:
+        scan: analysed as soon as it is uploaded.
+        cases: buttons of the examples.
+        preset, threshold: from which score on a voxel is marked.
+    """
 
     scan: gr.File
-    run: gr.Button
-    example: gr.Button
+    cases: list[gr.Button]
+    preset: gr.Radio
     threshold: gr.Slider
-    summary: gr.Markdown
+
+
+class Slices(NamedTuple):
+    """What the server draws, where the browser has no WebGL2."""
+
+    wanted: gr.Button
+    view: gr.Image
+    number: gr.Slider
+    opacity: gr.Slider
+    what: gr.Radio
 
 
 class Results(NamedTuple):
-    """The second column, hidden until there is something to see."""
+    """The second column: progress, or what there is to see of a result."""
 
-    column: gr.Column
-    view: gr.ImageSlider
-    slice_index: gr.Slider
-    opacity: gr.Slider
-    what: gr.Radio
-    table: gr.Markdown
-    save_mask: gr.Button
-    save_report: gr.Button
-    show_brain: gr.Button
+    progress: gr.HTML
+    result: gr.HTML
+    findings: gr.HTML
+    slices: Slices
+    saves: dict[str, gr.Button]
+    doubt: gr.Button
 
 
-def place_inputs() -> Inputs:
+def place_inputs(handlers: Handlers) -> Inputs:
     """Put the first column into the row that is open."""
-    with gr.Column(scale=1, min_width=300):
-        return Inputs(
-            scan=place_upload(),
-            run=gr.Button("Find anomalies", variant="primary", elem_id="run"),
-            example=gr.Button("Try a synthetic brain (T2)", elem_id="example"),
-            threshold=gr.Slider(
-                0,
-                1,
-                0.5,
-                step=0.01,
-                label="Threshold: score above which a voxel is marked",
-                elem_id="threshold",
-            ),
-            summary=gr.Markdown(elem_id="summary", min_height=80),  # room for the progress
-        )
+    with gr.Column(scale=1, min_width=240, elem_id="inputs"):
+        scan = place_upload()
+        gr.HTML("<h2>Or open an example</h2>", elem_id="examples-title")
+        with gr.Row(elem_id="examples"):
+            cases = [gr.Button(title, size="sm") for title in handlers.cases.cases]
+        analyst = handlers.analyst
+        preset, threshold = place_thresholds(analyst.presets, analyst.options.threshold)
+    return Inputs(scan, cases, preset, threshold)
 
 
 def place_upload() -> gr.File:
-    """Put the field that takes a scan's file."""
+    """Put the field that takes a scan's file; what does not fit is told beside it, and stays."""
     return take_uploads_only(
         gr.File(
-            label="Brain scan (NIfTI, NRRD, MetaImage, MGH or DICOM zip, up to 100 MB)",
-            file_types=[".nii", ".nii.gz", ".zip", ".dcm", *ALONE],
-            height=150,
+            label="Brain scan, up to 100 MB",
+            height=160,
             elem_id="scan",
         )
     )
 
 
+def place_thresholds(presets: Sequence[Preset], threshold: float) -> tuple[gr.Radio, gr.Slider]:
+    """Put the choice of a threshold: by what it marks of healthy brain, or by its number.
+
+    Args:
+        presets: to choose from.
+        threshold: that is chosen at first, one of theirs.
+    """
+    words = [preset.words for preset in presets]
+    usual = next(preset for preset in presets if preset.threshold == threshold)
+    radio = gr.Radio(words, value=usual.words, label="Threshold", elem_id="preset")
+    with gr.Accordion("Advanced: threshold", open=False, elem_id="advanced"):
+        slider = gr.Slider(
+            0,
+            1,
+            threshold,
+            step=0.01,
+            label="Score above which a voxel is marked",
+            elem_id="threshold",
+        )
+    # A number outside the range is refused by the handlers, after the scan's file was deleted.
+    vars(slider).update(preprocess=lambda payload: payload)
+    return radio, slider
+
+
 def place_results(draws_noise: bool) -> Results:
     """Put the second column; only a model that draws noise has an uncertainty to show."""
-    with gr.Column(scale=2, min_width=300, visible=False) as column:
-        view = gr.ImageSlider(
-            label="Scan and overlay", max_height=800, buttons=[], elem_id="slice-view"
-        )
-        slice_index = gr.Slider(0, 1, 0, step=1, label="Slice", elem_id="slice")
-        opacity, what = place_colours(draws_noise)
-        gr.Markdown(LEGEND)
-        table = gr.Markdown(label="Volumes", elem_id="volumes")
-        save_mask, save_report = place_downloads()
-        show_brain = gr.Button("Show in 3-D", elem_id="show-brain")
-        gr.HTML(BRAIN, elem_id="brain")
-    return Results(
-        column, view, slice_index, opacity, what, table, save_mask, save_report, show_brain
-    )
+    with gr.Column(scale=4, min_width=300, elem_id="outputs"):
+        gr.HTML(MESSAGE, elem_id="told")
+        progress = gr.HTML(elem_id="progress")
+        gr.HTML(EMPTY, elem_id="empty")
+        with gr.Column(elem_id="results"):
+            result = gr.HTML(elem_id="summary")
+            gr.HTML(viewer(draws_noise), elem_id="viewer")
+            slices = place_slices(draws_noise)
+            findings = gr.HTML(elem_id="findings")
+            saves = place_downloads()
+            doubt = gr.Button("Uncertainty", visible="hidden", elem_id="doubt")
+            gr.HTML(LEGEND, elem_id="legend")
+    return Results(progress, result, findings, slices, saves, doubt)
 
 
-def place_colours(draws_noise: bool) -> tuple[gr.Slider, gr.Radio]:
-    """Put what changes the overlay's colours: how strong they are, what they show."""
-    with gr.Row():
-        opacity = gr.Slider(0, 1, 0.5, step=0.05, label="Opacity of the colours")
-        choices = [SCORES, DOUBT] if draws_noise else [SCORES]
-        return opacity, gr.Radio(choices, value=SCORES, label="Colours show")
+def place_slices(draws_noise: bool) -> Slices:
+    """Put the slices that the server draws, hidden until a browser asks for them."""
+    with gr.Column(elem_id="slices"):
+        wanted = gr.Button("Draw slices", visible="hidden", elem_id="want-slices")
+        view = gr.Image(label="Slice with overlay", buttons=[], elem_id="slice-view", height=420)
+        number = gr.Slider(0, 1, 0, step=1, label="Slice", elem_id="slice")
+        with gr.Row():
+            opacity = gr.Slider(0, 1, 0.5, step=0.05, label="Opacity of the colours")
+            choices = [SCORES, DOUBT] if draws_noise else [SCORES]
+            what = gr.Radio(choices, value=SCORES, label="Colours show")
+    return Slices(wanted, view, number, opacity, what)
 
 
-def place_downloads() -> tuple[gr.Button, gr.Button]:
-    """Put the two buttons that save a file."""
-    with gr.Row():
-        return (
-            gr.Button("Download mask (NIfTI)", elem_id="save-mask"),
-            gr.Button("Download report (JSON)", elem_id="save-report"),
-        )
+def place_downloads() -> dict[str, gr.Button]:
+    """Put one button per kind of file to take away."""
+    with gr.Row(elem_id="saves"):
+        return {kind: gr.Button(f"⬇ {kind}", size="sm", elem_id=name_id(kind)) for kind in KINDS}
+
+
+def name_id(kind: str) -> str:
+    """Return the id of a button that saves a kind of file, such as "save-mask-nifti"."""
+    words = "".join(letter if letter.isalnum() else " " for letter in kind.lower()).split()
+    return "-".join(["save", *words])

@@ -1,27 +1,47 @@
-"""Words, looks and the one script of the page."""
+"""Words and markup of the page; its looks and scripts are the files of `browser/`."""
+
+from pathlib import Path
 
 import gradio as gr
 
 from modeling_rasalore.provenance import DISCLAIMER
 
+BROWSER = Path(__file__).parent / "browser"
 TITLE = "RASALoRE: anomalies in brain MRI"
 WARNING = f'<p role="note"><strong>{DISCLAIMER}</strong></p>'
-INTRODUCTION = f"""# {TITLE}
-
-Upload a **skull-stripped** brain scan as NIfTI (or NRRD, MetaImage, MGH), or as one DICOM series in
-a zip. The model was trained on one MRI sequence and on labels that only say which slices are
-unhealthy. Your scan's file is deleted as soon as it is read; the scan is forgotten when you leave
-the page.
-"""
-LEGEND = """Left of the handle: the scan. Right of it: purple to orange is the anomaly score, the
-yellow line is the mask. As uncertainty, blue to cyan is how much the score depends on the model's
-own noise, compared with the slice's most uncertain places. Slices are counted from below; the
-patient's right is on the left, the front is up.
-"""
-BRAIN = """<div id="brain-frame"><canvas id="brain-canvas" tabindex="0" role="img"
-  aria-label="Brain in 3-D with the mask in yellow" aria-describedby="brain-help"></canvas></div>
-<p id="brain-help">Drag it, or use the arrow keys, to turn it; scroll, + or - to zoom.
-The mask is the one at the threshold of the moment you asked.</p>"""
+# Filled by the page's script: what went wrong stays until the next scan.
+MESSAGE = (
+    '<div id="message" role="alert" tabindex="-1" hidden></div><p id="status" role="status"></p>'
+)
+EMPTY = """<h2>Nothing to see yet</h2><p>Upload a scan, or open one of the examples: synthetic
+patients, with the outline of the true lesion.</p>"""
+VIEWER = """<div id="stage"><canvas id="planes" tabindex="0" role="application"
+  aria-label="Brain scan with overlay" aria-describedby="keys"></canvas></div>
+<div class="bar"><label id="slice-label" for="plane-slice">Slice</label>
+<input id="plane-slice" type="range" step="1"><output id="here" for="plane-slice"></output></div>
+<div class="bar" role="group" aria-label="Planes">
+<button type="button" data-plane="planes">3 planes</button>
+<button type="button" data-plane="axial">Axial</button>
+<button type="button" data-plane="coronal">Coronal</button>
+<button type="button" data-plane="sagittal">Sagittal</button>
+<button type="button" data-plane="brain">3-D</button>
+<button type="button" id="hide" aria-pressed="false">Hide overlay (H)</button></div>
+<div class="bar" role="group" aria-label="Layers">
+<label><input type="checkbox" data-layer="scores" checked> <i class="scores"></i>Scores</label>
+<label><input type="checkbox" data-layer="mask" checked> <i class="mask"></i>Mask</label>
+<label id="truth-layer"><input type="checkbox" data-layer="truth" checked>
+<i class="truth"></i>Truth</label>
+{DOUBT}</div>
+<div class="bar"><label>Opacity <input id="overlay-opacity" type="range" min="0" max="100"
+value="70"></label><label>Window <input id="window" type="range" min="10" max="255" value="255">
+</label><label>Level <input id="level" type="range" min="0" max="255" value="128"></label></div>
+<p id="keys">Arrow keys, wheel or a swipe across change the slice; a click moves the crosshair; H
+hides the overlay; N goes to the next finding. In 3-D, arrow keys turn the brain.</p>"""
+DOUBT_LAYER = """<label id="doubt-layer"><input type="checkbox" data-layer="doubt">
+<i class="doubt"></i>Uncertainty</label>"""
+LEGEND = """<p>R is the patient's right, which is on the left; slices are counted from below. Purple
+to orange is the anomaly score, the yellow line the mask, the blue one the truth of an example.
+Uncertainty, in blue, is how much a score depends on the model's own noise.</p>"""
 
 # Fonts that every system has: the page loads nothing from elsewhere.
 FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
@@ -34,89 +54,30 @@ THEME = gr.themes.Default(
     body_text_color_subdued="*neutral_600",
     body_text_color_subdued_dark="*neutral_300",
 )
+# In the head, and not as Gradio's own `css`, which would begin each rule inside its container.
+HEAD = f"<style>{(BROWSER / 'page.css').read_text('utf-8')}</style>" + "".join(
+    f"<script>{(BROWSER / name).read_text('utf-8')}</script>" for name in ("viewer.js", "page.js")
+)
 
-CSS = """
-.gradio-container { max-width: 1200px !important; margin: auto; padding-top: 48px !important; }
-#warning {
-  position: fixed; top: 0; left: 0; right: 0; z-index: 50;
-  background: #7c2d12; border-radius: 0; padding: 6px 12px;
-}
-@media (max-width: 640px) {
-  #introduction { margin-top: 36px; }
-  #warning p, #warning strong { font-size: 13px; line-height: 1.3; }
-  #brain-frame { height: 320px; }
-  #volumes th, #volumes td { padding: 4px 8px; }
-}
-#warning p, #warning strong { color: #ffffff !important; margin: 0; text-align: center; }
-#volumes table { width: 100%; }
-#volumes th, #volumes td { white-space: nowrap; }
-#brain-help { margin-top: 8px; }
-footer .divider { display: none; }
-#slice-view img { background: #000000 !important; }
-#brain { display: none; }
-#brain.shown { display: block; }
-#brain-frame { height: 420px; background: #000000; }
-button:focus-visible, input:focus-visible, a:focus-visible, canvas:focus-visible {
-  outline: 3px solid #4f46e5; outline-offset: 2px;
-}
-"""
 
-# A file comes as base64 and is saved by the browser, so that it never lies on the server.
-SAVE_FILE = """(file) => {
-  const bytes = Uint8Array.from(atob(file.content), (letter) => letter.charCodeAt(0));
-  const link = document.createElement('a');
-  link.href = URL.createObjectURL(new Blob([bytes], {type: 'application/octet-stream'}));
-  link.download = file.name;
-  document.body.appendChild(link);
-  link.click();
-  link.remove();
-  setTimeout(() => URL.revokeObjectURL(link.href), 60000);
-}"""
+def introduction(sequence: str | None) -> str:
+    """Return what the page is and what it reads.
 
-# The library comes from this server, the volumes as base64: nothing of them lies anywhere.
-SHOW_BRAIN = """async (files) => {
-  const box = document.querySelector('#brain');
-  const canvas = document.querySelector('#brain-canvas');
-  box.classList.add('shown');
-  try {
-    if (!window.niivue) await new Promise((done, failed) => {
-      const script = document.createElement('script');
-      script.src = new URL('niivue/niivue.umd.js', window.gradio_config.root + '/').href;
-      script.onload = done;
-      script.onerror = () => failed(new Error('the viewer did not load'));
-      document.head.appendChild(script);
-    });
-    const { Niivue, NVImage } = window.niivue;
-    if (!canvas.viewer) {
-      const viewer = new Niivue({
-        backColor: [0, 0, 0, 1], dragAndDropEnabled: false, isOrientCube: true, logLevel: 'error',
-      });
-      await viewer.attachToCanvas(canvas);
-      viewer.setSliceType(viewer.sliceTypeRender);
-      canvas.addEventListener('keydown', (event) => {
-        const turn = {ArrowLeft: [-10, 0], ArrowRight: [10, 0], ArrowUp: [0, 10],
-          ArrowDown: [0, -10]}[event.key];
-        const zoom = {'+': 1.1, '-': 1 / 1.1}[event.key];
-        if (!turn && !zoom) return;
-        event.preventDefault();
-        const scene = viewer.scene;
-        if (turn) viewer.setRenderAzimuthElevation(
-          scene.renderAzimuth + turn[0], scene.renderElevation + turn[1]);
-        else viewer.setScale(scene.volScaleMultiplier * zoom);
-      });
-      canvas.viewer = viewer;
-    }
-    const viewer = canvas.viewer;
-    while (viewer.volumes.length) viewer.removeVolumeByIndex(0);
-    const looks = [{colormap: 'gray', opacity: 0.3}, {colormap: 'redyell', cal_min: 0, cal_max: 1}];
-    for (const [place, file] of files.entries()) viewer.addVolume(
-      await NVImage.loadFromBase64({name: file.name, base64: file.content, ...looks[place]}));
-    viewer.setScale(1.5);
-    canvas.dataset.volumes = viewer.volumes.length;
-    box.scrollIntoView({block: 'nearest'});
-  } catch (error) {
-    document.querySelector('#brain-help').textContent =
-      'This browser shows no 3-D view (' + error.message + '); the slices show the same.';
-  }
-}"""
-HIDE_BRAIN = """() => document.querySelector('#brain').classList.remove('shown')"""
+    Args:
+        sequence: that the model was trained on; None: not known.
+    """
+    reads = f"**{sequence.upper()}**" if sequence else "one MRI sequence (not recorded which)"
+    return (
+        f"# {TITLE}\n\nReads {reads} scans of **skull-stripped** brains. Your file is deleted as "
+        "soon as it is read, the scan forgotten when you leave the page."
+    )
+
+
+def viewer(draws_noise: bool) -> str:
+    """Return the viewer's markup; only a model that draws noise has an uncertainty to show."""
+    return VIEWER.replace("{DOUBT}", DOUBT_LAYER * draws_noise)
+
+
+def call_page(name: str) -> str:
+    """Return the script of an event that calls a function of the page's script."""
+    return f"(given) => {{ window.page.{name}(given); }}"

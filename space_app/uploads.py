@@ -10,6 +10,10 @@ from urllib.parse import unquote
 import gradio as gr
 from gradio_client.utils import is_http_url_like, is_valid_file
 
+from modeling_rasalore.formats.endings import ALONE
+
+TYPES = [".nii", ".nii.gz", ".zip", ".dcm", *ALONE]
+ENDINGS = ", ".join(TYPES)
 FILE_ROUTE = "/gradio_api/file="  # in the address that the app gives to a file of its own
 
 
@@ -93,9 +97,8 @@ def take_uploads_only(component: gr.File) -> gr.File:
     def name_path(payload: gr.FileData | None) -> str | None:
         if payload is None:
             return None
-        if not is_valid_file(payload.path, component.file_types):
-            endings = ", ".join(component.file_types or [])
-            raise gr.Error(f"A scan's file must end in one of {endings}.", print_exception=False)
+        if not is_valid_file(payload.path, TYPES):
+            raise gr.Error(f"A scan's file must end in one of {ENDINGS}.", print_exception=False)
         return payload.path
 
     # Of this one component; for a sub-class Gradio would write a .pyi file beside the source.

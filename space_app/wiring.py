@@ -6,7 +6,7 @@ from typing import Any
 import gradio as gr
 from controls import Inputs, Results
 from handlers import Handlers
-from page import HIDE_BRAIN, SAVE_FILE, SHOW_BRAIN
+from page import call_page
 
 STATE_SECONDS = 1800  # a session's scan is forgotten so long after its last use
 
@@ -21,57 +21,97 @@ QUICK: dict[str, Any] = {
 class Wiring:
     """Events between the controls of one page; made while the page is being built."""
 
-    def __init__(self, handlers: Handlers, inputs: Inputs, results: Results):
+    def __init__(self, blocks: gr.Blocks, handlers: Handlers, inputs: Inputs, results: Results):
         self.handlers, self.inputs, self.results = handlers, inputs, results
         self.analysis = gr.State(None, time_to_live=STATE_SECONDS)
-        shown: list[Any] = [results.slice_index, inputs.threshold, results.opacity, results.what]
-        self.picture = QUICK | {
-            "fn": handlers.draw,
-            "inputs": [self.analysis, *shown],
-            "outputs": results.view,
-            "postprocess": False,  # the pictures come inline
-        }
-        self.words = QUICK | {
-            "fn": handlers.describe,
-            "inputs": [self.analysis, inputs.threshold],
-            "outputs": [inputs.summary, results.table],
-        }
-        self.start(inputs.run, handlers.analyse_upload, [inputs.scan, inputs.threshold])
-        self.start(inputs.example, handlers.analyse_example, [inputs.threshold])
-        for control in shown:
-            control.input(**self.picture, trigger_mode="always_last")
-        inputs.threshold.input(**self.words, trigger_mode="always_last")
-        self.give_to_browser(results.save_mask, handlers.pack_mask, SAVE_FILE)
-        self.give_to_browser(results.save_report, handlers.pack_report, SAVE_FILE)
-        self.give_to_browser(results.show_brain, handlers.pack_view, SHOW_BRAIN)
+        self.server_draws = gr.State(False)
+        self.layers, self.outlines = gr.JSON(visible=False), gr.JSON(visible=False)
+        self.told = [self.analysis, inputs.threshold]
+        self.start(inputs.scan.upload, handlers.analyse_upload, [inputs.scan, inputs.threshold])
+        for button in inputs.cases:
+            self.start(button.click, handlers.analyse_case, [gr.State(button.value)])
+        opened = blocks.load(handlers.open_first_case, None, self.analysis, **QUICK)
+        self.show(opened, "open")
+        self.follow_threshold()
+        self.offer_slices()
+        self.offer_files()
         self.add_endpoint()
 
-    def start(self, button: gr.Button, analyse: Callable[..., Any], given: list[Any]) -> None:
-        """Let a button analyse a scan, and show the results or empty the upload."""
-        started = button.click(
+    def start(self, event: Any, analyse: Callable[..., Any], given: list[Any]) -> None:
+        """Let an event analyse a scan; until it ends, nothing of the scan before is to be seen."""
+        event(None, None, None, js=call_page("begin"))
+        started = event(
             analyse,
             given,
             self.analysis,
             concurrency_id="model",
-            show_progress_on=self.inputs.summary,
+            show_progress_on=self.results.progress,
             api_visibility="undocumented",
         )
-        opened = started.success(
-            self.handlers.open_results,
-            [self.analysis, self.inputs.threshold],
-            [self.inputs.scan, self.results.column, self.results.slice_index],
-            api_visibility="undocumented",
-        )
-        opened.success(**self.picture).success(**self.words).success(None, js=HIDE_BRAIN)
-        started.failure(None, None, self.inputs.scan, js="() => null")  # room for another file
+        self.show(started.success(lambda: None, None, self.inputs.scan, **QUICK), "show")
+        failed = started.failure(None, None, self.inputs.scan, js="() => null")
+        failed.then(None, None, None, js=call_page("end"))
 
-    def give_to_browser(self, button: gr.Button, pack: Callable[..., Any], js: str) -> None:
-        """Let a button hand what the server packs to a script of the page."""
+    def show(self, ready: Any, how: str) -> None:
+        """Show the result that is ready, by a function of the page's script."""
+        results = self.results
+        outputs = [results.result, results.findings, self.layers]
+        shown = ready.success(self.handlers.show, self.told, outputs, **QUICK)
+        shown = shown.success(None, self.layers, None, js=call_page(how))
+        self.draw_slices(shown)
+
+    def draw_slices(self, ready: Any) -> None:
+        """Draw the slice of the first finding on the server, if a browser has asked for it."""
+        given = [self.analysis, self.server_draws, self.inputs.threshold]
+        number = self.results.slices.number
+        moved = ready.success(self.handlers.open_slices, given, number, **QUICK)
+        moved.success(**self.picture())
+
+    def picture(self) -> dict[str, Any]:
+        """How a slice is drawn by the server, where the browser cannot."""
+        slices = self.results.slices
+        shown = [slices.number, self.inputs.threshold, slices.opacity, slices.what]
+        return QUICK | {
+            "fn": self.handlers.draw,
+            "inputs": [self.analysis, self.server_draws, *shown],
+            "outputs": slices.view,
+            "postprocess": False,  # the picture comes inline
+        }
+
+    def follow_threshold(self) -> None:
+        """Let numbers, findings and outlines follow the threshold."""
+        inputs, results = self.inputs, self.results
+        outputs = [results.result, results.findings, self.outlines]
+        follow = QUICK | {"fn": self.handlers.outline, "inputs": self.told, "outputs": outputs}
+        chosen = inputs.preset.input(self.handlers.preset, inputs.preset, inputs.threshold, **QUICK)
+        moved = inputs.threshold.input(lambda: None, None, inputs.preset, **QUICK)
+        for told in (
+            chosen.success(**follow),
+            moved.success(**follow, trigger_mode="always_last"),
+        ):
+            drawn = told.success(None, self.outlines, None, js=call_page("outline"))
+            drawn.success(**self.picture())
+
+    def offer_slices(self) -> None:
+        """Draw slices on the server once a browser has asked for them."""
+        slices = self.results.slices
+        self.draw_slices(slices.wanted.click(lambda: True, None, self.server_draws, **QUICK))
+        for control in (slices.number, slices.opacity, slices.what):
+            control.input(**self.picture(), trigger_mode="always_last")
+
+    def offer_files(self) -> None:
+        """Let buttons hand what the server packs to the page's script."""
+        for kind, button in self.results.saves.items():
+            self.give_to_browser(button, self.handlers.pack, [*self.told, gr.State(kind)], "save")
+        self.give_to_browser(self.results.doubt, self.handlers.doubt, [self.analysis], "doubt")
+
+    def give_to_browser(
+        self, button: gr.Button, pack: Callable[..., Any], given: list[Any], how: str
+    ) -> None:
+        """Let a button hand what the server packs to a function of the page's script."""
         packed = gr.JSON(visible=False)
-        request = button.click(
-            pack, [self.analysis, self.inputs.threshold], packed, api_visibility="undocumented"
-        )
-        request.success(None, packed, js=js)
+        request = button.click(pack, given, packed, api_visibility="undocumented")
+        request.success(None, packed, None, js=call_page(how))
 
     def add_endpoint(self) -> None:
         """Offer `/segment` to programs; its outputs have no place on the page."""

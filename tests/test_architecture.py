@@ -37,15 +37,24 @@ GROUND = {"files", "packaged", "processes", "remote_files", "provenance", "recip
 # The files of the Space lie in one folder, its root, and import each other by name.
 SPACE: dict[str, set[str]] = {
     "uploads": set(),
-    "analysis": set(),
+    "findings": set(),
+    "thresholds": set(),
+    "analysis": {"findings", "thresholds"},
     "drawing": {"analysis"},
+    "layers": {"analysis"},
+    "words": set(),
+    "downloads": {"analysis"},
+    "example_cases": {"analysis"},
     "page": set(),
     "traffic": {"uploads"},
-    "handlers": {"analysis", "drawing", "traffic", "uploads"},
-    "controls": {"handlers", "page", "uploads"},
+    "handlers": {
+        *("analysis", "downloads", "drawing", "example_cases", "layers", "thresholds"),
+        *("traffic", "uploads", "words"),
+    },
+    "controls": {"downloads", "handlers", "page", "thresholds", "uploads"},
     "wiring": {"controls", "handlers", "page"},
-    "app": {"analysis", "controls", "handlers", "page", "traffic", "wiring"},
-    "write_example": set(),
+    "app": {"analysis", "controls", "handlers", "page", "thresholds", "traffic", "wiring"},
+    "write_example": {"analysis", "example_cases"},
 }
 HUB_LIBRARIES = {"torch", "transformers", "numpy"}
 USER_LIBRARIES = {*HUB_LIBRARIES, "huggingface_hub", "safetensors", "scipy", "PIL", "tqdm", "typer"}

@@ -29,11 +29,18 @@ from .volume import VolumePrediction
 # near 0.
 SMALLEST_BACKGROUND = 0.2
 SKULL_CONTRAST = 0.4
+THICKEST_SLICES_MM = 7.5  # half as much again as between a slice and the neighbours models see
 ENDINGS = {
     **{"mask": "_mask.nii.gz", "scores": "_scores.nii.gz", "spread": "_spread.nii.gz"},
     **{"overlay": "_overlay.png", "planes": "_planes.png", "summary": ".json"},
 }
 FILES = tuple(ENDINGS)
+
+
+class Unfit(str):
+    """A warning that the result of a scan is not to be relied on."""
+
+    __slots__ = ()
 
 
 def write_prediction(
@@ -72,7 +79,7 @@ def write_prediction(
     if paths:
         out_dir.mkdir(parents=True, exist_ok=True)
     if "mask" in paths and mask_format == "dicom-seg":
-        write_segmentation(paths["mask"], prediction.mask, volume, _algorithm(prediction))
+        write_segmentation(paths["mask"], prediction.mask, volume, algorithm_of(prediction))
     elif "mask" in paths:
         write_volume(paths["mask"], prediction.mask, volume, np.uint8)
     if "scores" in paths:
@@ -141,7 +148,7 @@ def _ending(role: str, ending: str, mask_format: str) -> str:
     return ending.removesuffix(".nii.gz") + FORMATS[mask_format]
 
 
-def _algorithm(prediction: VolumePrediction) -> Algorithm:
+def algorithm_of(prediction: VolumePrediction) -> Algorithm:
     """Return what a DICOM segmentation says of its origin."""
     model, version = prediction.model, versions()["rasalore"]
     return Algorithm(
@@ -184,7 +191,7 @@ def describe(prediction: VolumePrediction) -> str:
 
 
 def find_warnings(volume: Volume, trained_on: str | None = None) -> list[str]:
-    """Return sentences about what may make the result of a scan worth less.
+    """Return sentences about what may make the result of a scan worth less; some are `Unfit`.
 
     Args:
         trained_on: MRI sequence that the model knows; None: unknown.
@@ -204,19 +211,32 @@ def find_warnings(volume: Volume, trained_on: str | None = None) -> list[str]:
     background = equal / volume.slices.size
     if background < SMALLEST_BACKGROUND:
         warnings.append(
-            f"only {background:.0%} of the voxels have the background's value; models expect scans "
-            "with everything but the brain removed."
+            Unfit(
+                f"only {background:.0%} of the voxels have the background's value; models expect "
+                "scans with everything but the brain removed."
+            )
         )
     elif skull_contrast(images, volume.spacing) < SKULL_CONTRAST:
         warnings.append(
-            "a dark shell lies around the brain, as bone does; models expect scans with everything "
-            "but the brain removed."
+            Unfit(
+                "a dark shell lies around the brain, as bone does; models expect scans with "
+                "everything but the brain removed."
+            )
+        )
+    if volume.spacing[0] > THICKEST_SLICES_MM:
+        warnings.append(
+            Unfit(
+                f"slices are {volume.spacing[0]:.3g} mm apart, and models expect "
+                f"{THICKEST_SLICES_MM:g} mm at most; lesions between them stay unseen."
+            )
         )
     if trained_on and volume.sequence and volume.sequence != trained_on:
         warnings.append(
-            f"the model was trained on {trained_on}, but the scan is {volume.sequence} "
-            f"({volume.sequence_source or 'as is known'}); expect nothing of the result, and give "
-            f"a {trained_on} scan."
+            Unfit(
+                f"the model was trained on {trained_on}, but the scan is {volume.sequence} "
+                f"({volume.sequence_source or 'as is known'}); expect nothing of the result, and "
+                f"give a {trained_on} scan."
+            )
         )
     return warnings
 
@@ -283,6 +303,7 @@ def describe_input(
         digest: SHA-256 of its file; None: its file is read once more, for that.
         trained_on: as for `find_warnings`.
     """
+    warnings = find_warnings(volume, trained_on)
     return {
         "input": volume.path.name,
         "input_sha256": digest or hash_scan(volume.path),
@@ -290,7 +311,8 @@ def describe_input(
         "modality": volume.sequence,
         "modality_source": volume.sequence_source,
         "brain_source": volume.brain_source,
-        "warnings": find_warnings(volume, trained_on),
+        "unfit_because": [sentence for sentence in warnings if isinstance(sentence, Unfit)],
+        "warnings": warnings,
         "left_out": [
             {"input": item.path.relative_to(volume.path).as_posix(), "left_out": item.reason}
             for item in volume.left_out

@@ -3,7 +3,7 @@
 All happens within the box that holds the mask: a volume may have 10^8 voxels.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -44,7 +44,7 @@ def measure_findings(
     numbers = _number_parts(mask[box])
     sums = _sum_parts(numbers, scores[box])
     voxels, score_sums = sums[0], sums[1]
-    order = np.argsort(-score_sums, kind="stable")[:most]
+    order = _order_parts(score_sums, most)
     boxes = ndimage.find_objects(numbers)
     rows = []
     for part in order:
@@ -61,6 +61,25 @@ def measure_findings(
         rows.append(row)
     others = int(voxels.sum() - voxels[order].sum())
     return rows, {"count": len(voxels) - len(rows), "millilitres": others * voxel_mm3 / 1000}
+
+
+def cut_findings(
+    mask: NDArray[np.uint8], scores: NDArray[np.float32], most: int = MOST_FINDINGS
+) -> Iterator[tuple[tuple[slice, ...], NDArray[np.bool_]]]:
+    """Yield the box of each finding, and which of its voxels are the finding's, in their order.
+
+    Args:
+        mask, scores, most: as for `measure_findings`.
+    """
+    box = index_box(mask)
+    if box is None:
+        return
+    numbers = _number_parts(mask[box])
+    boxes = ndimage.find_objects(numbers)
+    for part in _order_parts(_sum_parts(numbers, scores[box])[1], most):
+        sides = zip(boxes[part], box, strict=True)
+        whole = tuple(slice(s.start + b.start, s.stop + b.start) for s, b in sides)
+        yield whole, numbers[boxes[part]] == part + 1
 
 
 def locate_main_finding(
@@ -89,6 +108,11 @@ def locate_main_finding(
 def count_large(findings: Sequence[Mapping[str, Any]]) -> int:
     """Return how many findings have `LARGE_ML` or more."""
     return sum(finding["millilitres"] >= LARGE_ML for finding in findings)
+
+
+def _order_parts(score_sums: NDArray[np.float64], most: int) -> NDArray[np.intp]:
+    """Return the indices of the parts with the highest sums of scores, the highest first."""
+    return np.argsort(-score_sums, kind="stable")[:most]
 
 
 def _sum_parts(numbers: NDArray[Any], scores: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -4,6 +4,7 @@ import json
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -68,15 +69,21 @@ def write_volume(path: str | Path, slices: np.ndarray, like: Volume, dtype: DTyp
 
 
 def write_segmentation(
-    path: str | Path, mask: np.ndarray, like: Volume, algorithm: Algorithm
+    path: str | Path,
+    mask: np.ndarray,
+    like: Volume,
+    algorithm: Algorithm,
+    sources: Sequence[Any] = (),
 ) -> Path:
     """Return `path` after writing a mask as a DICOM segmentation of the series `like` came as.
 
     Args:
         path: where to write, .dcm; replaced only once the new file is complete.
         mask: (S, H, W) of 0 and 1 in the slice frame.
-        like: the scan that the mask belongs to, whose files are still there.
+        like: the scan that the mask belongs to.
         algorithm: what made the mask.
+        sources: headers of its files, as `read_sources` gives them; where there are none they are
+            read of the files, which must still be there.
 
     Raises:
         VolumeError: a file of the series is gone or damaged.
@@ -84,7 +91,7 @@ def write_segmentation(
     """
     frames = like.geometry.in_own_order(mask).transpose(2, 1, 0)  # (slices, rows, columns)
     names = list(dict.fromkeys(name for name, _ in like.slice_files))
-    sources = read_sources(like.path, names)
+    sources = sources or read_sources(like.path, names)
     if len(names) == 1:  # all slices in one file, in an order of its own
         ordered = np.zeros(
             (int(sources[0].get("NumberOfFrames", 1) or 1), *frames.shape[1:]), np.uint8

@@ -20,10 +20,11 @@ AFFINE = np.diag([-2.0, -2.0, 2.0, 1.0])
 
 
 def save_model(folder: Path) -> Path:
-    """A saved model with random weights, whose scores lie on both sides of 0.5."""
+    """A saved model of FLAIR with random weights, whose scores lie on both sides of 0.5."""
     torch.manual_seed(0)
     sizes = {"image_size": 48, "base_channels": 8, "grid_size": 12, "refiner_grid": 12}
-    config = RasaloreConfig.preset("tiny", initializer_range=0.2, value_noise_std=0.5, **sizes)
+    looks = {"initializer_range": 0.2, "value_noise_std": 0.5, "modality": "flair"}
+    config = RasaloreConfig.preset("tiny", **looks, **sizes)
     RasaloreModel(config).save_pretrained(folder)
     RasaloreImageProcessor(config.image_size).save_pretrained(folder)
     return folder
@@ -40,12 +41,10 @@ def write_scan(path: Path, seed: int = 0, slices: int = 6, scale: int = 1) -> Pa
 
 def make_handlers(model: Path) -> Any:
     """The handlers of an app with this model."""
-    from analysis import Analyst
+    from app import open_model
     from handlers import Handlers
 
-    from modeling_rasalore.prediction.loading import load_model
-
-    return Handlers(Analyst(*load_model(str(model), "main", "cpu")))
+    return Handlers(open_model(str(model)))
 
 
 @contextmanager

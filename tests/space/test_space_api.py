@@ -13,6 +13,7 @@ import numpy as np
 import psutil
 import pytest
 from dicom_files import write_series, zip_bomb, zip_files, zip_series
+from odd_intensities import scans_without_a_brain, write_slices
 from space import AFFINE, left_in, stored, write_scan
 
 from modeling_rasalore.prediction.loading import load_model
@@ -196,6 +197,37 @@ def test_a_bad_file_gives_one_line_and_the_app_lives_on(
     assert segment(address, tmp_path / "scan.nii.gz", tmp_path / "out")[1]["slices"] == 6
 
 
+def test_a_scan_of_another_sequence_is_answered_with_why_not_to_rely_on_it(
+    address: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    report = segment(address, write_scan(tmp_path / "patient_t2.nii.gz"), out)[1]
+    (reason,) = report["unfit_because"]
+    assert "trained on flair, but the scan is t2" in reason
+    keys = list(report)
+    assert keys.index("unfit_because") < keys.index("millilitres")
+    assert segment(address, write_scan(tmp_path / "a.nii.gz"), out)[1]["unfit_because"] == []
+
+
+@pytest.mark.parametrize("name", scans_without_a_brain())
+def test_a_scan_without_a_brain_is_refused(
+    address: str, cache: Path, tmp_path: Path, name: str
+) -> None:
+    scan = write_slices(tmp_path / "scan.nii.gz", scans_without_a_brain()[name][0])
+    with pytest.raises(AppError, match=r"^scan\.nii\.gz: a scan must show one brain"):
+        segment(address, scan, tmp_path / "out")
+    assert left_in(cache) == []
+
+
+@pytest.mark.parametrize("threshold", [999, -1])
+def test_a_threshold_outside_its_range_is_refused_and_the_scan_deleted(
+    address: str, cache: Path, tmp_path: Path, threshold: float
+) -> None:
+    with pytest.raises(AppError, match=r"^threshold must lie in \[0, 1\], got"):
+        segment(address, write_scan(tmp_path / "scan.nii.gz"), tmp_path / "out", threshold)
+    assert left_in(cache) == []
+
+
 def bad_zips(folder: Path) -> dict[Path, str]:
     """Zips that must be refused, each with what the refusal says."""
     first, second = (
@@ -242,8 +274,8 @@ def test_two_sessions_do_not_see_each_others_scan(address: str, tmp_path: Path) 
     first, second = connect(address), connect(address)
     scan = write_scan(tmp_path / "first.nii.gz")
     first.predict(handle_file(scan), 0.5, api_name="/analyse_upload")
-    assert "first.nii.gz" in first.predict(0.5, api_name="/describe")[0]
-    assert second.predict(0.5, api_name="/describe") == ("", "")
+    assert "first.nii.gz" in first.predict(0.5, api_name="/show")[0]
+    assert second.predict(0.5, api_name="/show") == ("", "", None)
     assert second.predict(1, 0.5, 0.5, SCORES, api_name="/draw") is None
 
 
@@ -255,13 +287,10 @@ def test_the_api_is_documented_with_types(address: str) -> None:
     assert parameters[1]["python_type"]["type"] == "float"
 
 
-def test_an_agent_finds_the_tool_and_gets_mask_and_report(
-    address: str, model: Path, cache: Path, tmp_path: Path
-) -> None:
+def ask_as_agent(address: str, scan: Path) -> tuple[Any, Any]:
+    """The tools of the app, and its answer about a scan."""
     mcp = pytest.importorskip("mcp", reason="the endpoint for agents needs mcp")
     from mcp.client.streamable_http import streamable_http_client
-
-    scan = write_scan(tmp_path / "scan.nii.gz")
 
     async def talk() -> tuple[Any, Any]:
         route = f"{address}gradio_api/mcp/"
@@ -276,7 +305,26 @@ def test_an_agent_finds_the_tool_and_gets_mask_and_report(
             given = {"scan": f"{address}gradio_api/file={sent.json()[0]}", "threshold": 0.5}
             return tools, await session.call_tool(tools[0].name, given)
 
-    tools, answer = asyncio.run(talk())
+    return asyncio.run(talk())
+
+
+def test_an_agent_is_told_why_not_to_rely_on_a_result_and_what_is_no_brain(
+    address: str, cache: Path, tmp_path: Path
+) -> None:
+    _, answer = ask_as_agent(address, write_scan(tmp_path / "patient_t2.nii.gz"))
+    text = answer.content[0].text
+    assert text.index("trained on flair, but the scan is t2") < text.index("millilitres")
+    slices, _ = next(iter(scans_without_a_brain().values()))
+    _, answer = ask_as_agent(address, write_slices(tmp_path / "scan.nii.gz", slices))
+    assert answer.isError and "a scan must show one brain" in answer.content[0].text
+    sweep(cache, -1)  # the mask that was not fetched
+
+
+def test_an_agent_finds_the_tool_and_gets_mask_and_report(
+    address: str, model: Path, cache: Path, tmp_path: Path
+) -> None:
+    scan = write_scan(tmp_path / "scan.nii.gz")
+    tools, answer = ask_as_agent(address, scan)
     assert len(tools) == 1
     assert "not a medical device" in tools[0].description
     fields = tools[0].inputSchema["properties"]

@@ -1,0 +1,108 @@
+"""Open the example cases of `examples/`: scan, truth and, made by the model at hand, its scores."""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from analysis import Analysis, Analyst, Scan, Tell, read_scan
+from numpy.typing import NDArray
+
+from modeling_rasalore.prediction.volume import FloatImage, VolumePrediction, mask_above
+from modeling_rasalore.scans.volume_writing import write_volume
+from modeling_rasalore.scans.volumes import Volume, read_mask, read_volume
+
+EXAMPLES = Path(__file__).parent / "examples"
+RECORD, SCORES = "case.json", "scores.nii.gz"
+SCORE_STEPS = 1000  # scores are stored as thousandths
+
+
+@dataclass(frozen=True)
+class Case:
+    """One example on disk.
+
+    Attributes:
+        folder: that holds it.
+        title: on its button.
+        told: what it is, in a sentence.
+        scan: name of its scan's file.
+        weights_sha256: of the model that made its stored scores; None where there are none.
+    """
+
+    folder: Path
+    title: str
+    told: str
+    scan: str
+    weights_sha256: str | None
+
+    @classmethod
+    def read(cls, folder: Path) -> "Case":
+        """Return the case of a folder."""
+        record = json.loads((folder / RECORD).read_text("utf-8"))
+        weights = record.get("weights_sha256")
+        return cls(folder, record["title"], record["told"], record["scan"], weights)
+
+    def analyse(self, analyst: Analyst, tell: Tell) -> Analysis:
+        """Return the analysis; the model computes only where no scores of its own are stored."""
+        scan = read_scan(self.folder / self.scan, analyst.trained_on)
+        if self.weights_sha256 == analyst.facts["weights_sha256"]:
+            stored = (read_volume(self.folder / SCORES).slices / SCORE_STEPS).astype(np.float32)
+            analysis = Analysis.of(scan, predict_of_scores(analyst, stored, scan), analyst.options)
+        else:
+            analysis = analyst.analyse(scan, analyst.options.threshold, tell)
+        truth = read_mask(self.folder / "truth.nii.gz", scan.volume)
+        return replace(analysis, truth=truth, told=self.told)
+
+
+def predict_of_scores(analyst: Analyst, scores: FloatImage, scan: Scan) -> VolumePrediction:
+    """Return the prediction that an analyst's model makes of a scan, where its scores are known."""
+    options, geometry = analyst.options, scan.volume.geometry
+    voxel_ml = geometry.voxel_mm3 / 1000
+
+    def mask_at(threshold: float) -> NDArray[np.uint8]:
+        return mask_above(scores, threshold, options.smallest_ml / voxel_ml)
+
+    return VolumePrediction(
+        scores,
+        mask_at(options.threshold),
+        options.threshold,
+        scan.volume.spacing,
+        analyst.facts,
+        geometry.slice_affine,
+        millilitres_at_rates={
+            rate: np.count_nonzero(mask_at(threshold)) * voxel_ml
+            for rate, threshold in options.thresholds_at_rates.items()
+        },
+    )
+
+
+def read_cases() -> list[Case]:
+    """Return the cases in the order of their folders."""
+    return [Case.read(path.parent) for path in sorted(EXAMPLES.glob(f"*/{RECORD}"))]
+
+
+class Cases:
+    """The cases of the page; each is computed once, for all visitors."""
+
+    def __init__(self, analyst: Analyst):
+        self.analyst = analyst
+        self.cases = {case.title: case for case in read_cases()}
+        self._analyses: dict[str, Analysis] = {}
+
+    def analyse(self, title: str, tell: Tell) -> Analysis:
+        """Return the analysis of a case."""
+        if title not in self._analyses:
+            self._analyses[title] = self.cases[title].analyse(self.analyst, tell)
+        return self._analyses[title]
+
+    @property
+    def first_computed(self) -> str | None:
+        """Title of the first case whose scores are stored for the model at hand."""
+        weights = self.analyst.facts["weights_sha256"]
+        fitting = (title for title, case in self.cases.items() if case.weights_sha256 == weights)
+        return next(fitting, None)
+
+
+def write_scores(folder: Path, scores: FloatImage, like: Volume) -> Path:
+    """Return the file of a case's scores (S, H, W) in [0, 1], on the grid of its scan."""
+    return write_volume(folder / SCORES, np.rint(scores * SCORE_STEPS), like, np.uint16)
