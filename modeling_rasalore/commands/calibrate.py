@@ -56,12 +56,17 @@ def calibrate(
         say_left_out(found, quiet)
         require_writable(model, "--model")
         from ..prediction.calibration import calibrate
-        from ..prediction.loading import choose_precision, load_model
+        from ..prediction.loading import load_model
+        from ..prediction.planning import settle_precision
         from ..prediction.saved_options import ASSUMPTION, complete_options, save_calibration
         from ..scans.reading import read_scan
 
         network, processor = load_model(str(model), device=device)
-        options = replace(options, precision=choose_precision(network, precision))
+        options = settle_precision(replace(options, precision=precision), network)
+        if not quiet:
+            print(
+                f"computing on {network.device} in {options.precision}: {options.precision_reason}"
+            )
         options = complete_options(options, {*given, "threshold"}, network, model)
         healthy = (read_scan(path, *options.reading, trained_on=trained_on) for path in found.scans)
         result = calibrate(network, processor, healthy, false_alarms, per, options, scans_above)

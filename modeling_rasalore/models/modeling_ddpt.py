@@ -238,9 +238,11 @@ class DdptModel(DdptPreTrainedModel):
         return run_layer(layer, hidden, attentions)
 
     def similarity(self, image_features: Tensor, text_features: Tensor) -> Tensor:
-        """logit_scale * cosine similarity, (B, 2)."""
-        images = F.normalize(image_features, dim=-1)
-        return self.clip.logit_scale.exp() * images @ F.normalize(text_features, dim=-1).T
+        """logit_scale * cosine similarity, (B, 2), in float32: the scale enlarges rounding."""
+        with torch.autocast(image_features.device.type, enabled=False):
+            images = F.normalize(image_features.float(), dim=-1)
+            texts = F.normalize(text_features.float(), dim=-1)
+            return self.clip.logit_scale.exp() * images @ texts.T
 
     def forward(
         self, pixel_values: Tensor, labels: Tensor | None = None, guidance: bool = False

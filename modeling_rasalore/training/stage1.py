@@ -77,7 +77,8 @@ def train_stage1(recipe: Stage1Recipe) -> Path:
     if recipe.initial_weights:
         refuse_other_split(recipe.initial_weights, split)
     processor = RasaloreImageProcessor.from_pretrained(model_folder(recipe.model))
-    with closing(RunFolder(recipe)) as run:
+    config = DdptConfig.from_pretrained(model_folder(recipe.model))
+    with closing(RunFolder(recipe, config)) as run:
         training, held_out = run.list_slices(split, recipe.initial_weights)
         if run.ended_before():
             return run.path
