@@ -94,7 +94,8 @@ class LoopRecipe:
             Memory falls with it.
         seed: of everything that is drawn.
         workers: decoding processes.
-        mixed_precision: "no" or "bf16".
+        precision: float type of the network: float32, bfloat16, or auto for the one in which the
+            device is faster. Weights, losses and optimizer stay in float32.
         compile: torch.compile: minutes at the start, faster steps; a CPU needs g++.
         gradient_checkpointing: keep fewer intermediate maps and compute them again for the
             gradients: less memory, more time.
@@ -113,7 +114,7 @@ class LoopRecipe:
     accumulation: int = 1
     seed: int = 0
     workers: int = 0
-    mixed_precision: str = "no"
+    precision: str = "auto"
     compile: bool = False
     gradient_checkpointing: bool = False
     gradient_clip: float = 0.0

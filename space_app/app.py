@@ -32,7 +32,7 @@ from traffic import FileWatch, sweeping
 from wiring import Wiring
 
 from modeling_rasalore.files import first_line
-from modeling_rasalore.packaged import has_model, packaged_model
+from modeling_rasalore.packaged import packaged_model, packaged_sequences
 from modeling_rasalore.prediction.loading import choose_precision, load_model
 from modeling_rasalore.prediction.options import DEFAULT_OPTIONS
 from modeling_rasalore.prediction.saved_options import complete_options
@@ -98,7 +98,7 @@ def open_model(name: str, revision: str = "main") -> Analyst:
 def main() -> None:
     """Load the model of RASALORE_MODEL, else that of the package, and serve the page."""
     name = os.environ.get("RASALORE_MODEL", "")
-    if not name and not has_model():
+    if not name and not packaged_sequences():
         sys.exit("Set RASALORE_MODEL to the repo id or folder of a RASALoRE model (stage 2).")
     try:
         revision = os.environ.get("RASALORE_REVISION", "main")

@@ -24,7 +24,7 @@ from scipy import ndimage
 
 from modeling_rasalore.data.phantoms import Phantom, make_phantom
 from modeling_rasalore.evaluation.metrics import dice
-from modeling_rasalore.packaged import has_model
+from modeling_rasalore.packaged import packaged_sequences
 from modeling_rasalore.prediction.loading import load_model
 from modeling_rasalore.prediction.options import DEFAULT_OPTIONS
 from modeling_rasalore.prediction.saved_options import complete_options
@@ -139,7 +139,7 @@ def write_cases(sequence: str, analyst: Analyst | None) -> list[Path]:
 def main(words: list[str]) -> None:
     """Write the cases of the model in a folder, else of the package's; without either, of FLAIR."""
     analyst = None
-    if words or has_model():
+    if words or packaged_sequences():
         model, processor = load_model(words[0] if words else None, device="cpu")
         options = complete_options(DEFAULT_OPTIONS, (), model)
         analyst = Analyst(model, processor, options)

@@ -33,7 +33,7 @@ FLOORS["labelling"] = {"scans", "data", "evaluation", "prediction", "pseudo_mask
 FLOORS["benchmark"] = set(FLOORS)
 FLOORS["studies"] = set(FLOORS)
 FLOORS["commands"] = set(FLOORS)
-GROUND = {"files", "packaged", "processes", "remote_files", "provenance", "recipes"}
+GROUND = {"files", "packaged", "precision", "processes", "remote_files", "provenance", "recipes"}
 # The files of the Space lie in one folder, its root, and import each other by name.
 SPACE: dict[str, set[str]] = {
     "uploads": set(),

@@ -28,6 +28,8 @@ from ..pseudo_masks.rule import SCALING, PseudoMaskRule
 from ..scans.naming import MODALITIES
 from .systems import GivenSystem, Image, ScanSlices, SeenSlices
 
+BATCH_SIZE = 16  # of slices: more take more time, for their attention leaves the cache
+
 
 class Stage1Heatmap(GivenSystem):
     """DDPT alone: what its pseudo-masks are cut from at 0.5.
@@ -52,13 +54,17 @@ class Stage1Heatmap(GivenSystem):
         self.seconds, self.peak_mib = training_cost(folder)
 
     def score(self, slices: SeenSlices) -> list[Image]:
-        maps = []
-        for start in range(0, len(slices), 32):
-            batch = list(slices[start : start + 32])
-            seen = slices.views and slices.views[start : start + 32]
+        scores = [np.zeros(image.shape[-2:], np.float32) for image in slices]
+        with_brain = [index for index, image in enumerate(slices) if image.any()]
+        for start in range(0, len(with_brain), BATCH_SIZE):
+            indices = with_brain[start : start + BATCH_SIZE]
+            batch = [slices[index] for index in indices]
+            seen = slices.views and [slices.views[index] for index in indices]
             heatmaps = self.model.heatmaps(**self.processor(batch, views=seen, return_tensors="pt"))
-            maps += self.processor.post_process_maps(heatmaps, batch, views=seen)
-        return [self.rule.scores(*pair) for pair in zip(maps, slices, strict=True)]
+            maps = self.processor.post_process_maps(heatmaps, batch, views=seen)
+            for index, heatmap, image in zip(indices, maps, batch, strict=True):
+                scores[index] = self.rule.scores(heatmap, image)
+        return scores
 
 
 class HeatmapOfKind(Stage1Heatmap):

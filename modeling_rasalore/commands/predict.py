@@ -86,20 +86,23 @@ def predict(
             found = find_scans(scans, *options.reading[1:], trained_on=trained_on)
         say_left_out(found, quiet, as_json)
         out = require_writable(out) if out else make_results_folder(scans, resume)
-        from ..prediction.loading import choose_precision, load_model, pick_device
+        from ..prediction.loading import load_model, pick_device
+        from ..prediction.planning import settle_precision
         from ..prediction.run import predict_scans
         from ..prediction.saved_options import at_false_alarms, complete_options
 
         open_model = partial(load_model, model, revision, pick_device(device))
         network, processor = open_model()
-        options = replace(options, precision=choose_precision(network, precision))
+        goes_on, shared = resume or shard is not None, part != (0, 1) or ray_workers > 0
+        options = replace(options, precision=precision)
+        options = settle_precision(options, network, out if goes_on else None, shared)
         if threshold is not None:
             options = replace(options, threshold=threshold, threshold_source="given")
         chosen = {*given} if threshold is None and false_alarms is None else {*given, "threshold"}
         options = complete_options(options, chosen, network, model, revision)
         if false_alarms is not None:
             options = at_false_alarms(options, false_alarms, per, model, network, revision)
-        say(f"computing on {network.device} in {options.precision}")
+        say(f"computing on {network.device} in {options.precision}: {options.precision_reason}")
         manifest = predict_scans(
             network,
             processor,
@@ -108,7 +111,7 @@ def predict(
             options,
             files=[name.strip() for name in files.split(",") if name.strip()],
             shard=part,
-            resume=resume or shard is not None,
+            resume=goes_on,
             parquet=parquet,
             say=say,
             segment_tasks=ray_cluster(open_model, ray_workers, ray_gpus),

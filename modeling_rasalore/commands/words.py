@@ -18,7 +18,9 @@ Model = Annotated[
 ]
 Revision = Annotated[str, typer.Option(help="commit, tag or branch of a repo id")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps, ...")]
-Precision = Annotated[str, typer.Option(help="auto, float32 or bfloat16")]
+Precision = Annotated[
+    str, typer.Option(help="auto: what is faster on the device; float32; bfloat16")
+]
 Per = Annotated[str, typer.Option(help="voxels, slices or ml, for --false-alarms")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="print errors only")]
 Json = Annotated[bool, typer.Option("--json", help="print one JSON document and nothing else")]

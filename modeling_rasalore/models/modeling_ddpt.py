@@ -7,6 +7,7 @@ Letters in shapes: B batch, P patches, D width of the vision tower, J width of t
 """
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -204,7 +205,8 @@ class DdptModel(DdptPreTrainedModel):
         """Run slices (B, C, H, W) through the prompted vision tower.
 
         Prompts are appended before a layer and dropped after it. Pass a list as `attentions` to
-        collect each layer's probabilities (B, heads, n, n).
+        collect each layer's probabilities (B, heads, n, n); of the last layer those of the CLS
+        token, (B, heads, 1, n).
         """
         tower, vision = self.clip.vision_model, self.config.clip_config.vision_config
         expected = (vision.num_channels, vision.image_size, vision.image_size)
@@ -220,14 +222,21 @@ class DdptModel(DdptPreTrainedModel):
             prompted = torch.cat([hidden, prompts.expand(len(hidden), -1, -1)], dim=1)
             hidden = self.run_vision_layer(layer, prompted, attentions)[:, :length]
         prompts, prompt_logits, prompt_attention = self.class_aware_prompts(text_features, hidden)
-        hidden = self.run_vision_layer(last, torch.cat([hidden, prompts], dim=1), attentions)
+        # In the open only what is read of the last layer is computed: its CLS token.
+        hidden = self.run_vision_layer(last, torch.cat([hidden, prompts], dim=1), attentions, 1)
         features = self.clip.visual_projection(tower.post_layernorm(hidden[:, 0]))
         return EncodedImage(features, prompt_logits, prompt_attention)
 
     def run_vision_layer(
-        self, layer: nn.Module, hidden: Tensor, attentions: list[Tensor] | None
+        self,
+        layer: nn.Module,
+        hidden: Tensor,
+        attentions: list[Tensor] | None,
+        rows: int | None = None,
     ) -> Tensor:
         """One layer of the vision tower, checkpointed where that was asked for.
+
+        `rows` as for `run_layer`.
 
         Layers in training mode checkpoint themselves; a frozen tower's are in evaluation mode, and
         yet the gradients of the prompts run through them.
@@ -235,12 +244,15 @@ class DdptModel(DdptPreTrainedModel):
         checkpointed = self.gradient_checkpointing and self.training and not layer.training
         if checkpointed and attentions is None:
             return self._gradient_checkpointing_func(layer, hidden, None)
-        return run_layer(layer, hidden, attentions)
+        return run_layer(layer, hidden, attentions, rows)
 
     def similarity(self, image_features: Tensor, text_features: Tensor) -> Tensor:
-        """logit_scale * cosine similarity, (B, 2)."""
-        images = F.normalize(image_features, dim=-1)
-        return self.clip.logit_scale.exp() * images @ F.normalize(text_features, dim=-1).T
+        """logit_scale * cosine similarity, (B, 2), not below float32: the scale enlarges errors."""
+        dtype = torch.promote_types(image_features.dtype, torch.float32)
+        with torch.autocast(image_features.device.type, enabled=False):
+            images = F.normalize(image_features.to(dtype), dim=-1)
+            texts = F.normalize(text_features.to(dtype), dim=-1)
+            return self.clip.logit_scale.exp() * images @ texts.T
 
     def forward(
         self, pixel_values: Tensor, labels: Tensor | None = None, guidance: bool = False
@@ -306,20 +318,48 @@ class DdptModel(DdptPreTrainedModel):
         kind = kind or self.config.heatmap
         if kind not in HEATMAPS:
             raise ValueError(f"heatmap must be one of {sorted(HEATMAPS)}, got {kind!r}.")
-        if self.config.heatmap_views == 1:
-            return self.heatmaps_as_is(pixel_values, kind)
-        return mean_over_turned_copies(lambda copy: self.heatmaps_as_is(copy, kind), pixel_values)
+        return self.score_and_locate(pixel_values, [kind])[1][:, 0]
 
-    def heatmaps_as_is(self, pixel_values: Tensor, kind: str) -> Tensor:
-        """Localisation maps of slices as they lie, without turned copies, (B, rows, columns)."""
+    def score_and_locate(
+        self, pixel_values: Tensor, kinds: Sequence[str], least: float = 0.0
+    ) -> tuple[Tensor, Tensor]:
+        """Return what `unhealthy_probability` and `heatmaps` do, of one pass.
+
+        Args:
+            pixel_values: (B, C, H, W) from `RasaloreImageProcessor`.
+            kinds: K kinds of heatmap.
+            least: slices with a lower probability have heatmaps of 0, and are not turned for them.
+
+        Returns:
+            Probabilities (B,), and heatmaps (B, K, rows, columns), values >= 0.
+        """
+        with torch.no_grad():
+            text_features = self.learned_text_features()
+        probability, heatmaps = self.look_once(pixel_values, text_features, kinds)
+        recognised = probability >= least
+        if self.config.heatmap_views > 1 and recognised.any():
+            heatmaps[recognised] = mean_over_turned_copies(
+                lambda copy: self.look_once(copy, text_features, kinds)[1],
+                pixel_values[recognised],
+                heatmaps[recognised],
+            )
+        heatmaps[~recognised] = 0
+        return probability, heatmaps
+
+    def look_once(
+        self, pixel_values: Tensor, text_features: Tensor, kinds: Sequence[str]
+    ) -> tuple[Tensor, Tensor]:
+        """Unhealthy probabilities (B,) and heatmaps (B, K, rows, columns) of slices as they lie."""
         patch = self.config.clip_config.vision_config.patch_size
         height, width = (side // patch for side in pixel_values.shape[-2:])
         attentions: list[Tensor] = []
-        with torch.set_grad_enabled(kind == "relevance"):
-            if kind == "relevance":  # gradients start here also where every weight is frozen
+        with torch.set_grad_enabled("relevance" in kinds):
+            if "relevance" in kinds:  # gradients start here also where every weight is frozen
                 pixel_values = pixel_values.detach().requires_grad_(True)
-            text_features = self.learned_text_features()
             image = self.encode_image(pixel_values, text_features, attentions)
-            unhealthy_logit = self.similarity(image.features, text_features)[:, UNHEALTHY]
-            row = HEATMAPS[kind](attentions, 1 + height * width, unhealthy_logit)
-        return row[:, 1:].unflatten(1, (height, width)).detach()
+            logits = self.similarity(image.features, text_features)
+            rows = [
+                HEATMAPS[k](attentions, 1 + height * width, logits[:, UNHEALTHY]) for k in kinds
+            ]
+        heatmaps = torch.stack(rows, 1)[..., 1:].unflatten(2, (height, width))
+        return logits.detach().softmax(1)[:, UNHEALTHY], heatmaps.detach().contiguous()

@@ -140,6 +140,7 @@ def _entry(
         "flips": options.flips,
         "smooth_mm": options.smooth_mm,
         "free_map": options.free_map,
+        "precision": options.precision,
         "threshold": promise.threshold,
         "promise": promise.in_words(rate, unit) + BY_SLICES * collected.in_part,
         "rank": promise.rank,

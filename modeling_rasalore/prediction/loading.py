@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections.abc import Collection, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,6 @@ from ..files import first_line
 from ..models import RasaloreModel
 from ..packaged import packaged_model
 from ..remote_files import require_model_source, without_waiting_for_hub
-
-PRECISIONS = ("float32", "bfloat16")
 
 
 def load_model(
@@ -84,31 +82,6 @@ def pick_device(device: str) -> str:
     if device == "auto" and "LOCAL_RANK" in os.environ and torch.cuda.is_available():
         return f"cuda:{os.environ['LOCAL_RANK']}"
     return device
-
-
-def choose_precision(model: Any, precision: str = "auto") -> str:
-    """Return the name of the float type to compute in.
-
-    Args:
-        precision: one of PRECISIONS; "auto" takes bfloat16 on a CUDA device that computes in it,
-            where it is several times as fast, and float32 elsewhere.
-
-    Raises:
-        ValueError: another word.
-    """
-    if precision not in ("auto", *PRECISIONS):
-        raise ValueError(f"--precision must be auto, {' or '.join(PRECISIONS)}, got {precision}.")
-    if precision != "auto":
-        return precision
-    on_cuda = next(model.parameters()).device.type == "cuda"
-    return "bfloat16" if on_cuda and torch.cuda.is_bf16_supported(False) else "float32"
-
-
-def computing_in(precision: str, model: Any) -> AbstractContextManager[None]:
-    """Return a context in which a model computes in a float type; its weights stay as they are."""
-    if precision == "float32":
-        return nullcontext()
-    return torch.autocast(next(model.parameters()).device.type, torch.bfloat16)
 
 
 def describe_model(model: Any) -> dict[str, str | None]:

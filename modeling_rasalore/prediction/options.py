@@ -42,8 +42,9 @@ class PredictionOptions:
         free_map: weight of the map that learns nothing in the logits of the scores, which it joins
             after the blur; 0 leaves them.
         smallest_ml: connected parts of the mask with less volume are removed; 0 keeps all.
-        precision: float type the model computes in: float32, bfloat16, or auto for what suits the
-            model's device.
+        precision: float type the model computes in: float32, bfloat16, or auto for the one in
+            which its device is faster.
+        precision_reason: why that one, in words.
         format: of masks and maps, one of FORMATS; maps beside dicom-seg are NIfTI.
         thresholds_at_rates: share of healthy voxels, such as "0.05" -> the model's threshold for
             it; the volumes of their masks bound the reported one.
@@ -98,6 +99,7 @@ class PredictionOptions:
     ] = 0.0
     smallest_ml: Annotated[float, Option(min=0, help="remove smaller parts of masks")] = 0.0
     precision: str = "float32"
+    precision_reason: str = "the default"
     format: Annotated[str, Option(help=f"of masks and maps: {', '.join(FORMATS)} (masks only)")] = (
         "nifti"
     )

@@ -9,6 +9,7 @@ from typing import Any
 from ..brains.extractors import require_extractor
 from ..files import sha256_of
 from ..formats.endings import require_writer
+from ..precision import Precision, choose_for_model
 from ..provenance import JOURNALS, VIEWS, provenance
 from ..reports.tables import clear_views
 from ..scans.bids import output_stems
@@ -24,7 +25,7 @@ from .journal import (
     same_list,
     same_origin,
 )
-from .loading import choose_precision, describe_model
+from .loading import describe_model
 from .options import FORMATS, PredictionOptions
 from .outputs import FILES
 
@@ -111,9 +112,11 @@ def plan_run(
             f"--brain-mask is the mask of one scan, got {len(scans)} scans; put each one's beside "
             "it, such as p1_brainmask.nii.gz beside p1_t2.nii.gz."
         )
-    options = replace(options, precision=choose_precision(model, options.precision))
+    if options.precision == "auto":
+        options = settle_precision(options, model)
     settings = asdict(options) | {"files": list(files)}
     settings["volume"] = settings.pop("channel")  # as the command line calls it
+    reason = settings.pop("precision_reason")  # two reasons for one precision change no result
     if options.brain_mask:  # its folder may name a person
         mask = options.brain_mask
         settings["brain_mask"] = {"name": mask.name, "sha256": sha256_of(mask)}
@@ -122,11 +125,41 @@ def plan_run(
         "model": describe_model(model),
         "settings": settings,
         "device": str(next(model.parameters()).device),
+        "precision_reason": reason,
         **provenance(),
         "scans": len(scans),
         "scan_list": sha256("\n".join(sorted(keys)).encode(errors="replace")).hexdigest(),
     }
     return Run(out, options, tuple(files), facts)
+
+
+def settle_precision(
+    options: PredictionOptions, model: Any, out: Path | None = None, shared: bool = False
+) -> PredictionOptions:
+    """Return the options with the float type to compute in, and why.
+
+    Args:
+        options: whose precision may be "auto".
+        model: on the device that computes.
+        out: folder of the run that goes on, whose precision "auto" keeps on the same kind of
+            device, so that no scan is segmented again for it; None: a new run.
+        shared: whether other processes write into that folder too. Their processors may differ, so
+            on processors "auto" is float32.
+
+    Raises:
+        ValueError: a precision that does not exist.
+    """
+    chosen = choose_for_model(model, options.precision)
+    if options.precision == "auto":
+        device = next(model.parameters()).device.type
+        facts = read_journals(out).facts if out else Facts()
+        if str(facts.get("device")).split(":")[0] == device:
+            earlier = facts["settings"]["precision"]
+            if earlier != chosen.name:
+                chosen = Precision(earlier, "as the results that are there")
+        elif shared and device == "cpu":
+            chosen = Precision("float32", "processes that share a folder compute alike")
+    return replace(options, precision=chosen.name, precision_reason=chosen.reason)
 
 
 def scan_keys(scans: Sequence[Path], out: Path) -> list[str]:

@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..precision import choose_for_model, computing_in
 from ..reports.findings import Finding, measure_findings, part_sizes, remove_small_parts
 from ..scans.background import BrainSlices, brain_of, index_box
 from ..scans.slice_frame import box_corners
 from ..scans.volumes import Volume
 from .free_map import free_map, fuse_scores, fusion_offsets, polarity_of, smooth_scores
-from .loading import choose_precision, computing_in, describe_model
+from .loading import describe_model
 from .options import PredictionOptions
 from .saved_options import complete_options
 from .scoring import FloatImage, fill_maps
@@ -132,7 +133,7 @@ def predict_volume(
     if options.free_map:
         offsets = free_map_offsets(images, volume, options.free_map, model)
     scores = np.zeros(volume.slices.shape, np.float32)
-    with computing_in(choose_precision(model, options.precision), model):
+    with computing_in(choose_for_model(model, options.precision).name, model):
         fill_maps(list(scores), model, processor, images, options.batch_size, options.flips, views)
         if options.smooth_mm:
             smooth_scores(scores, images.foreground(), volume.spacing, options.smooth_mm)

@@ -61,7 +61,7 @@ class PseudoMaskRecipe:
     prompt: str = "box"
     margin: float | None = MARGIN
     seed: int = 0
-    batch_size: int = 32
+    batch_size: int = 16
 
 
 def check_sources(recipe: PseudoMaskRecipe) -> None:

@@ -139,23 +139,28 @@ class HeatmapMaker(ScoreMaker):
         slices = self.read(patient, {UNHEALTHY})
         for start in range(0, len(slices), self.recipe.batch_size):
             batch = slices[start : start + self.recipe.batch_size]
-            scores, probabilities = self.score(batch)
+            scores, probabilities = self.score(batch, self.recipe.minimum_probability)
             for example, plane, probability in zip(batch, scores, probabilities, strict=True):
                 if probability >= self.recipe.minimum_probability:
                     yield example, plane
 
-    def score(self, batch: Sequence[LabelledSlice]) -> tuple[list[Image], list[float]]:
-        """Return the scores (H, W) of slices, and how likely stage 1 calls each unhealthy."""
+    def score(
+        self, batch: Sequence[LabelledSlice], least: float = 0.0
+    ) -> tuple[list[Image], list[float]]:
+        """Return the scores (H, W) of slices, and how likely stage 1 calls each unhealthy.
+
+        Slices less likely than `least` have no heatmap.
+        """
         images, views = [e.image for e in batch], [e.seen for e in batch]
         inputs = self.processor(images, views=views, return_tensors="pt").to(self.model.device)
-        probabilities = self.model.unhealthy_probability(**inputs).tolist()
-        heatmaps = self.model.heatmaps(**inputs)
-        heatmaps = self.processor.post_process_maps(heatmaps, images, views=views)
+        kinds = [self.model.config.heatmap]
+        probabilities, heatmaps = self.model.score_and_locate(**inputs, kinds=kinds, least=least)
+        heatmaps = self.processor.post_process_maps(heatmaps[:, 0], images, views=views)
         scores = [self.rule.scores(*pair) for pair in zip(heatmaps, images, strict=True)]
         if self.appearance:
             maps = predict_slices(*self.appearance, images, self.recipe.batch_size, views=views)
             scores = [np.float32(0.5) * (s + m) for s, m in zip(scores, maps, strict=True)]
-        return scores, probabilities
+        return scores, probabilities.tolist()
 
 
 class TeacherMaker(ScoreMaker):

@@ -49,6 +49,9 @@ def train(
     last_step = run.last_step = count_steps(loop, per_epoch)
     plain, average = model, average_of(run, model)
     model, optimizer = prepare(run, model, optimizer)
+    run.accelerator.print(
+        "computing on {} in {}: {}".format(run.accelerator.device, *run.precision)
+    )
     if run.resume():
         run.accelerator.print(f"going on from step {run.progress.step} of {last_step}")
     progress, scored = run.progress, average.module if average else plain
@@ -73,6 +76,7 @@ def train(
                 if progress.step % loop.checkpoint_every == 0:
                     run.save_checkpoint()
             progress.epoch, progress.batch = progress.epoch + 1, 0
+    run.accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # from here on in float32
     run.load_best(plain)
 
 

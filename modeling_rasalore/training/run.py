@@ -13,18 +13,19 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
-from accelerate.state import AcceleratorState
+from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import set_seed
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import BaseImageProcessor, PreTrainedModel
+from transformers import BaseImageProcessor, PreTrainedConfig, PreTrainedModel
 
 from ..data.patient import EACH, LabelledSlice, Patient, See
 from ..data.splits import split_hash, write_split
 from ..files import replace_file, require_writable, write_json
+from ..precision import Precision, choose_precision
 from ..prediction.saved_options import carry_defaults
 from ..provenance import peak_mib, provenance
-from ..recipes import BaseRecipe, LoopRecipe, is_recipe, save_recipe
+from ..recipes import BaseRecipe, is_recipe, save_recipe
 from .slice_loader import Batch, Sample, SliceLoader
 from .work_list import WorkList
 
@@ -57,25 +58,54 @@ class RunFolder:
         path: the folder.
         recipe: its own.
         accelerator: the processes of the run, and their devices.
+        precision: float type that the network computes in, and why.
         progress: where the run stands.
         facts: hashes of split and slices, kept with every checkpoint.
         last_step: of the whole run, 0 until that is known.
 
+    Args:
+        recipe: says where, how long and how.
+        config: of the network that learns, whose width helps to choose the precision.
+
     Raises:
-        ValueError: the recipe says no length, or another recipe's run lives there.
+        ValueError: the recipe says no length or an unknown precision, or another recipe's run lives
+            there.
     """
 
-    def __init__(self, recipe: BaseRecipe):
+    def __init__(self, recipe: BaseRecipe, config: PreTrainedConfig | None = None):
         if not recipe.loop.epochs and not recipe.loop.max_steps:
             raise ValueError("a run needs loop.epochs or loop.max_steps above 0, got 0 and 0.")
         self.path, self.recipe = Path(recipe.out), recipe
         self.progress, self.facts, self.last_step = Progress(), dict[str, Any](), 0
         self.started = time.monotonic()
-        self.accelerator = start_accelerator(recipe.loop, self.path)
+        self.accelerator, self.precision = self.start_accelerator(config)
         self.claim()
         set_seed(recipe.loop.seed)
         if recipe.loop.tensorboard:
             self.accelerator.init_trackers("tensorboard")
+
+    def start_accelerator(self, config: PreTrainedConfig | None) -> tuple[Accelerator, Precision]:
+        """Return an Accelerator that logs to the run's folder if asked for, and its precision.
+
+        Accelerate keeps one precision and one device per process; runs of one process that follow
+        each other share its group of processes and nothing else.
+        """
+        loop = self.recipe.loop
+        AcceleratorState._reset_state(reset_partial_state=True)
+        chosen = choose_precision(config, PartialState().device, loop.precision, "loop.precision")
+        if loop.precision == "auto" and (checkpoints := self.checkpoints()):
+            stored = json.loads((checkpoints[-1] / "progress.json").read_text())
+            begun = stored.get("precision", "float32")
+            if begun != chosen.name:
+                chosen = Precision(begun, "as the run was begun")
+        accelerator = Accelerator(
+            mixed_precision={"float32": "no", "bfloat16": "bf16"}[chosen.name],
+            log_with="tensorboard" if loop.tensorboard else None,
+            project_dir=str(self.path),
+            # Buffers change by the same amount everywhere, see RunningStatistics.
+            kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+        )
+        return accelerator, chosen
 
     def close(self) -> None:
         """Close the logs of the run."""
@@ -211,8 +241,14 @@ class RunFolder:
     # --- What the folder says of itself ---------------------------------------------------------
     def describe(self) -> dict[str, Any]:
         """Return what a checkpoint and the finished run both say of where they come from."""
-        score = {"best_score": self.progress.best_score}
-        return {**provenance(), "seed": self.recipe.loop.seed, **score, **self.facts}
+        return {
+            **provenance(),
+            "precision": self.precision.name,
+            "precision_reason": self.precision.reason,
+            "seed": self.recipe.loop.seed,
+            "best_score": self.progress.best_score,
+            **self.facts,
+        }
 
     def save_model(self, model: PreTrainedModel, processor: BaseImageProcessor) -> None:
         """Write the model folder that `from_pretrained` reads."""
@@ -234,22 +270,6 @@ class RunFolder:
             }
             write_json(self.path / "run.json", summary)
         self.accelerator.print(f"done: {self.path}")
-
-
-def start_accelerator(loop: LoopRecipe, folder: Path) -> Accelerator:
-    """Return an Accelerator of this run's precision, logging to `folder` if asked for.
-
-    Accelerate keeps one precision and one device per process; runs of one process that follow each
-    other share its group of processes and nothing else.
-    """
-    AcceleratorState._reset_state(reset_partial_state=True)
-    return Accelerator(
-        mixed_precision=loop.mixed_precision,
-        log_with="tensorboard" if loop.tensorboard else None,
-        project_dir=str(folder),
-        # Buffers change by the same amount everywhere, see RunningStatistics.
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
-    )
 
 
 @atexit.register

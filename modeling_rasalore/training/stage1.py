@@ -77,7 +77,8 @@ def train_stage1(recipe: Stage1Recipe) -> Path:
     if recipe.initial_weights:
         refuse_other_split(recipe.initial_weights, split)
     processor = RasaloreImageProcessor.from_pretrained(model_folder(recipe.model))
-    with closing(RunFolder(recipe)) as run:
+    config = DdptConfig.from_pretrained(model_folder(recipe.model))
+    with closing(RunFolder(recipe, config)) as run:
         training, held_out = run.list_slices(split, recipe.initial_weights)
         if run.ended_before():
             return run.path
@@ -229,9 +230,9 @@ def score_heatmaps(
         pixel_values = paint_labelled(batch, processor, lesions, recipe.data.modality)[
             "pixel_values"
         ].to(model.device)
-        for kind, values in totals.items():
-            heatmaps = model.heatmaps(pixel_values, kind)
+        _, heatmaps = model.score_and_locate(pixel_values, list(totals))
+        for values, of_kind in zip(totals.values(), heatmaps.unbind(1), strict=True):
             values += deletion_scores(
-                heatmaps, pixel_values, model.unhealthy_probability, levels=processor.levels
+                of_kind, pixel_values, model.unhealthy_probability, levels=processor.levels
             ).tolist()
     return {kind: sum(values) / max(len(values), 1) for kind, values in totals.items()}

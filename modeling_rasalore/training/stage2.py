@@ -78,7 +78,7 @@ def train_stage2(recipe: Stage2Recipe) -> Path:
         refuse_other_split(recipe.initial_weights, split)
     processor, config = open_configurations(model_folder(recipe.model), recipe.data.modality)
     table, made = open_masks(recipe, [*split["train"], *split["validation"]])
-    with closing(RunFolder(recipe)) as run:
+    with closing(RunFolder(recipe, config)) as run:
         listed, held_out = run.list_slices(split, recipe.initial_weights, recipe.pseudo_masks)
         if run.ended_before():
             return run.path

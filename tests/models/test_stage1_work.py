@@ -10,6 +10,7 @@ from small_ddpt import LABELS, TRAINED, make_model, make_slices
 from torch import Tensor, nn
 
 from modeling_rasalore import DdptModel
+from modeling_rasalore.models.heatmaps_ddpt import HEATMAPS
 from modeling_rasalore.training.optimizers import OptimizerRecipe, build_optimizer
 from modeling_rasalore.training.stage1 import Stage1Recipe, parameter_groups
 
@@ -80,6 +81,29 @@ def test_heatmaps_of_a_batch_come_from_one_pass(kind: str, passes: Counter[str])
     batch = count(model, passes).heatmaps(slices, kind)
     assert passes == {IMAGE: 1, TEXT: 1}
     torch.testing.assert_close(batch, one_by_one, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("views", [1, 8])
+def test_class_score_and_every_heatmap_come_from_one_pass(views: int, passes: Counter[str]) -> None:
+    model, slices = make_model(heatmap_views=views), make_slices(3)
+    expected = torch.stack([model.heatmaps(slices, kind) for kind in HEATMAPS], 1)
+    probability = model.unhealthy_probability(slices)
+    ours, heatmaps = count(model, passes).score_and_locate(slices, list(HEATMAPS))
+    assert passes == {IMAGE: views, TEXT: 1}
+    torch.testing.assert_close(ours, probability, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(heatmaps, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_slices_that_are_not_recognised_are_not_turned(passes: Counter[str]) -> None:
+    model, slices = make_model(heatmap_views=8), make_slices(3)
+    probability, expected = model.score_and_locate(slices, ["relevance"])
+    least = float(probability.sort().values[1])
+    _, heatmaps = model.score_and_locate(slices, ["relevance"], least)
+    recognised = probability >= least
+    assert recognised.tolist().count(True) == 2 and not heatmaps[~recognised].any()
+    torch.testing.assert_close(heatmaps[recognised], expected[recognised], rtol=1e-4, atol=1e-6)
+    _, none = count(model, passes).score_and_locate(slices, ["relevance"], 1.1)
+    assert passes == {IMAGE: 1, TEXT: 1} and not none.any()
 
 
 def test_heatmaps_of_a_batch_are_the_plain_ones() -> None:

@@ -111,7 +111,7 @@ def train(
     ("flags", "tolerance"),
     [
         ({"gradient_checkpointing": True}, 1e-6),
-        ({"mixed_precision": "bf16"}, 0.05),
+        ({"precision": "bfloat16"}, 0.05),
     ],
 )
 def test_a_run_with_the_flag_has_the_losses_of_a_run_without(
