@@ -33,7 +33,8 @@ from wiring import Wiring
 
 from modeling_rasalore.files import first_line
 from modeling_rasalore.packaged import packaged_model, packaged_sequences
-from modeling_rasalore.prediction.loading import choose_precision, load_model
+from modeling_rasalore.precision import choose_for_model
+from modeling_rasalore.prediction.loading import load_model
 from modeling_rasalore.prediction.options import DEFAULT_OPTIONS
 from modeling_rasalore.prediction.saved_options import complete_options
 
@@ -89,7 +90,7 @@ def open_model(name: str, revision: str = "main") -> Analyst:
         ValueError: no such model, or a file beside it that is damaged.
     """
     model, processor = load_model(name, revision, "auto")
-    options = replace(DEFAULT_OPTIONS, precision=choose_precision(model))
+    options = replace(DEFAULT_OPTIONS, precision=choose_for_model(model).name)
     options = complete_options(options, (), model, name, revision)
     presets = offer_presets(options, name, model, revision)
     return Analyst(model, processor, options, presets)

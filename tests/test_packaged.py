@@ -9,7 +9,13 @@ import torch
 from own_model import save_own_model, use_own_model
 
 from modeling_rasalore import load_model, read_volume
-from modeling_rasalore.packaged import DIGEST_FILE, EXAMPLE_SCAN, WEIGHTS, packaged_model, packaged_sequences
+from modeling_rasalore.packaged import (
+    DIGEST_FILE,
+    EXAMPLE_SCAN,
+    WEIGHTS,
+    packaged_model,
+    packaged_sequences,
+)
 from modeling_rasalore.scans.naming import scan_stem, sequence_of
 
 COMMANDS = (["predict", "scan.nii.gz"], ["demo"], ["export", "--out", "x.onnx"])

@@ -159,7 +159,9 @@ def test_stage_1_has_its_logits_and_losses_in_float32() -> None:
 
 
 # --- Agreement ------------------------------------------------------------------------------------
-@pytest.mark.skipif(not packaged_sequences(), reason="the package's own weights are not in this copy")
+@pytest.mark.skipif(
+    not packaged_sequences(), reason="the package's own weights are not in this copy"
+)
 def test_dice_and_average_precision_of_both_precisions_are_within_a_fifth_of_a_point(
     tmp_path: Path,
 ) -> None:

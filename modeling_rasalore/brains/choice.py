@@ -59,9 +59,7 @@ def tell_sequence_of(path: Path) -> str | None:
         return None  # it fails when it is read, with its reason
 
 
-def look_at_first(
-    scans: Sequence[Path], reading: Reading, strip: str | None = None
-) -> str | None:
+def look_at_first(scans: Sequence[Path], reading: Reading, strip: str | None = None) -> str | None:
     """Return the sequence that the first readable scan looks like; None where none can be read.
 
     Raises:
