@@ -20,7 +20,7 @@ SCHEMAS = {"stage1": "Stage1Recipe", "stage2": "Stage2Recipe"}
 SCHEMAS |= {"make_pseudo_masks": "PseudoMaskRecipe", "run_benchmark": "BenchmarkRecipe"}
 SCHEMAS |= {"push_to_hub": "PushRecipe", "prepare_slices": "PrepareRecipe"}
 SCHEMAS |= {"study": "StudyRecipe", "pool_folds": "PoolRecipe", "compare_runs": "ComparisonRecipe"}
-SCHEMAS |= {"scale": "ScaleRecipe"}
+SCHEMAS |= {"scale": "ScaleRecipe", "judge_model": "JudgeRecipe"}
 TRAINING_COMMANDS = [
     command
     for page in PAGES
