@@ -67,7 +67,20 @@ def dice(mask: np.ndarray, other: np.ndarray) -> float:
 
 
 def run(scan: Path, model: Path, out: Path) -> int:
-    return main(["predict", str(scan), "--model", str(model), "--out", str(out), "--device", "cpu"])
+    return main(
+        [
+            "predict",
+            str(scan),
+            "--model",
+            str(model),
+            "--out",
+            str(out),
+            "--device",
+            "cpu",
+            "--precision",
+            "float32",
+        ]
+    )
 
 
 def test_backgrounds_and_scales_leave_the_mask_as_it_is(
@@ -77,11 +90,11 @@ def test_backgrounds_and_scales_leave_the_mask_as_it_is(
     assert 100 < np.count_nonzero(expected) < np.count_nonzero(CLEAN) - 100
     for name, slices in SAME_MASK.items():
         assert np.array_equal(mask_of(slices), expected), name
-        write_slices(tmp_path / "scans" / f"{name}_t2.nii.gz", slices)
+        write_slices(tmp_path / "scans" / f"{name}_flair.nii.gz", slices)
     assert run(tmp_path / "scans", model, tmp_path / "out") == 0
     for name in SAME_MASK:
-        scan = read_volume(tmp_path / "scans" / f"{name}_t2.nii.gz")
-        mask = read_mask(tmp_path / "out" / f"{name}_t2_mask.nii.gz", scan)
+        scan = read_volume(tmp_path / "scans" / f"{name}_flair.nii.gz")
+        mask = read_mask(tmp_path / "out" / f"{name}_flair_mask.nii.gz", scan)
         assert np.array_equal(mask, expected), name
 
 
@@ -141,13 +154,13 @@ def test_what_was_put_right_stands_in_overlay_json_table_and_report(
     model: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    scans = {"spikes_t2": with_spikes(CLEAN, 4), "dark_t2": DARK, "clean_t2": CLEAN}
+    scans = {"spikes_flair": with_spikes(CLEAN, 4), "dark_flair": DARK, "clean_flair": CLEAN}
     for name, slices in scans.items():
         write_slices(tmp_path / "scans" / f"{name}.nii.gz", slices)
     assert run(tmp_path / "scans", model, out) == 0
     sentences = {
-        "spikes_t2": "4 voxels far brighter than all around them were lowered",
-        "dark_t2": "1 voxels lie below the background",
+        "spikes_flair": "4 voxels far brighter than all around them were lowered",
+        "dark_flair": "1 voxels lie below the background",
     }
     with (out / "results.csv").open(encoding="utf-8") as file:
         table = {row["scan"]: row["warnings"] for row in csv.DictReader(file)}
@@ -155,7 +168,7 @@ def test_what_was_put_right_stands_in_overlay_json_table_and_report(
         assert sentence in json.loads((out / f"{name}.json").read_text())["warnings"][0]
         assert sentence in table[name]
         assert f"{name}: {sentence}" in (out / "report.html").read_text()
-    assert table["clean_t2"] == ""
+    assert table["clean_flair"] == ""
     heights = [Image.open(out / f"{name}_overlay.png").height for name in scans]
     assert heights[0] > heights[2] < heights[1]  # lines for warnings
 
@@ -165,19 +178,19 @@ def test_a_scan_without_a_brain_fails_and_is_not_without_findings(
     name: str, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     slices, sentence = NO_BRAIN[name]
-    path = write_slices(tmp_path / "scans" / f"{name}_t2.nii.gz", slices)
-    write_slices(tmp_path / "scans" / "good_t2.nii.gz", CLEAN)
+    path = write_slices(tmp_path / "scans" / f"{name}_flair.nii.gz", slices)
+    write_slices(tmp_path / "scans" / "good_flair.nii.gz", CLEAN)
     assert run(tmp_path / "scans", model, tmp_path / "out") == 1
     printed = capsys.readouterr()
     assert sentence in printed.err and str(path) in printed.err
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     entries = manifest["scans"]
     assert {key: entry["status"] for key, entry in entries.items()} == {
-        f"{name}_t2": "failed",
-        "good_t2": "done",
+        f"{name}_flair": "failed",
+        "good_flair": "done",
     }
-    assert sentence in entries[f"{name}_t2"]["reason"]
-    assert not list((tmp_path / "out").glob(f"{name}_t2*"))
+    assert sentence in entries[f"{name}_flair"]["reason"]
+    assert not list((tmp_path / "out").glob(f"{name}_flair*"))
     loaded, scan = load_model(str(model), "main", "cpu"), read_volume(path)
     with pytest.raises(ValueError, match="must show one brain"):
         predict_volume(*loaded, scan)
@@ -188,7 +201,7 @@ def test_a_scan_without_a_brain_fails_and_is_not_without_findings(
 def test_calibrating_on_a_blank_scan_ends_with_one_line(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = write_slices(tmp_path / "blank_t2.nii.gz", np.zeros_like(CLEAN))
+    path = write_slices(tmp_path / "blank_flair.nii.gz", np.zeros_like(CLEAN))
     words = ["calibrate", str(path), "--model", str(model), "--device", "cpu"]
     assert main([*words, "--false-alarms", "0.05"]) == 1
     assert capsys.readouterr().err.splitlines()[-1].startswith(f"error: {path}: a scan must show")

@@ -264,7 +264,7 @@ def test_memory_stays_flat_over_many_volumes(tmp_path: Path) -> None:
     scan = brain(tmp_path / "scan.nii.gz", shape=(64, 64, 12))
     scans = []
     for number in range(VOLUMES):
-        scans.append(tmp_path / f"{number}.nii.gz")
+        scans.append(tmp_path / f"{number}_t2.nii.gz")
         scans[-1].symlink_to(scan)
     resident: list[int] = []
 

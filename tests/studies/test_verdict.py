@@ -32,7 +32,7 @@ def study_of(folder: Path, rows: list[Row], **fields: Any) -> tuple[StudyRecipe,
     )
     for name in ("unscored", "learns_labels"):
         setattr(run, name, fields.pop(name, getattr(run, name)))
-    study = StudyRecipe(out=str(folder), preset="rasalore-base", **fields)
+    study = StudyRecipe(out=str(folder), preset="rasalore-base", **{"start": "scans", **fields})
     return study, [run]
 
 
