@@ -73,7 +73,8 @@ def take_brain(volume: Volume, brain_mask: Path | None = None, strip: str | None
 def tell_sequence(volume: Volume, trained_on: str | None = None) -> Volume:
     """Return a brain with the sequence of its image where nothing else tells it.
 
-    A warning says where the image contradicts what else tells it, and where nothing does.
+    A warning says where the image contradicts what else tells it or the model, and where what the
+    model was trained on is left to be assumed.
 
     Args:
         trained_on: the sequence that a model knows; None: several, or unknown.
@@ -85,10 +86,14 @@ def tell_sequence(volume: Volume, trained_on: str | None = None) -> Volume:
         return _warn(
             volume, f"{image.words}, but {volume.sequence_source}; check which of them is right."
         )
+    if image is None and trained_on is None:
+        return volume
     if image is None:
-        assumed = f"what the model was trained on, {trained_on}, is assumed; " * bool(trained_on)
-        sentence = "neither name nor header nor image tells the scan's sequence; "
-        return _warn(volume, f"{sentence}{assumed}give --modality if you know it.")
+        return _warn(
+            volume,
+            "neither name nor header nor image tells the scan's sequence; what the model was "
+            f"trained on, {trained_on}, is assumed; give --modality if you know it.",
+        )
     sequence = next(iter(image.fits)) if len(image.fits) == 1 else None
     volume = replace(volume, sequence=sequence, sequence_source=image.words)
     if sequence or trained_on is None or trained_on in image.fits:

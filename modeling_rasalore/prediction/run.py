@@ -188,10 +188,9 @@ def segment_scan(run: Run, model: Any, processor: Any, loaded: LoadedScan | Outc
 
 
 def tell_sources(volume: Volume) -> str:
-    """Return in brackets what told a scan's sequence and brain; "" where nothing did."""
-    told = [volume.sequence_source] if volume.sequence_source else []
-    told += [f"brain: {volume.brain_source}"] if volume.brain_source else []
-    return f" ({'; '.join(told)})" if told else ""
+    """Return in brackets what told a scan's sequence, and its brain where that was needed."""
+    brain = f"; brain: {volume.brain_source}" if volume.brain_source else ""
+    return f" ({volume.sequence_source or 'its sequence is not told'}{brain})"
 
 
 def earlier_files(run: Run, task: Task) -> list[str]:
