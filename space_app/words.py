@@ -53,7 +53,7 @@ def write_example(report: Report, told: str) -> str:
     """Return what an example is and how well its truth was met; "" for an upload."""
     if "dice" not in report:
         return ""
-    truth = "healthy: every marked voxel is a false alarm"
+    truth = "Healthy: every marked voxel is a false alarm"
     if report["dice"] is not None:
         truth = (
             f"Dice with the truth {report['dice']:.2f}, truth {report['true_millilitres']:.1f} mL"

@@ -127,6 +127,7 @@
   };
 
   const draw = (layers) => {
+    delete find('#planes').dataset.volumes;
     drawn = drawn.then(() => drawNow(layers));
     return drawn;
   };

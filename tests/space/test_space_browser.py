@@ -1,4 +1,4 @@
-"""The Space in a real browser: upload, slices, threshold, downloads, errors, sessions, access."""
+"""The Space in a real browser: upload, planes, findings, threshold, downloads, errors, access."""
 
 import json
 import re
@@ -8,17 +8,24 @@ from typing import Any
 
 import numpy as np
 import pytest
-from chromium import IN_CHROMIUM, SIZES, browsing, visiting
+from chromium import IN_CHROMIUM, browsing, visiting
 from crafted_headers import REFUSED
 from dicom_files import write_series, zip_series
-from space import AFFINE, left_in, write_scan
+from space import AFFINE, left_in, serving, write_scan
 
-from modeling_rasalore.prediction.loading import load_model
+from modeling_rasalore.prediction.loading import describe_model, load_model
 from modeling_rasalore.prediction.options import PredictionOptions
 from modeling_rasalore.prediction.volume import predict_volume
 from modeling_rasalore.scans.volumes import read_mask, read_volume
 
 pytestmark = IN_CHROMIUM
+SIZES = [(1280, 800), (1920, 1080), (390, 844)]
+DRAWN = "body[data-state='result'] #planes[data-volumes]"
+VIEWER = "document.querySelector('#planes').viewer"
+NO_WEBGL = """const get = HTMLCanvasElement.prototype.getContext;
+HTMLCanvasElement.prototype.getContext = function (kind, ...others) {
+  return kind === 'webgl2' ? null : get.call(this, kind, ...others);
+};"""
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +38,7 @@ def browser() -> Iterator[Any]:
 
 def visit(browser: Any, address: str, size: tuple[int, int] = SIZES[0]) -> Any:
     """A page in a browser session of its own."""
-    return visiting(browser, address, "#run", size)
+    return visiting(browser, address, "#scan", size)
 
 
 @pytest.fixture
@@ -40,39 +47,49 @@ def page(browser: Any, address: str) -> Iterator[Any]:
         yield page
 
 
+@pytest.fixture(scope="module", params=SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
+def example(browser: Any, address: str, request: pytest.FixtureRequest) -> Iterator[Any]:
+    """A page that shows an example, and every address that it asked for."""
+    with visit(browser, address, request.param) as page:
+        page.asked = []
+        page.on("request", lambda request: page.asked.append(request.url))
+        assert violations(page) == set()
+        open_example(page)
+        yield page
+
+
 def upload(page: Any, scan: Path) -> None:
     page.set_input_files("#scan input[type=file]", str(scan))
-    page.wait_for_selector(f"#scan >> text={scan.stem.split('.')[0]}")
-    page.click("#run")
 
 
-def download(page: Any, button: str, folder: Path) -> Path:
+def see(page: Any, name: str) -> None:
+    """Wait until the result of a file is drawn."""
+    page.wait_for_selector(f"#summary >> text={name}")
+    page.wait_for_selector(DRAWN)
+
+
+def open_example(page: Any, title: str = "Small tumour") -> None:
+    page.click(f"#examples >> text={title}")
+    page.wait_for_selector("#result .example")
+    page.wait_for_selector(DRAWN)
+
+
+def read_error(page: Any) -> str:
+    """What the page says is wrong."""
+    return page.wait_for_selector("#message:not([hidden])").inner_text()
+
+
+def download(page: Any, kind: str, folder: Path) -> Path:
     with page.expect_download() as started:
-        page.click(button)
+        page.click(f"#save-{kind}")
     path = folder / started.value.suggested_filename
     started.value.save_as(path)
     return path
 
 
-def see_results(page: Any) -> None:
-    page.wait_for_selector("#volumes table")
-    page.wait_for_selector("#slice-view img")
-
-
-PICTURES = "[...document.querySelectorAll('#slice-view img')].map(image => image.src).join()"
-
-
-def changed(page: Any, before: str) -> str:
-    """The pictures of the slice view, once they are others than before."""
-    page.wait_for_function(f"before => {PICTURES} !== before", arg=before)
-    return page.evaluate(PICTURES)
-
-
-def slide(page: Any, slider: str, key: str, before: str) -> str:
-    """The pictures after a key was pressed on a slider."""
-    page.focus(f"#{slider} input[type=range]")
-    page.keyboard.press(key)
-    return changed(page, before)
+def see_point(page: Any) -> list[float]:
+    """Where the crosshair is."""
+    return page.evaluate(f"[...{VIEWER}.nv.frac2mm({VIEWER}.nv.scene.crosshairPos)].slice(0, 3)")
 
 
 def check_mask(path: Path, scan: Path, model: Path, threshold: float) -> None:
@@ -83,15 +100,46 @@ def check_mask(path: Path, scan: Path, model: Path, threshold: float) -> None:
     assert np.array_equal(read_mask(path, volume), expected)
 
 
-def serious_violations(page: Any) -> set[tuple[str, str]]:
-    """Rule of axe and element, for what is serious or worse."""
+def violations(page: Any) -> set[tuple[str, str]]:
+    """Rule of axe and element, for what is moderate or worse."""
     axe = pytest.importorskip("axe_playwright_python.sync_playwright")
     return {
         (rule["id"], node["html"][:200])
         for rule in axe.Axe().run(page).response["violations"]
         for node in rule["nodes"]
-        if rule["impact"] in ("serious", "critical")
+        if rule["impact"] != "minor"
     }
+
+
+# --- At each size of a screen ---------------------------------------------------------------------
+
+
+def test_the_picture_and_its_slice_control_share_the_screen_below_the_warning(example: Any) -> None:
+    size = example.viewport_size
+    warning, headline, picture, slider = (
+        example.locator(name).bounding_box()
+        for name in ("#warning", "#headline", "#planes", "#plane-slice")
+    )
+    assert warning["y"] == 0 and "not a medical device" in example.inner_text("#warning")
+    assert headline["y"] >= warning["height"]
+    assert picture["y"] > headline["y"] and picture["width"] > size["width"] / 2 - 10
+    assert slider["y"] >= picture["y"] + picture["height"]
+    assert slider["y"] + slider["height"] <= size["height"]
+    assert example.evaluate("document.scrollingElement.scrollWidth") <= size["width"]
+
+
+def test_the_result_has_the_focus_and_axe_finds_nothing_moderate(example: Any) -> None:
+    assert example.evaluate("document.activeElement.id") == "result"
+    assert violations(example) == set()
+
+
+def test_nothing_is_loaded_from_elsewhere(example: Any, address: str) -> None:
+    assert any("niivue" in url for url in example.asked)
+    own = (address, "data:", "blob:")
+    assert [url for url in example.asked if not url.startswith(own)] == []
+
+
+# --- Scans ----------------------------------------------------------------------------------------
 
 
 def test_an_uploaded_scan_is_segmented_and_its_mask_downloaded(
@@ -99,12 +147,17 @@ def test_an_uploaded_scan_is_segmented_and_its_mask_downloaded(
 ) -> None:
     scan = write_scan(tmp_path / "patient.nii.gz")
     upload(page, scan)
-    see_results(page)
-    assert "patient.nii.gz" in page.inner_text("#summary")
+    see(page, "patient.nii.gz")
     assert left_in(cache) == []
-    check_mask(download(page, "#save-mask", tmp_path), scan, model, 0.5)
-    report = json.loads(download(page, "#save-report", tmp_path).read_text())
+    page.wait_for_selector("#scan input[type=file]", state="attached")  # for another file
+    check_mask(download(page, "mask-nifti", tmp_path), scan, model, 0.5)
+    report = json.loads(download(page, "numbers-json", tmp_path).read_text())
     assert report["input"] == "patient.nii.gz" and report["millilitres"] > 0
+    assert "data:image" in download(page, "report-html", tmp_path).read_text("utf-8")
+    assert not page.is_visible("#save-mask-dicom")
+    page.click("[data-layer=doubt]")
+    page.wait_for_function(f"{VIEWER}.hasDoubt")
+    assert left_in(cache) == []
 
 
 def test_a_zipped_series_is_segmented_after_a_bad_zip_was_refused(
@@ -113,60 +166,49 @@ def test_a_zipped_series_is_segmented_after_a_bad_zip_was_refused(
     scan = write_scan(tmp_path / "patient.nii.gz")
     voxels = read_volume(scan).slices.transpose(2, 1, 0).astype(np.int16)
     (tmp_path / "broken.zip").write_text("no zip")
+    open_example(page)
     upload(page, tmp_path / "broken.zip")
-    page.wait_for_selector("[data-testid=toast-body] >> text=broken.zip: it is no zip archive")
-    page.wait_for_selector("#scan input[type=file]", state="attached")  # for another file
+    assert "broken.zip: it is no zip archive" in read_error(page)
+    assert page.evaluate("document.activeElement.id") == "message"
+    assert not page.is_visible("#results")  # of the scan before
+    assert violations(page) == set()
     upload(page, zip_series(tmp_path / "dicom.zip", write_series(tmp_path / "s", voxels, AFFINE)))
-    see_results(page)
+    see(page, "dicom.zip")
+    assert not page.is_visible("#message") and page.is_visible("#save-mask-dicom")
     assert left_in(cache) == []
-    mask = download(page, "#save-mask", tmp_path)
+    mask = download(page, "mask-nifti", tmp_path)
     assert mask.name == "dicom_mask.nii.gz"
     check_mask(mask, scan, model, 0.5)
-    assert json.loads(download(page, "#save-report", tmp_path).read_text())["input"] == "dicom.zip"
+    report = json.loads(download(page, "numbers-json", tmp_path).read_text())
+    assert report["input"] == "dicom.zip"
 
 
-def test_a_real_scan_is_seen_moved_through_and_its_mask_downloaded(
+def test_a_real_scan_is_moved_through_and_its_mask_downloaded(
     page: Any, model: Path, brats2021: Path, tmp_path: Path
 ) -> None:
-    scan = sorted(brats2021.glob("*/*_t2.nii.gz"))[0]
+    scan = sorted(brats2021.glob("*/*_flair.nii.gz"))[0]
     upload(page, scan)
-    see_results(page)
-    plain, overlay = page.evaluate(PICTURES).split(",data:")
-    assert plain.removeprefix("data:") != overlay  # the overlay shows
-    shown = page.evaluate(PICTURES)
-    shown = slide(page, "slice", "ArrowLeft", shown)
-    slide(page, "threshold", "ArrowRight", shown)
-    threshold = float(page.input_value("#threshold input[type=range]"))
-    assert threshold == 0.51
-    check_mask(download(page, "#save-mask", tmp_path), scan, model, threshold)
-
-
-def test_the_brain_is_shown_and_turned_in_3_d(page: Any) -> None:
-    page.click("#example")
-    see_results(page)
-    assert not page.is_visible("#brain-canvas")
-    page.click("#show-brain")
-    page.wait_for_selector("#brain-canvas[data-volumes='2']")
-    azimuth = "document.querySelector('#brain-canvas').viewer.scene.renderAzimuth"
-    before = page.evaluate(azimuth)
-    page.focus("#brain-canvas")
+    see(page, scan.name)
+    before = page.inner_text("#slice-label")
+    page.focus("#plane-slice")
+    page.keyboard.press("ArrowLeft")
+    assert page.inner_text("#slice-label") != before
+    page.click("#advanced >> text=Advanced")
+    page.focus("#threshold input[type=range]")
     page.keyboard.press("ArrowRight")
-    assert page.evaluate(azimuth) == before + 10
-    assert serious_violations(page) == set()
-    page.click("#example")
-    page.wait_for_selector("#brain-canvas", state="hidden")  # it was of the scan before
+    page.wait_for_selector("#summary >> text=above a score of 0.51")
+    check_mask(download(page, "mask-nifti", tmp_path), scan, model, 0.51)
 
 
-def test_slice_threshold_and_colours_change_the_picture_by_keyboard(page: Any) -> None:
-    page.focus("#example")
-    page.keyboard.press("Enter")
-    see_results(page)
-    shown = page.evaluate(PICTURES)
-    shown = slide(page, "slice", "ArrowRight", shown)
-    shown = slide(page, "threshold", "End", shown)
-    page.wait_for_selector("#summary >> text=no anomaly found")
-    page.check("input[type=radio][value=Uncertainty]")
-    changed(page, shown)
+def test_a_scan_of_another_sequence_is_told_in_red_above_its_numbers(
+    page: Any, tmp_path: Path
+) -> None:
+    upload(page, write_scan(tmp_path / "patient_t2.nii.gz"))
+    see(page, "patient_t2.nii.gz")
+    assert "trained on flair, but the scan is t2" in page.inner_text(".unfit")
+    block, headline = (page.locator(name).bounding_box() for name in (".unfit", "#headline"))
+    assert block["y"] + block["height"] <= headline["y"]
+    assert violations(page) == set()
 
 
 def test_twenty_bad_files_show_one_line_each_and_the_app_lives_on(
@@ -179,14 +221,14 @@ def test_twenty_bad_files_show_one_line_each_and_the_app_lives_on(
         path = tmp_path / f"bad{number}{name.removeprefix('a')}"
         path.write_bytes(make())
         upload(page, path)
-        toast = page.wait_for_selector(f"[data-testid=toast-body] >> text={path.name}")
-        words = toast.inner_text()
+        page.wait_for_selector(f"#message >> text={path.name}")
+        words = read_error(page)
         assert re.search(sentence.removesuffix("$"), words), (case, words)
         assert "\n" not in words.strip() and str(cache) not in words
+        assert not page.is_visible("[data-testid=toast-body]")  # nothing lies over the warning
         page.wait_for_selector("#scan input[type=file]", state="attached")  # for another file
     assert left_in(cache) == []
-    page.click("#example")
-    see_results(page)
+    open_example(page)
 
 
 def test_two_people_at_once_see_their_own_scans(browser: Any, address: str, tmp_path: Path) -> None:
@@ -195,34 +237,104 @@ def test_two_people_at_once_see_their_own_scans(browser: Any, address: str, tmp_
         for name, page in people.items():
             upload(page, write_scan(tmp_path / f"person_{name}.nii.gz", ord(name)))
         for name, page in people.items():
-            see_results(page)
+            see(page, f"person_{name}")
             assert re.findall(r"person_\w", page.inner_text("#summary")) == [f"person_{name}"]
-        assert first.evaluate(PICTURES) != second.evaluate(PICTURES)
+        masks = [download(page, "mask-nifti", tmp_path).read_bytes() for page in people.values()]
+        assert masks[0] != masks[1]
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_the_page_fits_the_screen_and_the_warning_stays_in_sight(
-    browser: Any, address: str, size: tuple[int, int]
+# --- Viewer, findings and thresholds --------------------------------------------------------------
+
+
+def test_the_page_is_used_by_keyboard_alone(page: Any) -> None:
+    page.focus("#examples button >> nth=1")
+    page.keyboard.press("Enter")
+    page.wait_for_selector(DRAWN)
+    assert page.locator("#findings tr[aria-current]").count() == 1
+    opened = see_point(page)
+    picture = page.locator("#planes")
+    shown = picture.screenshot()
+    page.keyboard.press("h")  # the focus is in the result
+    assert picture.screenshot() != shown and page.get_attribute("#hide", "aria-pressed") == "true"
+    page.keyboard.press("h")
+    assert picture.screenshot() == shown
+    page.keyboard.press("n")
+    assert see_point(page) != opened
+    page.focus("#findings tr[data-point] button")
+    page.keyboard.press("Enter")
+    assert see_point(page) == opened
+    page.focus("#planes")
+    page.keyboard.press("ArrowUp")
+    assert see_point(page)[2] > opened[2]
+    page.focus("#advanced button")
+    page.keyboard.press("Enter")
+    page.focus("#threshold input[type=range]")
+    page.keyboard.press("End")
+    page.wait_for_selector("#summary >> text=No anomaly found")
+
+
+def test_a_finding_is_opened_where_its_row_says(page: Any) -> None:
+    open_example(page)
+    rows = page.locator("#findings tr[data-point]")
+    point = [float(number) for number in rows.first.get_attribute("data-point").split(",")]
+    assert see_point(page) == pytest.approx(point, abs=0.6)  # the voxels are of 2 mm
+    slices = page.inner_text("#slice-label")
+    assert slices == f"Axial slice {rows.first.get_attribute('data-slice')}"
+    score = float(page.inner_text("#here").removeprefix("Score here "))
+    assert score > 0.49  # in steps of 1/255
+
+
+def test_the_brain_is_shown_and_turned_in_3_d(page: Any) -> None:
+    open_example(page)
+    page.click("[data-plane=brain]")
+    azimuth = f"{VIEWER}.nv.scene.renderAzimuth"
+    before = page.evaluate(azimuth)
+    page.focus("#planes")
+    page.keyboard.press("ArrowRight")
+    assert page.evaluate(azimuth) == before + 10
+    assert violations(page) == set()
+
+
+def test_without_webgl_the_server_draws_the_slices(browser: Any, address: str) -> None:
+    context = browser.new_context()
+    context.add_init_script(NO_WEBGL)
+    context.set_default_timeout(120_000)
+    page = context.new_page()
+    page.goto(address)
+    page.click("#examples >> text=Small tumour")
+    source = "document.querySelector('#slice-view img')?.src"
+    page.wait_for_selector("#slice-view img")
+    page.wait_for_function("document.querySelector('#slice input[type=number]').value > 0")
+    assert not page.is_visible("#viewer")
+    shown = page.evaluate(source)
+    page.focus("#slice input[type=range]")
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function(f"before => {source} !== before", arg=shown)
+    assert violations(page) == set()
+    context.close()
+
+
+def test_a_preset_marks_exactly_what_its_calibrated_threshold_does(
+    browser: Any, model: Path, tmp_path: Path
 ) -> None:
-    with visit(browser, address, size) as page:
-        elsewhere: list[str] = []
-        page.on("request", lambda request, seen=elsewhere: seen.append(request.url))
-        warning, title = (page.locator(name).bounding_box() for name in ("#warning", "h1"))
-        assert title["y"] >= warning["y"] + warning["height"]
-        page.click("#example")
-        see_results(page)
-        assert page.evaluate("document.scrollingElement.scrollWidth") <= size[0]
-        page.evaluate("window.scrollTo(0, document.body.scrollHeight)")
-        box = page.locator("#warning").bounding_box()
-        assert 0 <= box["y"] < size[1] / 4
-        assert "not a medical device" in page.inner_text("#warning")
-        assert [url for url in elsewhere if not url.startswith((address, "data:", "blob:"))] == []
-
-
-@pytest.mark.parametrize("size", SIZES)
-def test_axe_finds_no_serious_violation(browser: Any, address: str, size: tuple[int, int]) -> None:
-    with visit(browser, address, size) as page:
-        assert serious_violations(page) == set()
-        page.click("#example")
-        see_results(page)
-        assert serious_violations(page) == set()
+    entry = {"unit": "voxels", "promise": "so it is"}
+    rates = {0.01: 0.70707, 0.05: 0.41371}
+    network, _ = load_model(str(model), device="cpu")
+    calibration = {
+        "weights_sha256": describe_model(network)["weights_sha256"],
+        "thresholds": [{**entry, "rate": rate, "threshold": t} for rate, t in rates.items()],
+    }
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for path in model.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    (folder / "calibration.json").write_text(json.dumps(calibration))
+    with serving(folder, tmp_path / "cache") as address, visit(browser, address) as page:
+        upload(page, write_scan(tmp_path / "patient.nii.gz"))
+        see(page, "patient.nii.gz")
+        for rate, threshold in rates.items():
+            page.check(f"#preset >> text=marks {100 * rate:g} in 100 healthy voxels")
+            page.wait_for_selector(f"#summary >> text=above a score of {threshold:.2f}")
+            report = json.loads(download(page, "numbers-json", tmp_path).read_text())
+            assert report["threshold"] == threshold
+            assert "calibrated: so it is" in report["threshold_source"]
