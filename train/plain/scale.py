@@ -1,4 +1,4 @@
-"""Measure what a million scans cost on this machine, and which stage is the narrowest.
+"""Measure what a million scans cost on this machine, which stage is the narrowest, what grows how.
 
     python train/plain/scale.py out=runs/scale
     python train/plain/scale.py out=runs/scale root=scans modality=t2 scans=8
@@ -6,7 +6,8 @@
 Every stage of a scan's way is timed alone, on one thread: decode, prepare, stage 1, heatmap,
 stage 2, write. On a processor the time is the process's own, so other programs do not count; on a
 GPU it is the clock's, with the GPU waited for. Then the slices of an epoch are read twice, from the
-scans and from prepared slices. Writes scale.json and prints both tables.
+scans and from prepared slices, and `growth.py` says how the cost grows with size. Writes scale.json
+and prints its tables.
 """
 
 import time
@@ -18,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from growth import measure_growth, show_growth
 from omegaconf import MISSING
 
 from modeling_rasalore import (
@@ -58,6 +60,7 @@ class ScaleRecipe:
         stage1: folder of a stage-1 configuration; its weights are random.
         stage2: folder of a stage-2 configuration; its weights are random.
         device: that the networks run on.
+        growth: whether to measure how cost grows, which takes longest.
     """
 
     out: str = MISSING
@@ -69,6 +72,7 @@ class ScaleRecipe:
     stage1: str = "hub_configs/ddpt"
     stage2: str = "hub_configs/rasalore"
     device: str = "cpu"
+    growth: bool = True
 
 
 def main(recipe: ScaleRecipe) -> None:
@@ -78,6 +82,7 @@ def main(recipe: ScaleRecipe) -> None:
         patients = find_patients(root)[: recipe.scans]
         seconds, slices = time_stages(recipe, patients, Path(scratch))
         reading = time_reading(recipe, patients, Path(scratch) / "prepared")
+        growth = time_growth(recipe, Path(scratch)) if recipe.growth else {}
     results = {
         **provenance(),
         "device": recipe.device,
@@ -85,6 +90,7 @@ def main(recipe: ScaleRecipe) -> None:
         "stages": {name: stage_row(taken, slices) for name, taken in seconds.items()},
         "million_scans": cost(recipe, seconds),
         "reading": reading,
+        "growth": growth,
     }
     Path(recipe.out).mkdir(parents=True, exist_ok=True)
     write_json(Path(recipe.out) / "scale.json", results)
@@ -186,6 +192,14 @@ def cost(recipe: ScaleRecipe, seconds: dict[str, float]) -> dict[str, Any]:
     }
 
 
+def time_growth(recipe: ScaleRecipe, scratch: Path) -> dict[str, dict[str, Any]]:
+    """Return what `measure_growth` does, on small scans."""
+    root = generate_scans(scratch / "small", 8, (48, 48, 40))
+    scans = [patient.images["t2"] for patient in find_patients(root)]
+    config, device = RasaloreConfig.from_pretrained(recipe.stage2), torch.device(recipe.device)
+    return measure_growth(config, scans, scratch / "results", device)
+
+
 # --- An epoch's reading -----------------------------------------------------------------------
 def time_reading(recipe: ScaleRecipe, patients: list[Patient], folder: Path) -> dict[str, float]:
     """Return the labelled slices per second, from scans and from prepared slices."""
@@ -217,10 +231,9 @@ def rate_of(patients: list[Patient], recipe: ScaleRecipe) -> float:
     return round(best, 1)
 
 
-def generate_scans(folder: Path, count: int) -> Path:
-    """Return `folder` with scans of the size of BraTS, smooth as tissue is, with a mask each."""
+def generate_scans(folder: Path, count: int, shape: tuple[int, int, int] = (240, 240, 155)) -> Path:
+    """Return `folder` with scans, by default of BraTS's size, smooth as tissue is, with masks."""
     random = np.random.default_rng(0)
-    shape = (240, 240, 155)
     axes = np.meshgrid(*(np.linspace(-1, 1, side) for side in shape), indexing="ij")
     inside = sum((axis / 0.75) ** 2 for axis in axes) < 1
     tumour = sum((axis - 0.2) ** 2 for axis in axes) < 0.03
@@ -251,6 +264,7 @@ def show(results: dict[str, Any]) -> None:
         f"reading an epoch: {reading['prepared_slices_per_second']:,} slices/s prepared, "
         f"{reading['scans_slices_per_second']:,} from scans: {reading['ratio']:g} times"
     )
+    show_growth(results["growth"])
 
 
 if __name__ == "__main__":
