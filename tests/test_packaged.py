@@ -90,6 +90,7 @@ def test_the_example_is_a_whole_t2_brain() -> None:
 
 @pytest.mark.skipif(not WEIGHTS.is_dir(), reason="the weights are not in this checkout")
 def test_the_real_weights_fit_their_hash_and_into_a_wheel() -> None:
+    from modeling_rasalore.prediction.loading import describe_model
     from modeling_rasalore.prediction.options import PredictionOptions
     from modeling_rasalore.prediction.saved_options import complete_options
 
@@ -101,4 +102,5 @@ def test_the_real_weights_fit_their_hash_and_into_a_wheel() -> None:
         model, _ = load_model(modality=sequence)
         options = complete_options(PredictionOptions(), (), model)
         assert model.config.modality == sequence and model.dtype == torch.float32
+        assert describe_model(model)["name"] == f"rasalore-base/{sequence}"
         assert "calibrated" in options.threshold_source and "1 %" in options.threshold_source

@@ -14,7 +14,7 @@ from transformers.utils import logging
 
 from ..files import first_line
 from ..models import RasaloreModel
-from ..packaged import packaged_model
+from ..packaged import WEIGHTS, packaged_model
 from ..remote_files import require_model_source, without_waiting_for_hub
 
 
@@ -84,6 +84,11 @@ def pick_device(device: str) -> str:
     return device
 
 
+def name_folder(folder: Path) -> str:
+    """Return what people call a model's folder: its name, and of the package's own its family's."""
+    return f"{WEIGHTS.name}/{folder.name}" if folder.parent == WEIGHTS else folder.name
+
+
 def describe_model(model: Any) -> dict[str, str | None]:
     """Return name (repo id or folder name), Hub revision, MRI sequence and the weights' SHA-256.
 
@@ -97,7 +102,7 @@ def describe_model(model: Any) -> dict[str, str | None]:
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     config = getattr(model, "config", None)
     return {
-        "name": Path(name).name if Path(name).exists() else name,
+        "name": name_folder(Path(name)) if Path(name).exists() else name,
         "revision": getattr(config, "_commit_hash", None),
         "modality": getattr(config, "modality", None),
         "weights_sha256": digest.hexdigest(),
