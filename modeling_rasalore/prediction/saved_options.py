@@ -89,7 +89,11 @@ def carry_defaults(source: str | Path, folder: Path) -> None:
     Raises:
         ValueError: the file is damaged, or holds something else.
     """
-    if read_defaults(source) and (path := _find(source, DEFAULTS_FILE, "main")) is not None:
+    try:
+        path = _find(source, DEFAULTS_FILE, "main") if read_defaults(source) else None
+    except LocalEntryNotFoundError:  # the Hub does not answer, and they were not downloaded
+        path = None
+    if path is not None:
         shutil.copy(path, folder / DEFAULTS_FILE)
 
 

@@ -15,8 +15,9 @@ from tqdm import tqdm
 
 from ..data.labels import HEALTHY, UNHEALTHY
 from ..data.patient import LabelledSlice, Patient, stack_slices
-from ..prediction.free_map import free_map, polarity_of
+from ..prediction.free_map import free_map, polarity_of, smooth_scores
 from ..prediction.loading import load_model
+from ..prediction.saved_options import read_defaults
 from ..prediction.volume import predict_slices
 from ..scans.background import brain_of
 from .recipe import PseudoMaskRecipe
@@ -171,7 +172,7 @@ class FusedMaker(ScoreMaker):
     """Pseudo-masks of maps that slice labels of training patients scale, weight and cut.
 
     Args:
-        recipe: names the networks; stage 1 is one of the maps, too.
+        recipe: names the networks, and says whether stage 1 is one of the maps, too.
         training: patients whose labelled slices say how the maps are fused.
     """
 
@@ -179,10 +180,14 @@ class FusedMaker(ScoreMaker):
         self.heatmaps = HeatmapMaker(recipe)
         super().__init__(recipe, self.heatmaps.model.device)
         self.networks = {f"network {n}": load_model(f) for n, f in enumerate(recipe.fuse, 1)}
+        self.blurs_mm = {
+            name: read_defaults(folder).get("smooth_mm", 0.0)
+            for name, folder in zip(self.networks, recipe.fuse, strict=True)
+        }
         processors = [self.heatmaps.processor, *(p for _, p in self.networks.values())]
         self.see = next((processor.see for processor in processors if processor.see), None)
         self.polarity = polarity_of(recipe.data.modality)
-        self.names = (HEATMAP, *self.networks, FREE_MAP)
+        self.names = (*([HEATMAP] if recipe.fuse_heatmap else []), *self.networks, FREE_MAP)
         evidence = self.collect(training)
         self.fusion: Fusion = fit_fusion(self.names, evidence, recipe.equal_weights)
         self.facts = {"networks": list(recipe.fuse), **asdict(self.fusion)} | {
@@ -205,20 +210,45 @@ class FusedMaker(ScoreMaker):
             return
         stack = stack_slices([e.image for e in scan], [e.slice_index for e in scan])
         free = free_map(stack, stack > 0, scan[0].spacing, self.polarity)
-        for start in range(0, len(scan), self.recipe.batch_size):
-            batch = scan[start : start + self.recipe.batch_size]
-            batch = [example for example in batch if example.label in labels]
-            columns = self.map_batch(batch) if batch else []
-            for example, maps in zip(batch, columns, strict=True):
+        # Blurred maps are of all slices, others of those that are asked for alone.
+        seen = [e for e in scan if e.label in labels or any(self.blurs_mm.values())]
+        columns = []
+        for start in range(0, len(seen), self.recipe.batch_size):
+            columns += self.map_batch(seen[start : start + self.recipe.batch_size])
+        self.blur(columns, seen, stack > 0)
+        for example, maps in zip(seen, columns, strict=True):
+            if example.label in labels:
                 maps[FREE_MAP] = free[example.slice_index - scan[0].slice_index]
                 yield example, maps
 
+    def blur(
+        self,
+        columns: Sequence[dict[str, Image]],
+        scan: Sequence[LabelledSlice],
+        brain: NDArray[np.bool_],
+    ) -> None:
+        """Smooth the networks' maps of a scan's slices in place, as their folders say.
+
+        Args:
+            columns: maps of each slice; those of networks are logits.
+            scan: the slices, all of them where anything is blurred.
+            brain: (S, H, W), of the scan from its first slice on.
+        """
+        for name, sigma_mm in self.blurs_mm.items():
+            if not sigma_mm:
+                continue
+            indices = [example.slice_index for example in scan]
+            scores = stack_slices([to_scores(maps[name]) for maps in columns], indices)
+            smooth_scores(scores, brain, scan[0].spacing, sigma_mm)
+            for maps, index in zip(columns, indices, strict=True):
+                maps[name] = to_logits(scores[index - indices[0]])
+
     def map_batch(self, batch: Sequence[LabelledSlice]) -> list[dict[str, Image]]:
         """Return the maps of slices that trained networks make."""
-        scores, probabilities = self.heatmaps.score(batch)
-        columns = [
-            {HEATMAP: np.float32(p) * plane} for plane, p in zip(scores, probabilities, strict=True)
-        ]
+        columns: list[dict[str, Image]] = [{} for _ in batch]
+        if HEATMAP in self.names:
+            for maps, plane, p in zip(columns, *self.heatmaps.score(batch), strict=True):
+                maps[HEATMAP] = np.float32(p) * plane
         images, views = [e.image for e in batch], [e.seen for e in batch]
         for name, network in self.networks.items():
             planes = predict_slices(*network, images, self.recipe.batch_size, True, views)
@@ -233,6 +263,11 @@ class FusedMaker(ScoreMaker):
 
     def cut(self, scores: Image) -> tuple[Mask, Mask | None]:
         return self.fusion.cut(scores, np.isfinite(scores))
+
+
+def to_scores(logits: Image) -> Image:
+    """Return the scores of logits, in (0, 1)."""
+    return (1 / (1 + np.exp(-logits))).astype(np.float32)
 
 
 def to_logits(scores: Image) -> Image:

@@ -32,6 +32,8 @@ class PseudoMaskRecipe:
             marked and left out of all that stage 2 computes.
         uncertain_up_to: of a teacher: higher scores are lesion.
         fuse: of source=fused: folders of stage-2 networks that saw painted lesions only.
+        fuse_heatmap: of source=fused: whether stage 1's heatmap is one of the maps. It tells slices
+            apart, so labels give it weight; where it shows no place, it spoils the masks.
         equal_weights: of source=fused: every map counts alike; else slice labels of training
             patients give the weights.
         segmenter: repo id or folder of a SAM, SAM 2 or LiteMedSAM; empty: no M_SAM.
@@ -55,6 +57,7 @@ class PseudoMaskRecipe:
     uncertain_above: float = 0.3
     uncertain_up_to: float = 0.7
     fuse: list[str] = field(default_factory=list)
+    fuse_heatmap: bool = False
     equal_weights: bool = False
     segmenter: str = ""
     segmenter_revision: str | None = None

@@ -25,7 +25,7 @@ from ..files import replace_file, require_writable, write_json
 from ..precision import Precision, choose_precision
 from ..prediction.saved_options import carry_defaults
 from ..provenance import peak_mib, provenance
-from ..recipes import BaseRecipe, is_recipe, save_recipe
+from ..recipes import BaseRecipe, is_recipe, model_folder, save_recipe
 from .slice_loader import Batch, Sample, SliceLoader
 from .work_list import WorkList
 
@@ -255,7 +255,7 @@ class RunFolder:
         if self.accelerator.is_main_process:
             model.save_pretrained(self.path)
             processor.save_pretrained(self.path)
-            carry_defaults(self.recipe.model, self.path)
+            carry_defaults(model_folder(self.recipe.model), self.path)
 
     def write_summary(self, **facts: Any) -> None:
         """Write run.json: versions, commit, seed, scores, and the facts of this stage."""

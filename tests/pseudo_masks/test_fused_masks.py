@@ -16,8 +16,12 @@ from small_study import MODEL, write_study
 from modeling_rasalore import RasaloreImageProcessor
 from modeling_rasalore.data.labels import HEALTHY, UNHEALTHY
 from modeling_rasalore.data.layouts import find_patients
+from modeling_rasalore.data.patient import stack_slices
 from modeling_rasalore.data.splits import read_split
-from modeling_rasalore.pseudo_masks.fusion import FusedMaker, to_logits
+from modeling_rasalore.prediction.free_map import smooth_scores
+from modeling_rasalore.prediction.options import PredictionOptions
+from modeling_rasalore.prediction.saved_options import save_defaults
+from modeling_rasalore.pseudo_masks.fusion import FusedMaker, to_logits, to_scores
 from modeling_rasalore.pseudo_masks.makers import make_pseudo_masks
 from modeling_rasalore.pseudo_masks.recipe import PseudoMaskRecipe
 from modeling_rasalore.pseudo_masks.table import MaskTable
@@ -47,7 +51,7 @@ def recipe_of(study: Path, out: Path, *more: str) -> PseudoMaskRecipe:
 def test_fused_masks_lie_above_the_level_and_nobody_knows_below_it(
     study: Path, tmp_path: Path
 ) -> None:
-    recipe = recipe_of(study, tmp_path)
+    recipe = recipe_of(study, tmp_path, "fuse_heatmap=true")
     make_pseudo_masks(recipe)
     split = read_split(study / "stage1" / "split.json", find_patients(study / "scans"))
     maker = FusedMaker(recipe, split["train"])
@@ -69,7 +73,9 @@ def test_fused_masks_lie_above_the_level_and_nobody_knows_below_it(
 
 def test_one_hundredth_of_healthy_brain_lies_above_the_level(study: Path, tmp_path: Path) -> None:
     split = read_split(study / "stage1" / "split.json", find_patients(study / "scans"))
-    maker = FusedMaker(recipe_of(study, tmp_path, "equal_weights=true"), split["train"])
+    maker = FusedMaker(
+        recipe_of(study, tmp_path, "equal_weights=true", "fuse_heatmap=true"), split["train"]
+    )
     inside = [
         maker.fusion.fuse(maps)[brain_of(example.image)]
         for patient in split["train"]
@@ -78,6 +84,28 @@ def test_one_hundredth_of_healthy_brain_lies_above_the_level(study: Path, tmp_pa
     share = np.mean(np.concatenate(inside) > maker.fusion.positive)
     assert share == pytest.approx(0.01, abs=0.003)
     assert maker.fusion.weights == (1 / 3,) * 3
+
+
+def test_networks_are_blurred_as_their_folders_say_and_heatmaps_stay_out(
+    study: Path, tmp_path: Path
+) -> None:
+    blurred = shutil.copytree(study / "network", tmp_path / "blurred")
+    save_defaults(blurred, PredictionOptions(smooth_mm=4.0), "nothing")
+    split = read_split(study / "stage1" / "split.json", find_patients(study / "scans"))
+    patient = split["train"][0]
+    recipe = recipe_of(study, tmp_path / "out", f"fuse=[{study / 'network'},{blurred}]")
+    maker = FusedMaker(recipe, split["train"])
+    assert maker.names == ("network 1", "network 2", "free_map")
+    both = list(maker.map_slices(patient, {HEALTHY, UNHEALTHY}))
+    scan = maker.read(patient, None)
+    indices = [example.slice_index for example in scan]
+    brain = stack_slices([example.image for example in scan], indices) > 0
+    every = [maps for _, maps in maker.map_slices(patient, {example.label for example in scan})]
+    scores = stack_slices([to_scores(maps["network 1"]) for maps in every], indices)
+    smooth_scores(scores, brain, scan[0].spacing, 4.0)
+    for example, maps in both:
+        expected = to_logits(scores[example.slice_index - indices[0]])
+        np.testing.assert_allclose(maps["network 2"], expected, atol=1e-4)
 
 
 def test_a_network_of_other_patients_is_refused(study: Path, tmp_path: Path) -> None:
