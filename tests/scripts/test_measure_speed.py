@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import devices
 import pytest
 import speed
 import torch
@@ -82,3 +83,25 @@ def test_operations_are_those_counted_by_hand() -> None:
     with torch.no_grad():
         counted = count_gflop(lambda: F.scaled_dot_product_attention(tokens, tokens, tokens))[1]
     assert counted == pytest.approx(attention / 1e9)
+
+
+def test_a_device_is_measured_in_every_form_and_over_an_epoch(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forms = {name: form for name, form in devices.FORMS.items() if not form.compiled}
+    monkeypatch.setattr(devices, "FORMS", forms)  # compiling is tested with the training loop
+    speed.main(
+        load_recipe(
+            SpeedRecipe, [*speed.words_of(["--device", "cpu", "--short"]), f"out={tmp_path}"]
+        )
+    )
+    figures = json.loads((tmp_path / "device.json").read_text())
+    assert (figures["device"], figures["short"]) == ("cpu", True)
+    tiny = figures["presets"]["rasalore-tiny"]
+    assert list(tiny["forms"]) == ["float32", "bfloat16"]  # TF32 is of GPUs
+    for form in tiny["forms"].values():
+        assert form["training_slices_per_second"] == pytest.approx(2000 / form["step_ms"])
+        assert form["training_peak_mib"] is None
+    epoch = tiny["epoch"]
+    assert epoch["slices"] > 0 and 0 < epoch["loader_share"] < 1
+    assert f"an epoch of {epoch['slices']} slices" in capsys.readouterr().out

@@ -2,6 +2,8 @@
 
     python train/plain/speed.py out=runs/speed
     python train/plain/speed.py out=runs/speed names=[losses,heatmaps] rounds=9 root=scans
+    python train/plain/speed.py --device cuda
+    python train/plain/speed.py --device cpu --short
 
 Each figure is a ratio of median wall times; plain form, ours and a matrix product take turns in one
 process, so that whatever else the machine does slows all three. On a busy machine threads=1 and the
@@ -9,10 +11,15 @@ ratio of processor times ("cpu") disturb less. Peak memory is measured in a fres
 on Linux. Writes speed.json after every figure and prints a table: ratio of wall and of processor
 times, seconds, operations and peak memory of both forms, the rate of a matrix product beside them,
 and how many times longer ours takes than its operations would at that rate, which is the limit.
+
+With --device it measures what that device does instead: steps, slices per second and peak memory in
+float32, TF32, bfloat16 and compiled, and an epoch from Parquet with the loader's share. Sizes of
+--short only show that everything runs. Writes device.json.
 """
 
+import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,11 +31,12 @@ from typing import Any
 
 import torch
 from cases import CASES, Case, cut_case
-from omegaconf import MISSING
+from devices import measure_device
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from modeling_rasalore.files import write_json
+from modeling_rasalore.provenance import provenance
 from modeling_rasalore.recipes import run_script
 
 NAMES = [*CASES, "cut_volume"]
@@ -52,19 +60,21 @@ class SpeedRecipe:
     """What is measured, and how often.
 
     Attributes:
-        out: folder of speed.json.
+        out: folder of speed.json, or of device.json.
         names: figures to measure.
         rounds: turns of each form.
         threads: that torch computes with.
-        toy: take sizes that only show that everything runs.
+        toy: take sizes that only show that everything runs, as --short.
+        device: what to measure alone, as --device; "": compare with the plain forms on a processor.
         root: folder of scans, whose first patient is cut; "": a generated volume.
     """
 
-    out: str = MISSING
+    out: str = "runs/speed"
     names: list[str] = field(default_factory=lambda: list(NAMES))
     rounds: int = 5
     threads: int = 2
     toy: bool = False
+    device: str = ""
     root: str = ""
 
 
@@ -75,13 +85,37 @@ def main(recipe: SpeedRecipe) -> None:
             f"names must be some of {', '.join(NAMES)} and rounds at least 1, got "
             f"{', '.join(recipe.names)} and {recipe.rounds}."
         )
+    Path(recipe.out).mkdir(parents=True, exist_ok=True)
+    if recipe.device:
+        write_device_figures(recipe)
+        return
     figures: dict[str, Any] = {}
     print(f"{'figure':20}" + "".join(f"{heading:>{width}}" for heading, _, width, _ in COLUMNS))
-    Path(recipe.out).mkdir(parents=True, exist_ok=True)
     for name in recipe.names:
         figures[name] = measure(name, recipe)
         print(row_of(name, figures[name]), flush=True)
         write_json(Path(recipe.out) / "speed.json", figures)
+
+
+def write_device_figures(recipe: SpeedRecipe) -> None:
+    """Print and write what a device does."""
+    device = torch.device(recipe.device)
+    with TemporaryDirectory() as folder:
+        figures = measure_device(device, recipe.toy, Path(folder))
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    facts = {**provenance(), "device": name, "short": recipe.toy, "presets": figures}
+    write_json(Path(recipe.out) / "device.json", facts)
+
+
+def words_of(arguments: Sequence[str]) -> list[str]:
+    """Return the words of a recipe for a command line that may have --device NAME and --short."""
+    words, rest = [], iter(arguments)
+    for word in rest:
+        if word == "--device":
+            words.append(f"device={next(rest, '')}")
+        else:
+            words.append("toy=true" if word == "--short" else word)
+    return words
 
 
 def measure(name: str, recipe: SpeedRecipe) -> dict[str, Any]:
@@ -224,4 +258,4 @@ def memory_mib(entry: str) -> float:
 
 
 if __name__ == "__main__":
-    run_script(main)
+    run_script(main, words_of(sys.argv[1:]))
