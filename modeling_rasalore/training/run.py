@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState, PartialState
-from accelerate.utils import set_seed
+from accelerate.utils import parse_flag_from_env, set_seed
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import BaseImageProcessor, PreTrainedConfig, PreTrainedModel
@@ -92,7 +92,9 @@ class RunFolder:
         """
         loop = self.recipe.loop
         AcceleratorState._reset_state(reset_partial_state=True)
-        chosen = choose_precision(config, PartialState().device, loop.precision, "loop.precision")
+        # As the Accelerator asks for it, else each of several processes on CPUs is alone.
+        device = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU")).device
+        chosen = choose_precision(config, device, loop.precision, "loop.precision")
         if loop.precision == "auto" and (checkpoints := self.checkpoints()):
             stored = json.loads((checkpoints[-1] / "progress.json").read_text())
             begun = stored.get("precision", "float32")
