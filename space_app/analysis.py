@@ -45,6 +45,10 @@ Report = dict[str, Any]
 Tell = Callable[..., Any]  # as gr.Progress: (done, total) and a sentence
 
 
+def say_nothing(*_: Any, **__: Any) -> None:
+    """Take a progress that nobody looks at."""
+
+
 @dataclass(frozen=True, eq=False)
 class Scan:
     """A scan in memory, whose file may be gone.

@@ -30,7 +30,7 @@ class Slices(NamedTuple):
     """What the server draws, where the browser has no WebGL2."""
 
     wanted: gr.Button
-    view: gr.Image
+    view: gr.HTML
     number: gr.Slider
     opacity: gr.Slider
     what: gr.Radio
@@ -115,7 +115,7 @@ def place_slices(draws_noise: bool) -> Slices:
     """Put the slices that the server draws, hidden until a browser asks for them."""
     with gr.Column(elem_id="slices"):
         wanted = gr.Button("Draw slices", visible="hidden", elem_id="want-slices")
-        view = gr.Image(label="Slice with overlay", buttons=[], elem_id="slice-view", height=420)
+        view = gr.HTML(elem_id="slice-view")
         number = gr.Slider(0, 1, 0, step=1, label="Slice", elem_id="slice")
         with gr.Row():
             opacity = gr.Slider(0, 1, 0.5, step=0.05, label="Opacity of the colours")

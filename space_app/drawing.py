@@ -2,7 +2,6 @@
 
 import base64
 import io
-from typing import Any
 
 import numpy as np
 from analysis import Analysis
@@ -45,9 +44,13 @@ def draw_slice(
     return view.draw(image, colours, outlines, opacity, ramp)
 
 
-def inline_picture(picture: Image.Image) -> dict[str, Any]:
-    """Return a picture as an image component shows it without any file on the server."""
+def inline_picture(picture: Image.Image, words: str) -> str:
+    """Return a picture as HTML that holds it, so that no file of it is on the server.
+
+    Args:
+        words: what it shows, for those who do not see it.
+    """
     stream = io.BytesIO()
     picture.save(stream, "PNG")
     content = base64.b64encode(stream.getvalue()).decode()
-    return {"path": None, "url": f"data:image/png;base64,{content}", "mime_type": "image/png"}
+    return f'<img alt="{words}" src="data:image/png;base64,{content}">'

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from analysis import Analysis, Analyst, Scan, Tell, read_scan
+from analysis import Analysis, Analyst, Scan, Tell, read_scan, say_nothing
 from numpy.typing import NDArray
 
 from modeling_rasalore.prediction.volume import FloatImage, VolumePrediction, mask_above
@@ -82,25 +82,31 @@ def read_cases() -> list[Case]:
 
 
 class Cases:
-    """The cases of the page; each is computed once, for all visitors."""
+    """The cases of the page; each is computed once, for all visitors.
+
+    Attributes:
+        analyst: whose scores they show.
+        cases: by title.
+        first: title of the case that an empty page shows, the first whose scores are stored for the
+            model at hand; None where there is none. It is read at once, so that it opens before
+            anything that a visitor can ask for.
+    """
 
     def __init__(self, analyst: Analyst):
         self.analyst = analyst
         self.cases = {case.title: case for case in read_cases()}
         self._analyses: dict[str, Analysis] = {}
+        weights = analyst.facts["weights_sha256"]
+        stored = (title for title, case in self.cases.items() if case.weights_sha256 == weights)
+        self.first = next(stored, None)
+        if self.first is not None:
+            self.analyse(self.first, say_nothing)
 
     def analyse(self, title: str, tell: Tell) -> Analysis:
         """Return the analysis of a case."""
         if title not in self._analyses:
             self._analyses[title] = self.cases[title].analyse(self.analyst, tell)
         return self._analyses[title]
-
-    @property
-    def first_computed(self) -> str | None:
-        """Title of the first case whose scores are stored for the model at hand."""
-        weights = self.analyst.facts["weights_sha256"]
-        fitting = (title for title, case in self.cases.items() if case.weights_sha256 == weights)
-        return next(fitting, None)
 
 
 def write_scores(folder: Path, scores: FloatImage, like: Volume) -> Path:

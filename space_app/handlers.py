@@ -51,8 +51,7 @@ class Handlers:
 
     def open_first_case(self) -> Analysis | None:
         """Open the case that an empty page shows; None where none is stored for the model."""
-        title = self.cases.first_computed
-        return None if title is None else self.analyse_case(title)
+        return None if self.cases.first is None else self.analyse_case(self.cases.first)
 
     def threshold_or_usual(self, threshold: float | None) -> float:
         """Return the threshold, or the model's usual one where its field was emptied."""
@@ -111,16 +110,16 @@ class Handlers:
         threshold: float | None,
         opacity: float | None,
         what: str,
-    ) -> dict[str, Any] | None:
-        """Return one coloured slice, inline, where a browser cannot draw them by itself."""
+    ) -> str:
+        """Return one coloured slice as HTML, where a browser cannot draw them by itself."""
         if analysis is None or not wanted:
-            return None
+            return ""
         number = min(max(int(index or 0), 0), len(analysis.images) - 1)
         with one_line_errors():
             spread = self.analyst.uncertainty(analysis, number) if what == DOUBT else None
             mask = analysis.at(self.threshold_or_usual(threshold)).mask
             picture = draw_slice(analysis, number, mask, opacity or 0, spread)
-        return inline_picture(picture)
+        return inline_picture(picture, f"Slice {number} with overlay")
 
     def open_slices(self, analysis: Analysis | None, wanted: bool, threshold: float | None) -> Any:
         """Go to the slice of the first finding, where the server draws."""

@@ -75,7 +75,6 @@ class Wiring:
             "fn": self.handlers.draw,
             "inputs": [self.analysis, self.server_draws, *shown],
             "outputs": slices.view,
-            "postprocess": False,  # the picture comes inline
         }
 
     def follow_threshold(self) -> None:

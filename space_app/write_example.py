@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from analysis import Analyst, read_scan
+from analysis import Analyst, read_scan, say_nothing
 from example_cases import EXAMPLES, RECORD, write_scores
 from scipy import ndimage
 
@@ -86,7 +86,7 @@ def score_case(folder: Path, analyst: Analyst) -> float:
     """Return the Dice of a case at the usual threshold, after storing its scores."""
     record = json.loads((folder / RECORD).read_text("utf-8"))
     scan = read_scan(folder / record["scan"], analyst.trained_on)
-    analysis = analyst.analyse(scan, analyst.options.threshold, lambda *_, **__: None)
+    analysis = analyst.analyse(scan, analyst.options.threshold, say_nothing)
     write_scores(folder, analysis.prediction.scores, scan.volume)
     record["weights_sha256"] = analyst.facts["weights_sha256"]
     (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", "utf-8")

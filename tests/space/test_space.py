@@ -48,7 +48,7 @@ from modeling_rasalore.scans.volume_writing import write_nifti
 from modeling_rasalore.scans.volumes import read_mask, read_volume
 
 pytest.importorskip("gradio")
-from analysis import Analysis, read_scan
+from analysis import Analysis, read_scan, say_nothing
 from app import open_model
 from drawing import draw_slice
 from example_cases import EXAMPLES, RECORD, Case, write_scores
@@ -62,10 +62,6 @@ from words import write_findings, write_result
 MASK, MAP, NUMBERS, PAGE = "Mask (NIfTI)", "Scores (NIfTI)", "Numbers (JSON)", "Report (HTML)"
 EXAMPLE = next(iter(sorted(EXAMPLES.glob("1_*/phantom*.nii.gz"))))
 HEAD = (slice(0, 9), slice(0, 9), slice(0, 9))  # a brain that fills its scan
-
-
-def quiet(*_: object, **__: object) -> None:
-    """Progress that nobody looks at."""
 
 
 def unpack(packed: dict[str, str] | None, folder: Path) -> Path:
@@ -91,7 +87,7 @@ def handlers(model: Path) -> Handlers:
 @pytest.fixture(scope="module")
 def analysis(handlers: Handlers, tmp_path_factory: pytest.TempPathFactory) -> Analysis:
     scan = read_scan(write_scan(tmp_path_factory.mktemp("scan") / "scan.nii.gz"))
-    return handlers.analyst.analyse(scan, 0.5, quiet)
+    return handlers.analyst.analyse(scan, 0.5, say_nothing)
 
 
 # --- Handlers -------------------------------------------------------------------------------------
@@ -155,7 +151,7 @@ def test_an_analysis_is_looked_at_without_a_scan_of_someone_else(handlers: Handl
     assert handlers.outline(None, 0.5) == ("", "", None)
     assert handlers.describe(None, 0.5) == ("", "")
     assert handlers.pack(None, 0.5, MASK) is handlers.doubt(None) is None
-    assert handlers.draw(None, True, 2, 0.5, 0.5, SCORES) is None
+    assert handlers.draw(None, True, 2, 0.5, 0.5, SCORES) == ""
 
 
 def test_a_zipped_series_gives_the_mask_and_report_of_its_nifti_file(
@@ -165,7 +161,7 @@ def test_a_zipped_series_gives_the_mask_and_report_of_its_nifti_file(
     voxels = nifti.volume.slices.transpose(2, 1, 0).astype(np.int16)
     series = write_series(tmp_path / "series", voxels, nifti.volume.affine)
     zipped = read_scan(zip_series(tmp_path / "phantom.zip", series))
-    expected, found = (handlers.analyst.analyse(scan, 0.5, quiet) for scan in (nifti, zipped))
+    expected, found = (handlers.analyst.analyse(scan, 0.5, say_nothing) for scan in (nifti, zipped))
     path = unpack(handlers.pack(found, 0.5, MASK), tmp_path)
     assert path.name == "phantom_mask.nii.gz"
     assert 0 < expected.prediction.mask.sum() < expected.prediction.mask.size
@@ -187,7 +183,7 @@ def test_a_series_whose_file_is_gone_still_gives_its_mask_as_dicom(
     path = zip_series(tmp_path / "s.zip", write_series(tmp_path / "s", voxels, source.affine))
     scan = read_scan(path)
     path.unlink()
-    analysis = handlers.analyst.analyse(scan, 0.5, quiet)
+    analysis = handlers.analyst.analyse(scan, 0.5, say_nothing)
     segmentation = pydicom.dcmread(unpack(handlers.pack(analysis, 0.5, "Mask (DICOM)"), tmp_path))
     assert segmentation.Modality == "SEG"
     assert segmentation.pixel_array.sum() == analysis.prediction.mask.sum() > 0
@@ -207,7 +203,7 @@ def test_an_odd_zipped_series_gives_the_scores_of_the_plain_one(
     series = write_series(tmp_path / "series", voxels, nifti.volume.affine)
     plain = read_scan(zip_series(tmp_path / "plain.zip", series))
     odd = read_scan(zip_series(tmp_path / "odd.zip", change(series)))
-    expected, given = (handlers.analyst.analyse(scan, 0.5, quiet) for scan in (plain, odd))
+    expected, given = (handlers.analyst.analyse(scan, 0.5, say_nothing) for scan in (plain, odd))
     assert np.array_equal(given.prediction.scores, expected.prediction.scores)
     told = " ".join(given.report(0.5, "")["warnings"])
     assert ("4 files were left out" in told) == (change is copy_slices)
@@ -373,7 +369,7 @@ def test_pictures_have_the_shape_of_the_brain_in_mm(handlers: Handlers, tmp_path
     voxels = np.zeros((40, 40, 3), np.uint8)
     voxels[10:30, 10:30, 1] = np.arange(100, 120)
     path = write_nifti(tmp_path / "scan.nii.gz", voxels, np.diag([-1.0, -2.0, 1.0, 1.0]))
-    analysis = handlers.analyst.analyse(read_scan(path), 0.5, quiet)
+    analysis = handlers.analyst.analyse(read_scan(path), 0.5, say_nothing)
     plain = draw_slice(analysis, 1, analysis.prediction.mask, 0.5)
     assert plain.height == pytest.approx(2 * plain.width, abs=1)
 
@@ -390,7 +386,7 @@ def test_pictures_have_the_shape_of_the_brain_in_mm(handlers: Handlers, tmp_path
 def test_a_picture_is_bounded_whatever_sizes_the_header_states(
     make: Callable[[Path], Path], size: tuple[int, int], handlers: Handlers, tmp_path: Path
 ) -> None:
-    analysis = handlers.analyst.analyse(read_scan(make(tmp_path / "scan.nii.gz")), 0.5, quiet)
+    analysis = handlers.analyst.analyse(read_scan(make(tmp_path / "scan.nii.gz")), 0.5, say_nothing)
     tracemalloc.start()
     started = time.process_time()
     picture = draw_slice(analysis, 5, analysis.prediction.mask, 0.5)
@@ -437,8 +433,8 @@ def test_pictures_come_inline_and_only_where_the_browser_cannot_draw(
 ) -> None:
     for what in (SCORES, DOUBT):
         picture = handlers.draw(analysis, True, 2, 0.5, 0.5, what)
-        assert picture and picture["url"][:22] == "data:image/png;base64,"
-    assert handlers.draw(analysis, False, 2, 0.5, 0.5, SCORES) is None
+        assert picture.startswith('<img alt="Slice 2 with overlay" src="data:image/png;base64,')
+    assert handlers.draw(analysis, False, 2, 0.5, 0.5, SCORES) == ""
     assert handlers.doubt(analysis)
 
 
@@ -455,7 +451,7 @@ def test_odd_backgrounds_and_scales_leave_the_mask_as_it_is(
 ) -> None:
     masks = [
         handlers.analyst.analyse(
-            read_scan(write_slices(tmp_path / "scan.nii.gz", slices)), 0.5, quiet
+            read_scan(write_slices(tmp_path / "scan.nii.gz", slices)), 0.5, say_nothing
         ).prediction.mask
         for slices in (smooth_brain(), *scans_with_the_same_mask().values())
     ]
@@ -468,7 +464,7 @@ def test_single_voxels_move_no_more_than_a_hundredth_and_are_told(
 ) -> None:
     clean = read_scan(write_slices(tmp_path / "clean.nii.gz", smooth_brain()))
     spikes = read_scan(write_slices(tmp_path / "spikes.nii.gz", with_spikes(smooth_brain(), 4)))
-    expected, moved = (handlers.analyst.analyse(scan, 0.5, quiet) for scan in (clean, spikes))
+    expected, moved = (handlers.analyst.analyse(scan, 0.5, say_nothing) for scan in (clean, spikes))
     mask, other = expected.prediction.mask, moved.prediction.mask
     assert 2 * np.count_nonzero(mask & other) > 0.99 * (mask.sum() + other.sum())
     assert "4 voxels far brighter" in handlers.describe(moved, 0.5)[0]
@@ -526,7 +522,7 @@ def test_masks_are_made_as_the_models_folder_says(model: Path, tmp_path: Path) -
     save_defaults(folder, saved, "scans of a test")
     analyst = open_model(str(folder))
     path = write_scan(tmp_path / "scan.nii.gz")
-    analysis = analyst.analyse(read_scan(path), 0.5, quiet)
+    analysis = analyst.analyse(read_scan(path), 0.5, say_nothing)
     expected = predict_volume(*load_model(str(folder), device="cpu"), read_volume(path))
     assert np.array_equal(analysis.prediction.scores, expected.scores)  # of mirror images, too
     assert (expected.scores > 0.5).any() and not expected.mask.any()
@@ -547,7 +543,7 @@ def test_the_bundled_cases_are_small_and_have_their_truth(handlers: Handlers) ->
 def test_a_case_without_scores_of_its_model_is_computed_and_compared_with_its_truth(
     handlers: Handlers,
 ) -> None:
-    analysis = Case.read(EXAMPLES / "2_small").analyse(handlers.analyst, quiet)
+    analysis = Case.read(EXAMPLES / "2_small").analyse(handlers.analyst, say_nothing)
     assert analysis.prediction.scores.any() and analysis.truth is not None
     report = analysis.report(0.5, "")
     assert report["dice"] == dice(analysis.at(0.5).mask, analysis.truth)
@@ -559,13 +555,15 @@ def test_a_case_with_scores_of_its_model_is_opened_without_computing(
 ) -> None:
     folder = tmp_path / "case"
     shutil.copytree(EXAMPLES / "2_small", folder)
-    computed = replace(Case.read(folder), weights_sha256=None).analyse(handlers.analyst, quiet)
+    computed = replace(Case.read(folder), weights_sha256=None).analyse(
+        handlers.analyst, say_nothing
+    )
     write_scores(folder, computed.prediction.scores, computed.scan.volume)
     record = json.loads((folder / RECORD).read_text("utf-8"))
     record["weights_sha256"] = describe_model(handlers.analyst.model)["weights_sha256"]
     (folder / RECORD).write_text(json.dumps(record), "utf-8")
     monkeypatch.setattr("analysis.predict_volume", None)
-    opened = Case.read(folder).analyse(handlers.analyst, quiet)
+    opened = Case.read(folder).analyse(handlers.analyst, say_nothing)
     assert np.abs(opened.prediction.scores - computed.prediction.scores).max() <= 0.0005001
     monkeypatch.setattr("example_cases.EXAMPLES", tmp_path)
     first = Handlers(handlers.analyst).open_first_case()
@@ -602,7 +600,7 @@ def test_the_header_of_the_space_agrees_with_its_requirements() -> None:
     assert f"gradio[mcp]=={version[1]}" in requirements
     assert f"gradio=={version[1]}\n" in pins
     assert f"rasalore=={__version__}\n" in requirements
-    for name in ("torch", "pydicom", "pynrrd"):
+    for name in ("torch", "pydicom", "highdicom", "pynrrd"):
         assert re.search(rf"^{name}==[\d.]+$", requirements, re.MULTILINE)[0] in pins  # type: ignore[index]
     assert "app_file: app.py" in header
 

@@ -276,7 +276,7 @@ def test_two_sessions_do_not_see_each_others_scan(address: str, tmp_path: Path) 
     first.predict(handle_file(scan), 0.5, api_name="/analyse_upload")
     assert "first.nii.gz" in first.predict(0.5, api_name="/show")[0]
     assert second.predict(0.5, api_name="/show") == ("", "", None)
-    assert second.predict(1, 0.5, 0.5, SCORES, api_name="/draw") is None
+    assert second.predict(1, 0.5, 0.5, SCORES, api_name="/draw") == ""
 
 
 def test_the_api_is_documented_with_types(address: str) -> None:
