@@ -91,7 +91,7 @@ def test_a_run_that_goes_on_keeps_the_precision_of_its_results(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     have(monkeypatch, "amx_bf16")
-    model, options = make_model(base_channels=8), PredictionOptions(precision="auto")
+    model, options = make_model(base_channels=12), PredictionOptions(precision="auto")
     facts = {"device": "cpu", "settings": {"precision": "float32"}}
     with open_journal(tmp_path, WHOLE, facts):
         pass
@@ -120,7 +120,7 @@ def test_a_training_that_goes_on_keeps_its_precision(
 
 def test_processes_that_share_a_folder_compute_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     have(monkeypatch, "amx_bf16")
-    model = make_model(base_channels=8)
+    model = make_model(base_channels=12)
     options = PredictionOptions(precision="auto")
     assert settle_precision(options, model).precision == "bfloat16"
     assert settle_precision(options, model, shared=True).precision == "float32"

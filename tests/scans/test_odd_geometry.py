@@ -78,7 +78,7 @@ SAME_MASK: dict[str, tuple[Make, float, str | None]] = {
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_model(tmp_path_factory.mktemp("model") / "tiny")
+    return save_model(tmp_path_factory.mktemp("model") / "tiny", "t2")
 
 
 @pytest.fixture(scope="module")
@@ -193,7 +193,7 @@ def test_the_space_tells_the_millilitres_of_a_tilted_scan(
 
     analyst = make_handlers(model).analyst
     scan = read_for_space(odd.write_tilted(tmp_path))
-    report = analyst.analyse(scan, 0.5, lambda share, sentence: None).report(0.5)
+    report = analyst.analyse(scan, 0.5, lambda *_, **__: None).report(0.5, "given")
     right = np.count_nonzero(expected) * 8 / 1000
     assert report["millilitres"] == pytest.approx(right)
     assert sum(part["millilitres"] for part in report["findings"]) == pytest.approx(right)
