@@ -124,7 +124,7 @@ class Analysis:
         """
         prediction = self.at(threshold)
         report = compose_summary(prediction, self.scan.source)
-        report |= {"modality": self.scan.volume.sequence, "threshold_source": source}
+        report |= {"threshold_source": source}
         report |= {"findings": locate_findings(prediction, self.brain)}
         if self.truth is not None:
             report["true_millilitres"] = int(self.truth.sum()) * prediction.voxel_mm3 / 1000

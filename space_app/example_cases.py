@@ -5,10 +5,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from analysis import Analysis, Analyst, Scan, Tell, read_scan, say_nothing
-from numpy.typing import NDArray
+from analysis import Analysis, Analyst, Tell, read_scan, say_nothing
 
-from modeling_rasalore.prediction.volume import FloatImage, VolumePrediction, mask_above
+from modeling_rasalore.prediction.volume import FloatImage, predict_from_scores
 from modeling_rasalore.scans.volume_writing import write_volume
 from modeling_rasalore.scans.volumes import Volume, read_mask, read_volume
 
@@ -47,33 +46,13 @@ class Case:
         scan = read_scan(self.folder / self.scan, analyst.trained_on)
         if self.weights_sha256 == analyst.facts["weights_sha256"]:
             stored = (read_volume(self.folder / SCORES).slices / SCORE_STEPS).astype(np.float32)
-            analysis = Analysis.of(scan, predict_of_scores(analyst, stored, scan), analyst.options)
+            options = analyst.options
+            prediction = predict_from_scores(stored, scan.volume, options, analyst.facts)
+            analysis = Analysis.of(scan, prediction, options)
         else:
             analysis = analyst.analyse(scan, analyst.options.threshold, tell)
         truth = read_mask(self.folder / "truth.nii.gz", scan.volume)
         return replace(analysis, truth=truth, told=self.told)
-
-
-def predict_of_scores(analyst: Analyst, scores: FloatImage, scan: Scan) -> VolumePrediction:
-    """Return the prediction that an analyst's model makes of a scan, where its scores are known."""
-    options, geometry = analyst.options, scan.volume.geometry
-    voxel_ml = geometry.voxel_mm3 / 1000
-
-    def mask_at(threshold: float) -> NDArray[np.uint8]:
-        return mask_above(scores, threshold, options.smallest_ml / voxel_ml)
-
-    return VolumePrediction(
-        scores,
-        mask_at(options.threshold),
-        options.threshold,
-        scan.volume.spacing,
-        analyst.facts,
-        geometry.slice_affine,
-        millilitres_at_rates={
-            rate: np.count_nonzero(mask_at(threshold)) * voxel_ml
-            for rate, threshold in options.thresholds_at_rates.items()
-        },
-    )
 
 
 def read_cases() -> list[Case]:

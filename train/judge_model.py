@@ -26,7 +26,12 @@ from modeling_rasalore.data.layouts import find_patients
 from modeling_rasalore.data.patient import Patient
 from modeling_rasalore.evaluation.intervals import bootstrap_interval, paired_bootstrap
 from modeling_rasalore.evaluation.metrics import average_precision, dice
-from modeling_rasalore.evaluation.scan_thresholds import promised_threshold, scan_threshold
+from modeling_rasalore.evaluation.scan_thresholds import (
+    USUAL_SHARE,
+    attainable_share,
+    promised_threshold,
+    scan_threshold,
+)
 from modeling_rasalore.files import replace_file, write_json
 from modeling_rasalore.prediction.free_map import free_map, polarity_of, smoothed_rank
 from modeling_rasalore.prediction.loading import load_model
@@ -121,7 +126,10 @@ def calibrate_maps(makers: dict[str, Maker], recipe: JudgeRecipe) -> dict[str, f
         brain = BrainSlices(volume.slices).foreground()
         for name, make in makers.items():
             found[name].append(scan_threshold(make(volume), brain, RATE))
-    return {name: promised_threshold(values, 0.1).threshold for name, values in found.items()}
+    return {
+        name: promised_threshold(values, attainable_share(USUAL_SHARE, len(values))).threshold
+        for name, values in found.items()
+    }
 
 
 def healthy_scans(recipe: JudgeRecipe) -> Iterator[Volume]:

@@ -14,13 +14,7 @@ from ..evaluation.tables import CONTAMINATED
 from ..models.image_processing_rasalore import RasaloreImageProcessor
 from ..models.modeling_ddpt import DdptModel
 from ..models.modeling_rasalore import RasaloreModel
-from ..prediction.free_map import (
-    free_map,
-    fuse_scores,
-    fusion_offsets,
-    polarity_of,
-    smooth_scores,
-)
+from ..prediction.free_map import finish_scores, free_map, fusion_offsets, polarity_of
 from ..prediction.options import DEFAULT_OPTIONS, PredictionOptions
 from ..prediction.saved_options import read_defaults
 from ..prediction.volume import predict_slices
@@ -101,7 +95,8 @@ class Stage2Network(GivenSystem):
 
     def score(self, slices: ScanSlices) -> list[Image]:
         flips = self.flips or self.made.flips
-        maps = predict_slices(self.model, self.processor, slices, 16, flips, slices.views)
+        batch = BATCH_SIZE
+        maps = predict_slices(self.model, self.processor, slices, batch, flips, slices.views)
         return finish_maps(maps, slices, self.made) if self.whole_scans else maps
 
 
@@ -113,11 +108,11 @@ def finish_maps(
     brain, positions = scan > 0, [index - slices.indices[0] for index in slices.indices]
     if not brain.any():
         return list(maps)
-    if options.smooth_mm:
-        smooth_scores(scores, brain, slices.spacing, options.smooth_mm)
+    offsets = None
     if options.free_map:
         free = free_map(scan, brain, slices.spacing, polarity_of(slices.modality))
-        scores = fuse_scores(scores, fusion_offsets(free, brain, options.free_map), brain)
+        offsets = fusion_offsets(free, brain, options.free_map)
+    finish_scores(scores, brain, slices.spacing, options.smooth_mm, offsets)
     return [scores[position] for position in positions]
 
 

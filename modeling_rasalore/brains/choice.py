@@ -37,8 +37,8 @@ def choose_package_model(
     try:
         found = find_scans(inputs, *reading[1:])
     except SeveralSequencesError as error:
-        best = next((sequence for sequence in known if sequence in error.sequences), None)
-        return packaged_model(best or error.sequences[0]), find_scans(inputs, best), True
+        best = next((s for s in known if s in error.sequences), error.sequences[0])
+        return packaged_model(best), find_scans(inputs, *reading[1:], trained_on=best), True
     told = sorted({said for path in found.scans if (said := tell_sequence_of(path))})
     if len(fitting := [sequence for sequence in known if sequence in told]) > 1:
         raise ValueError(

@@ -169,7 +169,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "image_size": 96,
         "num_channels": 4,
         "base_channels": 12,
-        # A view of 21 of 96 pixels is too narrow for lesions of real patients; train/EVIDENCE.md.
+        # A view of 22 of 96 pixels is too narrow for lesions of real patients; train/EVIDENCE.md.
         "encoder": "pyramid",
         # With the poster's losses, an average precision of 71 instead of 77 on 20 people of
         # TCGA-LGG, by their masks: results on those are not quite free of pixel labels.

@@ -45,18 +45,21 @@ def order_for_gradients(maps: Tensor) -> Tensor:
     return maps
 
 
+def make_blocks(config: RasaloreConfig) -> nn.ModuleList:
+    """The four blocks of an encoder, each twice as wide as the one before."""
+    widths = [config.num_channels, *(config.base_channels * m for m in (1, 2, 4, 8))]
+    return nn.ModuleList(ConvBlock(widths[i], widths[i + 1], config.dropout) for i in range(4))
+
+
 class SliceEncoder(nn.Module):
     """U(X): (B, C, S, S) -> first block's map (B, c, S, S) and features (B, d, S/2, S/2).
 
-    A feature sees 21 pixels around it.
+    A feature sees a square of 22 pixels.
     """
 
     def __init__(self, config: RasaloreConfig):
         super().__init__()
-        widths = [config.num_channels, *(config.base_channels * m for m in (1, 2, 4, 8))]
-        self.blocks = nn.ModuleList(
-            ConvBlock(widths[i], widths[i + 1], config.dropout) for i in range(4)
-        )
+        self.blocks = make_blocks(config)
 
     def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
         first = self.blocks[0](pixel_values)
@@ -69,21 +72,16 @@ class PyramidEncoder(nn.Module):
     """U(X) with a wide view: (B, C, S, S) -> (B, c, S/2, S/2) and features (B, d, S/2, S/2).
 
     Each block after the first works at half the resolution of the one before; coarse maps come back
-    up and join the finer ones (Lin et al. 2017, feature pyramid networks). A feature sees 92 pixels
-    around it, at fewer operations than `SliceEncoder`.
+    up and join the finer ones (Lin et al. 2017, feature pyramid networks). A feature sees a square
+    of 92 pixels, at fewer operations than in `SliceEncoder`.
     """
 
     def __init__(self, config: RasaloreConfig):
         super().__init__()
-        narrow, *widths = (config.base_channels * m for m in (1, 2, 4, 8))
-        ins, outs = (config.num_channels, narrow, *widths[:-1]), (narrow, *widths)
-        self.blocks = nn.ModuleList(
-            ConvBlock(wide_in, wide_out, config.dropout)
-            for wide_in, wide_out in zip(ins, outs, strict=True)
-        )
+        self.blocks, width = make_blocks(config), config.embedding_dim
         # From coarse to fine: sides S/4 and S/2.
-        self.laterals = nn.ModuleList(nn.Conv2d(w, widths[-1], 1) for w in widths[1::-1])
-        self.joints = nn.ModuleList(Joint(widths[-1]) for _ in self.laterals)
+        self.laterals = nn.ModuleList(nn.Conv2d(config.base_channels * m, width, 1) for m in (4, 2))
+        self.joints = nn.ModuleList(Joint(width) for _ in self.laterals)
 
     def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
         maps = [self.blocks[0](pixel_values)]

@@ -205,6 +205,29 @@ def fuse_scores(scores: FloatImage, offsets: FloatImage, brain: BoolImage) -> Fl
     return np.where(brain, fused, 0).astype(np.float32)
 
 
+def finish_scores(
+    scores: FloatImage,
+    brain: BoolImage,
+    spacing: Spacing,
+    smooth_mm: float,
+    offsets: FloatImage | None,
+) -> None:
+    """Blur scores (S, H, W) in place, then let the free map join them.
+
+    Args:
+        scores: of a network, 0 outside the brain.
+        brain: (S, H, W).
+        spacing: mm between slices, rows and columns.
+        smooth_mm: standard deviation of the blur; 0 leaves them.
+        offsets: (S, H, W), of `fusion_offsets`; None leaves them.
+    """
+    if smooth_mm:
+        smooth_scores(scores, brain, spacing, smooth_mm)
+    if offsets is not None:
+        for plane, offset, inside in zip(scores, offsets, brain, strict=True):
+            plane[...] = fuse_scores(plane, offset, inside)
+
+
 # --- Smoothing ------------------------------------------------------------------------------------
 def smooth_scores(
     scores: NDArray[np.float32],

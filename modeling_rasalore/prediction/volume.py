@@ -13,12 +13,12 @@ from ..reports.findings import Finding, measure_findings, part_sizes, remove_sma
 from ..scans.background import BrainSlices, brain_of, index_box
 from ..scans.slice_frame import box_corners
 from ..scans.volumes import Volume
-from .free_map import free_map, fuse_scores, fusion_offsets, polarity_of, smooth_scores
+from .free_map import finish_scores, free_map, fusion_offsets, polarity_of
 from .loading import describe_model
 from .options import PredictionOptions
 from .saved_options import complete_options
 from .scoring import FloatImage, fill_maps
-from .uncertainty import draw_doubt
+from .uncertainty import Doubt, draw_doubt
 
 SMALLEST_BRAIN_ML = 0.1  # a mouse has 0.4
 MOSAIC_PARTS = 6  # low slices of one brain show up to 5: brain stem, cerebellum, lobes
@@ -135,31 +135,46 @@ def predict_volume(
     scores = np.zeros(volume.slices.shape, np.float32)
     with computing_in(choose_for_model(model, options.precision).name, model):
         fill_maps(list(scores), model, processor, images, options.batch_size, options.flips, views)
-        if options.smooth_mm:
-            smooth_scores(scores, images.foreground(), volume.spacing, options.smooth_mm)
-        if offsets is not None:
-            for plane, offset, image in zip(scores, offsets, images, strict=True):
-                plane[...] = fuse_scores(plane, offset, brain_of(image))
-        voxel_ml = volume.geometry.voxel_mm3 / 1000
-        smallest = options.smallest_ml / voxel_ml
-        mask = mask_above(scores, options.threshold, smallest)
-        at_rates = {
-            rate: np.count_nonzero(mask_above(scores, threshold, smallest)) * voxel_ml
-            for rate, threshold in options.thresholds_at_rates.items()
-        }
+        if options.smooth_mm or offsets is not None:
+            brain = images.foreground()
+            finish_scores(scores, brain, volume.spacing, options.smooth_mm, offsets)
         doubt = None
         if options.noise_samples:
             doubt = draw_doubt(model, processor, volume, options, offsets=offsets)
+    return predict_from_scores(scores, volume, options, model_facts or describe_model(model), doubt)
+
+
+def predict_from_scores(
+    scores: FloatImage,
+    volume: Volume,
+    options: PredictionOptions,
+    model_facts: dict[str, str | None],
+    doubt: Doubt | None = None,
+) -> VolumePrediction:
+    """Return the prediction of a scan whose scores are known.
+
+    Args:
+        scores: (S, H, W), as the options made them.
+        volume: the scan.
+        options: threshold, thresholds at rates and smallest part.
+        model_facts: what `describe_model` says.
+        doubt: of noise draws; None without any.
+    """
+    voxel_ml = volume.geometry.voxel_mm3 / 1000
+    smallest = options.smallest_ml / voxel_ml
     return VolumePrediction(
         scores,
-        mask,
+        mask_above(scores, options.threshold, smallest),
         options.threshold,
         volume.spacing,
-        model_facts or describe_model(model),
+        model_facts,
         volume.geometry.slice_affine,
         doubt.spread if doubt else None,
         doubt.quality_score if doubt else None,
-        at_rates,
+        {
+            rate: np.count_nonzero(mask_above(scores, threshold, smallest)) * voxel_ml
+            for rate, threshold in options.thresholds_at_rates.items()
+        },
         doubt.volume_ratios if doubt else (),
     )
 

@@ -215,36 +215,37 @@ class FusedMaker(ScoreMaker):
         columns = []
         for start in range(0, len(seen), self.recipe.batch_size):
             columns += self.map_batch(seen[start : start + self.recipe.batch_size])
-        self.blur(columns, seen, stack > 0)
+        self.finish(columns, seen, stack > 0)
         for example, maps in zip(seen, columns, strict=True):
             if example.label in labels:
                 maps[FREE_MAP] = free[example.slice_index - scan[0].slice_index]
                 yield example, maps
 
-    def blur(
+    def finish(
         self,
         columns: Sequence[dict[str, Image]],
         scan: Sequence[LabelledSlice],
         brain: NDArray[np.bool_],
     ) -> None:
-        """Smooth the networks' maps of a scan's slices in place, as their folders say.
+        """Turn the networks' scores in place into logits, smoothed as their folders say.
 
         Args:
-            columns: maps of each slice; those of networks are logits.
+            columns: maps of each slice.
             scan: the slices, all of them where anything is blurred.
             brain: (S, H, W), of the scan from its first slice on.
         """
+        indices = [example.slice_index for example in scan]
         for name, sigma_mm in self.blurs_mm.items():
-            if not sigma_mm:
-                continue
-            indices = [example.slice_index for example in scan]
-            scores = stack_slices([to_scores(maps[name]) for maps in columns], indices)
-            smooth_scores(scores, brain, scan[0].spacing, sigma_mm)
-            for maps, index in zip(columns, indices, strict=True):
-                maps[name] = to_logits(scores[index - indices[0]])
+            if sigma_mm:
+                scores = stack_slices([maps[name] for maps in columns], indices)
+                smooth_scores(scores, brain, scan[0].spacing, sigma_mm)
+                for maps, index in zip(columns, indices, strict=True):
+                    maps[name] = scores[index - indices[0]]
+            for maps in columns:
+                maps[name] = to_logits(maps[name])
 
     def map_batch(self, batch: Sequence[LabelledSlice]) -> list[dict[str, Image]]:
-        """Return the maps of slices that trained networks make."""
+        """Return the maps of slices that trained networks make; those of stage 2 are scores."""
         columns: list[dict[str, Image]] = [{} for _ in batch]
         if HEATMAP in self.names:
             for maps, plane, p in zip(columns, *self.heatmaps.score(batch), strict=True):
@@ -253,7 +254,7 @@ class FusedMaker(ScoreMaker):
         for name, network in self.networks.items():
             planes = predict_slices(*network, images, self.recipe.batch_size, True, views)
             for maps, plane in zip(columns, planes, strict=True):
-                maps[name] = to_logits(plane)
+                maps[name] = plane
         return columns
 
     def locate(self, patient: Patient) -> Iterator[tuple[LabelledSlice, Image]]:
@@ -263,11 +264,6 @@ class FusedMaker(ScoreMaker):
 
     def cut(self, scores: Image) -> tuple[Mask, Mask | None]:
         return self.fusion.cut(scores, np.isfinite(scores))
-
-
-def to_scores(logits: Image) -> Image:
-    """Return the scores of logits, in (0, 1)."""
-    return (1 / (1 + np.exp(-logits))).astype(np.float32)
 
 
 def to_logits(scores: Image) -> Image:

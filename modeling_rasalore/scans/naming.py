@@ -138,7 +138,7 @@ def is_doubtful(path: Path) -> bool:
 def own_words(path: Path) -> list[str]:
     """Return the words of a name that tell neither its sequence nor a mask: whose it is."""
     stem = re.sub(r"[_-]desc-[A-Za-z0-9]+", "", scan_stem(path))  # BIDS: how it was made
-    telling = SEQUENCE_WORDS | CONTRAST_WORDS | BRAIN_WORDS | MASK_WORDS | {"brainmask"}
+    telling = set().union(CONTRAST_WORDS, BRAIN_WORDS, *ROLE_WORDS.values())
     return [word for word in _words(stem) if word not in telling]
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import blobs  # noqa: F401 - puts train/ on the path
 import numpy as np
 import pytest
+from scipy.special import expit
 
 # isort: split
 import small_ddpt
@@ -21,7 +22,7 @@ from modeling_rasalore.data.splits import read_split
 from modeling_rasalore.prediction.free_map import smooth_scores
 from modeling_rasalore.prediction.options import PredictionOptions
 from modeling_rasalore.prediction.saved_options import save_defaults
-from modeling_rasalore.pseudo_masks.fusion import FusedMaker, to_logits, to_scores
+from modeling_rasalore.pseudo_masks.fusion import FusedMaker, to_logits
 from modeling_rasalore.pseudo_masks.makers import make_pseudo_masks
 from modeling_rasalore.pseudo_masks.recipe import PseudoMaskRecipe
 from modeling_rasalore.pseudo_masks.table import MaskTable
@@ -101,7 +102,7 @@ def test_networks_are_blurred_as_their_folders_say_and_heatmaps_stay_out(
     indices = [example.slice_index for example in scan]
     brain = stack_slices([example.image for example in scan], indices) > 0
     every = [maps for _, maps in maker.map_slices(patient, {example.label for example in scan})]
-    scores = stack_slices([to_scores(maps["network 1"]) for maps in every], indices)
+    scores = stack_slices([expit(maps["network 1"]) for maps in every], indices)
     smooth_scores(scores, brain, scan[0].spacing, 4.0)
     for example, maps in both:
         expected = to_logits(scores[example.slice_index - indices[0]])
