@@ -49,8 +49,10 @@ class Wiring:
             api_visibility="undocumented",
         )
         self.show(started.success(lambda: None, None, self.inputs.scan, **QUICK), "show")
-        failed = started.failure(None, None, self.inputs.scan, js="() => null")
-        failed.then(None, None, None, js=call_page("end"))
+        # In one step: once the field is empty, the next scan may be on its way.
+        started.failure(
+            None, None, self.inputs.scan, js="() => { window.page.end(); return null; }"
+        )
 
     def show(self, ready: Any, how: str) -> None:
         """Show the result that is ready, by a function of the page's script."""

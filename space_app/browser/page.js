@@ -32,7 +32,7 @@
     find('#status').textContent = 'Reading and scoring the scan …';
   };
 
-  // A request ended without a result: usually a toast has said why.
+  // A request ended without a result: usually a toast says why.
   const end = () => {
     if (document.body.dataset.state === 'running') {
       fail('The scan could not be analysed, and the server does not say why: try it again.');
