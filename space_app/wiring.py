@@ -85,7 +85,9 @@ class Wiring:
         outputs = [results.result, results.findings, self.outlines]
         follow = QUICK | {"fn": self.handlers.outline, "inputs": self.told, "outputs": outputs}
         chosen = inputs.preset.input(self.handlers.preset, inputs.preset, inputs.threshold, **QUICK)
-        moved = inputs.threshold.input(lambda: None, None, inputs.preset, **QUICK)
+        moved = inputs.threshold.input(
+            lambda: None, None, inputs.preset, **QUICK, trigger_mode="always_last"
+        )
         for told in (
             chosen.success(**follow),
             moved.success(**follow, trigger_mode="always_last"),

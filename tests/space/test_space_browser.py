@@ -87,6 +87,15 @@ def download(page: Any, kind: str, folder: Path) -> Path:
     return path
 
 
+def press_on_threshold(page: Any, key: str) -> None:
+    """Open the threshold's slider and press a key on it."""
+    page.focus("#advanced button")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#threshold input[type=range]")
+    page.focus("#threshold input[type=range]")
+    page.keyboard.press(key)
+
+
 def see_point(page: Any) -> list[float]:
     """Where the crosshair is."""
     return page.evaluate(f"[...{VIEWER}.nv.frac2mm({VIEWER}.nv.scene.crosshairPos)].slice(0, 3)")
@@ -194,9 +203,7 @@ def test_a_real_scan_is_moved_through_and_its_mask_downloaded(
     page.focus("#plane-slice")
     page.keyboard.press("ArrowLeft")
     assert page.inner_text("#slice-label") != before
-    page.click("#advanced >> text=Advanced")
-    page.focus("#threshold input[type=range]")
-    page.keyboard.press("ArrowRight")
+    press_on_threshold(page, "ArrowRight")
     page.wait_for_selector("#summary >> text=above a score of 0.51")
     check_mask(download(page, "mask-nifti", tmp_path), scan, model, 0.51)
 
@@ -267,10 +274,7 @@ def test_the_page_is_used_by_keyboard_alone(page: Any) -> None:
     page.focus("#planes")
     page.keyboard.press("ArrowUp")
     assert see_point(page)[2] > opened[2]
-    page.focus("#advanced button")
-    page.keyboard.press("Enter")
-    page.focus("#threshold input[type=range]")
-    page.keyboard.press("End")
+    press_on_threshold(page, "End")
     page.wait_for_selector("#summary >> text=No anomaly found")
 
 
