@@ -80,6 +80,8 @@
 
   const chooseLayer = (box) => {
     const name = box.dataset.layer;
+    const scores = find('[data-layer=scores]');
+    if (name === 'doubt' && box.checked && scores.checked) scores.click(); // one colour at a time
     if (name === 'doubt' && box.checked && !viewer.hasDoubt) {
       find('#status').textContent = 'Computing the uncertainty of the whole scan …';
       find('#doubt').click(); // the server answers through `doubt`

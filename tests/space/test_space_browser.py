@@ -167,6 +167,7 @@ def test_an_uploaded_scan_is_segmented_and_its_mask_downloaded(
     assert not page.is_visible("#save-mask-dicom")
     page.click("[data-layer=doubt]")
     page.wait_for_function(f"{VIEWER}.hasDoubt")
+    assert not page.is_checked("[data-layer=scores]")  # one colour at a time
     assert left_in(cache) == []
 
 
