@@ -92,6 +92,7 @@ def press_on_threshold(page: Any, key: str) -> None:
     page.focus("#advanced button")
     page.keyboard.press("Enter")
     page.wait_for_selector("#threshold input[type=range]")
+    page.wait_for_timeout(1000)  # Gradio sets what it unfolds once more, milliseconds later
     page.focus("#threshold input[type=range]")
     page.keyboard.press(key)
 
