@@ -95,25 +95,16 @@ def open_model(name: str, revision: str = "main") -> Analyst:
     return Analyst(model, processor, options, presets)
 
 
-def choose_model() -> str:
-    """Return what RASALORE_MODEL names, else the folder of the model that the package brings.
-
-    Raises:
-        ValueError: neither is there, or the package's weights are damaged.
-    """
-    if name := os.environ.get("RASALORE_MODEL"):
-        return name
-    if not has_model():
-        raise ValueError("set it to the repo id or folder of a RASALoRE model (stage 2).")
-    return str(packaged_model())
-
-
 def main() -> None:
-    """Load the model and serve the page."""
+    """Load the model of RASALORE_MODEL, else that of the package, and serve the page."""
+    name = os.environ.get("RASALORE_MODEL", "")
+    if not name and not has_model():
+        sys.exit("Set RASALORE_MODEL to the repo id or folder of a RASALoRE model (stage 2).")
     try:
-        analyst = open_model(choose_model(), os.environ.get("RASALORE_REVISION", "main"))
+        revision = os.environ.get("RASALORE_REVISION", "main")
+        analyst = open_model(name or str(packaged_model()), revision)
     except (ValueError, OSError) as error:
-        sys.exit(f"RASALORE_MODEL: {first_line(error)}")
+        sys.exit(f"{name or 'the model of the package'}: {first_line(error)}")
     handlers = Handlers(analyst)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that the folder goes then, too
     with TemporaryDirectory(prefix="rasalore-") as folder:  # of this app alone, so it can be swept

@@ -36,7 +36,6 @@ from space import SPACE, make_handlers, write_scan
 from modeling_rasalore import __version__
 from modeling_rasalore.evaluation.metrics import dice
 from modeling_rasalore.formats.endings import ALONE, WRITERS
-from modeling_rasalore.packaged import DIGEST_FILE
 from modeling_rasalore.prediction.loading import load_model
 from modeling_rasalore.prediction.options import DEFAULT_OPTIONS, PredictionOptions
 from modeling_rasalore.prediction.saved_options import save_defaults
@@ -50,7 +49,7 @@ from modeling_rasalore.scans.volumes import read_mask, read_volume
 
 pytest.importorskip("gradio")
 from analysis import Analysis, read_scan, say_nothing
-from app import choose_model, open_model
+from app import open_model
 from drawing import draw_slice
 from example_cases import EXAMPLES, RECORD, Case, write_scores
 from findings import locate_findings, position_in_words
@@ -515,25 +514,6 @@ def test_presets_are_those_of_the_calibration_that_fits_the_scores(
     assert source_of(0.5, analyst.presets) == OWN
     assert Handlers(analyst).preset("marks 5 in 100 healthy voxels") == 0.4
     assert Handlers(analyst).threshold_or_usual(None) == 0.7
-
-
-def test_the_model_is_the_given_one_else_that_of_the_package(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("modeling_rasalore.packaged.WEIGHTS", tmp_path / "weights")
-    monkeypatch.setenv("RASALORE_MODEL", "owner/name")
-    assert choose_model() == "owner/name"
-    monkeypatch.delenv("RASALORE_MODEL")
-    with pytest.raises(ValueError, match="set it to the repo id or folder"):
-        choose_model()
-    shutil.copytree(model, tmp_path / "weights")
-    weights = tmp_path / "weights" / "model.safetensors"
-    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
-    (tmp_path / "weights" / DIGEST_FILE).write_text(digest)
-    assert open_model(choose_model()).trained_on == "flair"
-    weights.write_bytes(b"cut off")
-    with pytest.raises(ValueError, match="is damaged"):
-        choose_model()
 
 
 def test_masks_are_made_as_the_models_folder_says(model: Path, tmp_path: Path) -> None:
