@@ -5,14 +5,14 @@ import io
 
 import numpy as np
 from analysis import Analysis
+from numpy.typing import NDArray
 from PIL import Image
 
 from modeling_rasalore.prediction.volume import FloatImage
-from modeling_rasalore.scans.background import brain_of
 from modeling_rasalore.scans.overlays import MASK_COLOUR, SCORE_RAMP, TRUTH_COLOUR, Outline
 
 DOUBT_RAMP = ((20, 60, 160), (80, 240, 255))  # no or full doubt; far from the colours of scores
-LEAST_SPREAD = 1e-3  # standard deviation of a score; a slice with less has no full colour
+LEAST_SPREAD = 1e-3  # standard deviation of a score; where all have less, none has full colour
 
 
 def draw_slice(
@@ -34,14 +34,25 @@ def draw_slice(
     image, view = analysis.images[index], analysis.view
     colours, ramp = analysis.prediction.scores[index], SCORE_RAMP
     if spread is not None:
-        # Of the slice's most uncertain pixels, as a root: trained models doubt little, at edges.
-        most = np.percentile(spread[brain_of(image)], 99) if spread.any() else 0
-        share = (spread / max(float(most), LEAST_SPREAD)).clip(0, 1)
-        colours, ramp = np.sqrt(share), DOUBT_RAMP
+        colours, ramp = scale_spread(spread, image > 0), DOUBT_RAMP
     outlines: list[Outline] = [(mask[index], MASK_COLOUR, 2)]
     if analysis.truth is not None:
         outlines.insert(0, (analysis.truth[index], TRUTH_COLOUR, 3))
     return view.draw(image, colours, outlines, opacity, ramp)
+
+
+def scale_spread(spread: FloatImage, brain: NDArray[np.bool_]) -> FloatImage:
+    """Return how uncertain scores are beside the most uncertain hundredth of them, in [0, 1].
+
+    As a root: trained models doubt little, and that at edges.
+
+    Args:
+        spread: standard deviations of scores, of any shape.
+        brain: of the same shape, which of them count.
+    """
+    most = np.percentile(spread[brain], 99) if spread.any() else 0
+    share: FloatImage = (spread / max(float(most), LEAST_SPREAD)).clip(0, 1)
+    return np.sqrt(share)
 
 
 def inline_picture(picture: Image.Image, words: str) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from analysis import Analysis
+from drawing import scale_spread
 
 from modeling_rasalore.prediction.volume import FloatImage
 from modeling_rasalore.scans.volume_writing import write_nifti
@@ -41,8 +42,8 @@ def pack_outlines(analysis: Analysis, threshold: float) -> Layer:
 
 
 def pack_spread(analysis: Analysis, spread: FloatImage) -> Layer:
-    """Return the uncertainty (S, H, W), of which the highest in the scan has the full colour."""
-    return pack_volume(analysis, np.sqrt(spread / max(float(spread.max()), 1e-3)) * 255)
+    """Return the uncertainty (S, H, W), of which the highest hundredth has the full colour."""
+    return pack_volume(analysis, scale_spread(spread, analysis.images > 0) * 255)
 
 
 def pack_volume(analysis: Analysis, values: np.ndarray) -> Layer:

@@ -49,8 +49,10 @@ class Wiring:
             api_visibility="undocumented",
         )
         self.show(started.success(lambda: None, None, self.inputs.scan, **QUICK), "show")
-        failed = started.failure(None, None, self.inputs.scan, js="() => null")
-        failed.then(None, None, None, js=call_page("end"))
+        # In one step: once the field is empty, the next scan may be on its way.
+        started.failure(
+            None, None, self.inputs.scan, js="() => { window.page.end(); return null; }"
+        )
 
     def show(self, ready: Any, how: str) -> None:
         """Show the result that is ready, by a function of the page's script."""
@@ -83,7 +85,9 @@ class Wiring:
         outputs = [results.result, results.findings, self.outlines]
         follow = QUICK | {"fn": self.handlers.outline, "inputs": self.told, "outputs": outputs}
         chosen = inputs.preset.input(self.handlers.preset, inputs.preset, inputs.threshold, **QUICK)
-        moved = inputs.threshold.input(lambda: None, None, inputs.preset, **QUICK)
+        moved = inputs.threshold.input(
+            lambda: None, None, inputs.preset, **QUICK, trigger_mode="always_last"
+        )
         for told in (
             chosen.success(**follow),
             moved.success(**follow, trigger_mode="always_last"),

@@ -41,7 +41,7 @@ SPACE: dict[str, set[str]] = {
     "thresholds": set(),
     "analysis": {"findings", "thresholds"},
     "drawing": {"analysis"},
-    "layers": {"analysis"},
+    "layers": {"analysis", "drawing"},
     "words": set(),
     "downloads": {"analysis"},
     "example_cases": {"analysis"},

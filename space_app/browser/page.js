@@ -32,7 +32,7 @@
     find('#status').textContent = 'Reading and scoring the scan …';
   };
 
-  // A request ended without a result: usually a toast has said why.
+  // A request ended without a result: usually a toast says why.
   const end = () => {
     if (document.body.dataset.state === 'running') {
       fail('The scan could not be analysed, and the server does not say why: try it again.');
@@ -80,6 +80,8 @@
 
   const chooseLayer = (box) => {
     const name = box.dataset.layer;
+    const scores = find('[data-layer=scores]');
+    if (name === 'doubt' && box.checked && scores.checked) scores.click(); // one colour at a time
     if (name === 'doubt' && box.checked && !viewer.hasDoubt) {
       find('#status').textContent = 'Computing the uncertainty of the whole scan …';
       find('#doubt').click(); // the server answers through `doubt`

@@ -87,6 +87,16 @@ def download(page: Any, kind: str, folder: Path) -> Path:
     return path
 
 
+def press_on_threshold(page: Any, key: str) -> None:
+    """Open the threshold's slider and press a key on it."""
+    page.focus("#advanced button")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#threshold input[type=range]")
+    page.wait_for_timeout(1000)  # Gradio sets what it unfolds once more, milliseconds later
+    page.focus("#threshold input[type=range]")
+    page.keyboard.press(key)
+
+
 def see_point(page: Any) -> list[float]:
     """Where the crosshair is."""
     return page.evaluate(f"[...{VIEWER}.nv.frac2mm({VIEWER}.nv.scene.crosshairPos)].slice(0, 3)")
@@ -158,6 +168,7 @@ def test_an_uploaded_scan_is_segmented_and_its_mask_downloaded(
     assert not page.is_visible("#save-mask-dicom")
     page.click("[data-layer=doubt]")
     page.wait_for_function(f"{VIEWER}.hasDoubt")
+    assert not page.is_checked("[data-layer=scores]")  # one colour at a time
     assert left_in(cache) == []
 
 
@@ -194,9 +205,7 @@ def test_a_real_scan_is_moved_through_and_its_mask_downloaded(
     page.focus("#plane-slice")
     page.keyboard.press("ArrowLeft")
     assert page.inner_text("#slice-label") != before
-    page.click("#advanced >> text=Advanced")
-    page.focus("#threshold input[type=range]")
-    page.keyboard.press("ArrowRight")
+    press_on_threshold(page, "ArrowRight")
     page.wait_for_selector("#summary >> text=above a score of 0.51")
     check_mask(download(page, "mask-nifti", tmp_path), scan, model, 0.51)
 
@@ -267,10 +276,7 @@ def test_the_page_is_used_by_keyboard_alone(page: Any) -> None:
     page.focus("#planes")
     page.keyboard.press("ArrowUp")
     assert see_point(page)[2] > opened[2]
-    page.focus("#advanced button")
-    page.keyboard.press("Enter")
-    page.focus("#threshold input[type=range]")
-    page.keyboard.press("End")
+    press_on_threshold(page, "End")
     page.wait_for_selector("#summary >> text=No anomaly found")
 
 
