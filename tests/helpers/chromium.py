@@ -39,6 +39,7 @@ def visiting(
         page = context.new_page()
         page.goto(address)
         page.wait_for_selector(shown)
+        page.wait_for_selector("text=Loading...", state="detached")  # Gradio's own, a moment longer
         yield page
     finally:
         context.close()

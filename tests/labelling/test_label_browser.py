@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -225,10 +225,13 @@ def test_a_suggestion_is_off_until_it_is_asked_for_and_then_recorded(
 def test_a_server_that_ended_is_said(browser: Any, tmp_path: Path) -> None:
     table = tmp_path / "slice_labels.csv"
     patients = make_patients(tmp_path / "scans")
-    with served(patients, table) as address, visit(browser, address) as page:
+    with (
+        ExitStack() as server,
+        visit(browser, server.enter_context(served(patients, table))) as page,
+    ):
         page.keyboard.press("s")
         page.wait_for_selector("#status >> text=A lesion begins")
-        page.route("**/label/press", lambda route: route.abort())
+        server.close()
         page.keyboard.press("e")
         page.wait_for_selector("#problem >> text=The server does not answer")
     assert read(table) == {"ann": {2: 1}}

@@ -91,10 +91,12 @@ def press_on_threshold(page: Any, key: str) -> None:
     """Open the threshold's slider and press a key on it."""
     page.focus("#advanced button")
     page.keyboard.press("Enter")
-    page.wait_for_selector("#threshold input[type=range]")
-    page.wait_for_timeout(1000)  # Gradio sets what it unfolds once more, milliseconds later
-    page.focus("#threshold input[type=range]")
-    page.keyboard.press(key)
+    slider = page.wait_for_selector("#threshold input[type=range]")
+    before = slider.input_value()
+    while slider.input_value() == before:  # Gradio sets what it unfolds once more
+        slider.focus()
+        page.keyboard.press(key)
+        page.wait_for_timeout(1000)
 
 
 def see_point(page: Any) -> list[float]:
