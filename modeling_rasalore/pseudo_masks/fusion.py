@@ -6,9 +6,11 @@ their scale and the two levels between which nobody knows; no pixel label is use
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 from tqdm import tqdm
@@ -21,7 +23,7 @@ from ..prediction.saved_options import read_defaults
 from ..prediction.volume import predict_slices
 from ..scans.background import brain_of
 from .recipe import PseudoMaskRecipe
-from .sources import HeatmapMaker, Image, ScoreMaker
+from .sources import HeatmapMaker, Image, ScoreMaker, segmenter_facts
 from .table import Mask
 
 FREE_MAP, HEATMAP = "free_map", "heatmap"
@@ -177,21 +179,26 @@ class FusedMaker(ScoreMaker):
     """
 
     def __init__(self, recipe: PseudoMaskRecipe, training: Sequence[Patient]):
-        self.heatmaps = HeatmapMaker(recipe)
-        super().__init__(recipe, self.heatmaps.model.device)
+        self.heatmaps = HeatmapMaker(replace(recipe, segmenter="")) if recipe.fuse_heatmap else None
         self.networks = {f"network {n}": load_model(f) for n, f in enumerate(recipe.fuse, 1)}
+        loaded: list[tuple[Any, Any]] = [*self.networks.values()]
+        if self.heatmaps:
+            loaded.insert(0, (self.heatmaps.model, self.heatmaps.processor))
+        super().__init__(recipe, loaded[0][0].device if loaded else torch.device("cpu"))
         self.blurs_mm = {
             name: read_defaults(folder).get("smooth_mm", 0.0)
             for name, folder in zip(self.networks, recipe.fuse, strict=True)
         }
-        processors = [self.heatmaps.processor, *(p for _, p in self.networks.values())]
-        self.see = next((processor.see for processor in processors if processor.see), None)
+        self.see = next((processor.see for _, processor in loaded if processor.see), None)
         self.polarity = polarity_of(recipe.data.modality)
-        self.names = (*([HEATMAP] if recipe.fuse_heatmap else []), *self.networks, FREE_MAP)
+        self.names = (*([HEATMAP] if self.heatmaps else []), *self.networks, FREE_MAP)
         evidence = self.collect(training)
         self.fusion: Fusion = fit_fusion(self.names, evidence, recipe.equal_weights)
-        self.facts = {"networks": list(recipe.fuse), **asdict(self.fusion)} | {
-            key: self.heatmaps.facts[key] for key in ("heatmap", "segmenter", "stand_in")
+        self.facts = {
+            "networks": list(recipe.fuse),
+            **asdict(self.fusion),
+            "heatmap": self.heatmaps and self.heatmaps.model.config.heatmap,
+            **segmenter_facts(recipe, self.segmenter),
         }
 
     def collect(self, patients: Sequence[Patient]) -> Iterator[SliceEvidence]:
@@ -247,7 +254,7 @@ class FusedMaker(ScoreMaker):
     def map_batch(self, batch: Sequence[LabelledSlice]) -> list[dict[str, Image]]:
         """Return the maps of slices that trained networks make; those of stage 2 are scores."""
         columns: list[dict[str, Image]] = [{} for _ in batch]
-        if HEATMAP in self.names:
+        if self.heatmaps:
             for maps, plane, p in zip(columns, *self.heatmaps.score(batch), strict=True):
                 maps[HEATMAP] = np.float32(p) * plane
         images, views = [e.image for e in batch], [e.seen for e in batch]
