@@ -18,7 +18,7 @@ from cases import generated_patient, make_masks
 from modeling_rasalore import RasaloreConfig, RasaloreImageProcessor, RasaloreModel
 from modeling_rasalore.data.layouts import find_patients
 from modeling_rasalore.data.shard_writing import SliceChoice, write_manifest, write_part
-from modeling_rasalore.precision import choose_precision
+from modeling_rasalore.precision import choose_precision, computing_in
 from modeling_rasalore.recipes import load_recipe, preset_folder
 from modeling_rasalore.training.examples import choose_training, collate_masked, prepare_masked
 from modeling_rasalore.training.slice_loader import SliceLoader
@@ -193,7 +193,7 @@ def time_epoch(preset: str, device: torch.device, amount: Amount, folder: Path) 
             break
         for _, size, batch in step.pieces:
             batch = {name: value.to(device) for name, value in batch.items()}
-            with torch.autocast(device.type, torch.bfloat16, enabled=chosen == "bfloat16"):
+            with computing_in(chosen, network):
                 loss = losses(network, batch, 0)["loss"]
             loss.backward()
             slices += size
