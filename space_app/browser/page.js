@@ -136,6 +136,7 @@
 
   const drawNow = async (layers) => {
     find('#truth-layer').hidden = !layers.has_truth;
+    find('#doubt-layer').hidden = !layers.draws_noise;
     find('#save-mask-dicom').hidden = !layers.from_dicom;
     for (const box of document.querySelectorAll('[data-layer]')) {
       box.checked = box.dataset.layer !== 'doubt';
