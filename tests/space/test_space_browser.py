@@ -338,7 +338,7 @@ def test_a_preset_marks_exactly_what_its_calibrated_threshold_does(
     for path in model.iterdir():
         (folder / path.name).write_bytes(path.read_bytes())
     (folder / "calibration.json").write_text(json.dumps(calibration))
-    with serving(folder, tmp_path / "cache") as address, visit(browser, address) as page:
+    with serving(tmp_path / "cache", folder) as address, visit(browser, address) as page:
         upload(page, write_scan(tmp_path / "patient.nii.gz"))
         see(page, "patient.nii.gz")
         for rate, threshold in rates.items():
