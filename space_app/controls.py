@@ -73,16 +73,16 @@ def place_upload(label: str, name: str, height: int) -> gr.File:
 
 def place_reading(models: Models) -> tuple[gr.File, gr.Radio, gr.Radio]:
     """Put what may be said of a scan before it is given: where its brain is, which model."""
-    with gr.Accordion("Whole head, or another model", open=False, elem_id="reading"):
+    several = len(models.titles) > 1
+    with gr.Accordion("Brain mask" + " and model" * several, open=False, elem_id="reading"):
         gr.Markdown("Choose before you give the scan.")
-        brain_mask = place_upload("Brain mask, on the scan's grid", "brain-mask", 120)
+        brain_mask = place_upload("Brain mask", "brain-mask", 120)
         strip = gr.Radio(
             models.ways,
             value=REFUSE,
             label="If the scan shows more than a brain",
             elem_id="strip",
         )
-        several = len(models.titles) > 1
         model = gr.Radio(
             models.titles, value=models.titles[0], label="Model", visible=several, elem_id="model"
         )

@@ -123,8 +123,11 @@ def tell_ways(ways: Sequence[str]) -> str:
 def say_here(error: ValueError, path: Path, brain_mask: Path | None = None) -> str:
     """Return an error's sentence without folders and without options of the command line."""
     sentence = str(error).splitlines()[0]
-    for file in filter(None, (path, brain_mask)):
-        sentence = sentence.replace(str(file), file.name).replace(f"{file.parent}/", "")
+    files = [file for file in (brain_mask, path) if file]
+    for file in files:
+        sentence = sentence.replace(str(file), file.name)
+    for file in files:
+        sentence = sentence.replace(f"{file.parent}/", "")
     sentence = translate(sentence)
     if " --" in sentence or "(--" in sentence:
         sentence += " Options are of the command line: here, upload a file with one scan."

@@ -16,7 +16,9 @@
     const message = find('#message');
     message.textContent = text;
     message.hidden = !text;
-    if (text) message.focus();
+    if (!text) return;
+    message.focus({ preventScroll: true });
+    message.scrollIntoView({ block: 'center' });
   };
 
   // An error of a scan ends its run; the result of the scan before is gone already.

@@ -87,7 +87,7 @@ def test_the_viewer_gets_all_layers_cut_to_the_brain_where_they_lie_in_the_world
 
 
 def test_an_analysis_is_looked_at_without_a_scan_of_someone_else(handlers: Handlers) -> None:
-    assert handlers.show(None, 0.5) == ("", "", None)
+    assert handlers.show(None, None, 0.5)[:3] == ("", "", None)
     assert handlers.outline(None, 0.5) == ("", "", None)
     assert handlers.describe(None, 0.5) == ("", "")
     assert handlers.pack(None, 0.5, MASK) is handlers.doubt(None) is None

@@ -132,10 +132,7 @@ def test_a_model_that_was_chosen_for_another_sequence_is_told_in_red(
 def test_a_name_that_the_image_contradicts_is_told_in_red(both: Handlers, tmp_path: Path) -> None:
     path = write_slices(tmp_path / "p1_flair.nii.gz", make_brain(21, "t2"))
     (reason,) = both.models.read(path)[1].source["unfit_because"]
-    assert (
-        reason
-        == "its image looks like a t2, but its name says flair; check which of them is right."
-    )
+    assert reason.startswith("its image looks like a t2, but its name says flair; check which")
 
 
 def test_of_a_zip_of_several_series_the_one_that_a_model_reads_is_taken(
