@@ -8,11 +8,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-from chromium import IN_CHROMIUM, browsing, visiting
+from chromium import IN_CHROMIUM
 from crafted_headers import REFUSED
 from dicom_files import write_series, zip_series
-from heads import make_brain, make_head, write_slices
-from space import AFFINE, left_in, save_model, serving, write_scan
+from space import AFFINE, left_in, serving, write_scan
+from space_pages import (
+    DRAWN,
+    SIZES,
+    browsing_with_webgl,
+    open_example,
+    read_error,
+    see,
+    upload,
+    violations,
+    visit,
+)
 
 from modeling_rasalore.prediction.loading import describe_model, load_model
 from modeling_rasalore.prediction.options import PredictionOptions
@@ -20,8 +30,6 @@ from modeling_rasalore.prediction.volume import predict_volume
 from modeling_rasalore.scans.volumes import read_mask, read_volume
 
 pytestmark = IN_CHROMIUM
-SIZES = [(1280, 800), (1920, 1080), (390, 844)]
-DRAWN = "body[data-state='result'] #planes[data-volumes]"
 VIEWER = "document.querySelector('#planes').viewer"
 NO_WEBGL = """const get = HTMLCanvasElement.prototype.getContext;
 HTMLCanvasElement.prototype.getContext = function (kind, ...others) {
@@ -31,15 +39,8 @@ HTMLCanvasElement.prototype.getContext = function (kind, ...others) {
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    with browsing(
-        "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist"
-    ) as browser:
+    with browsing_with_webgl() as browser:
         yield browser
-
-
-def visit(browser: Any, address: str, size: tuple[int, int] = SIZES[0]) -> Any:
-    """A page in a browser session of its own."""
-    return visiting(browser, address, "#scan", size)
 
 
 @pytest.fixture
@@ -57,27 +58,6 @@ def example(browser: Any, address: str, request: pytest.FixtureRequest) -> Itera
         assert violations(page) == set()
         open_example(page)
         yield page
-
-
-def upload(page: Any, scan: Path) -> None:
-    page.set_input_files("#scan input[type=file]", str(scan))
-
-
-def see(page: Any, name: str) -> None:
-    """Wait until the result of a file is drawn."""
-    page.wait_for_selector(f"#summary >> text={name}")
-    page.wait_for_selector(DRAWN)
-
-
-def open_example(page: Any, title: str = "Small tumour") -> None:
-    page.click(f"#examples >> text={title}")
-    page.wait_for_selector("#result .example")
-    page.wait_for_selector(DRAWN)
-
-
-def read_error(page: Any) -> str:
-    """What the page says is wrong."""
-    return page.wait_for_selector("#message:not([hidden])").inner_text()
 
 
 def download(page: Any, kind: str, folder: Path) -> Path:
@@ -111,17 +91,6 @@ def check_mask(path: Path, scan: Path, model: Path, threshold: float) -> None:
     expected = predict_volume(*network, volume, PredictionOptions(threshold=threshold)).mask
     assert 0 < expected.sum() < expected.size
     assert np.array_equal(read_mask(path, volume), expected)
-
-
-def violations(page: Any) -> set[tuple[str, str]]:
-    """Rule of axe and element, for what is moderate or worse."""
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright")
-    return {
-        (rule["id"], node["html"][:200])
-        for rule in axe.Axe().run(page).response["violations"]
-        for node in rule["nodes"]
-        if rule["impact"] != "minor"
-    }
 
 
 # --- At each size of a screen ---------------------------------------------------------------------
@@ -211,68 +180,6 @@ def test_a_real_scan_is_moved_through_and_its_mask_downloaded(
     press_on_threshold(page, "ArrowRight")
     page.wait_for_selector("#summary >> text=above a score of 0.51")
     check_mask(download(page, "mask-nifti", tmp_path), scan, model, 0.51)
-
-
-def test_a_scan_of_another_sequence_is_told_in_red_above_its_numbers(
-    page: Any, tmp_path: Path
-) -> None:
-    upload(page, write_scan(tmp_path / "patient_t2.nii.gz"))
-    see(page, "patient_t2.nii.gz")
-    assert "trained on flair, but the scan is t2" in page.inner_text(".unfit")
-    block, headline = (page.locator(name).bounding_box() for name in (".unfit", "#headline"))
-    assert block["y"] + block["height"] <= headline["y"]
-    assert violations(page) == set()
-
-
-def test_a_head_is_refused_and_read_once_its_mask_is_given_first(
-    page: Any, cache: Path, tmp_path: Path
-) -> None:
-    head = write_slices(tmp_path / "p1_flair.nii.gz", make_head(21, "flair"))
-    brain = (make_brain(21, "flair") > 0).astype(np.uint8)
-    upload(page, head)
-    assert "as a head with skull has" in (words := read_error(page))
-    assert "give a mask of the brain with the scan" in words and "--" not in words
-    assert not page.is_visible("#results")
-    page.click("#reading button")
-    page.set_input_files(
-        "#brain-mask input[type=file]", str(write_slices(tmp_path / "brain.nii.gz", brain))
-    )
-    page.wait_for_selector("#brain-mask >> text=brain")
-    page.wait_for_selector("#brain-mask .filename")
-    assert violations(page) == set()
-    upload(page, head)
-    see(page, "p1_flair.nii.gz")
-    page.click("#summary summary")
-    assert "told by the mask brain.nii.gz" in page.inner_text("#summary")
-    page.wait_for_selector("#brain-mask input[type=file]", state="attached")  # for another head
-    assert left_in(cache) == []
-    assert violations(page) == set()
-
-
-def test_a_t2_is_recognised_read_by_its_model_and_has_its_thresholds(
-    browser: Any, tmp_path: Path
-) -> None:
-    models = [save_model(tmp_path / name, name) for name in ("flair", "t2")]
-    rates = {"unit": "voxels", "rate": 0.01, "promise": "so it is"}
-    for folder, threshold in zip(models, (0.3, 0.6), strict=True):
-        network, _ = load_model(str(folder), device="cpu")
-        weights = describe_model(network)["weights_sha256"]
-        stored = {"weights_sha256": weights, "thresholds": [rates | {"threshold": threshold}]}
-        (folder / "calibration.json").write_text(json.dumps(stored))
-    with serving(tmp_path / "cache", *models) as address, visit(browser, address) as page:
-        assert "Reads FLAIR or T2 scans" in page.inner_text("#introduction")
-        for sequence, at in (("flair", "0.30"), ("t2", "0.60")):
-            scan = write_slices(tmp_path / f"{at}.nii.gz", make_brain(21, sequence))
-            upload(page, scan)
-            see(page, scan.name)
-            told = page.inner_text("#summary")
-            assert f"{sequence.upper()} (its image looks like a {sequence})" in told
-            assert f"read by {sequence} · marked above a score of {at}" in told
-            assert page.is_checked("#preset >> text=marks 1 in 100 healthy voxels")
-            page.wait_for_selector("#scan input[type=file]", state="attached")
-        upload(page, write_slices(tmp_path / "scan.nii.gz", make_brain(21, "t1")))
-        assert "the models read FLAIR and T2, but its image looks like a t1" in read_error(page)
-        assert not page.is_visible("#results")
 
 
 def test_twenty_bad_files_show_one_line_each_and_the_app_lives_on(

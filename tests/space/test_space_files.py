@@ -55,18 +55,20 @@ def test_the_app_serves_the_models_that_are_named_on_the_port_that_is_named(
         "PYTHONPATH": str(SPACE.parent),
     }
     words = [sys.executable, str(SPACE / "app.py")]
-    with subprocess.Popen(words, env=told, cwd=tmp_path, stdout=subprocess.DEVNULL) as app:
+    with subprocess.Popen(words, env=told, cwd=tmp_path, stdout=subprocess.DEVNULL) as running:
         try:
-            page = ask_until_it_answers(f"http://127.0.0.1:{port}/config", app)
+            page = ask_until_it_answers(f"http://127.0.0.1:{port}/config", running)
         finally:
-            app.terminate()
+            running.terminate()
     assert "**FLAIR** or **T2**" in page
 
 
-def ask_until_it_answers(address: str, app: subprocess.Popen[bytes], seconds: float = 120) -> str:
+def ask_until_it_answers(
+    address: str, running: subprocess.Popen[bytes], seconds: float = 120
+) -> str:
     """What a server answers once it runs."""
     end = time.monotonic() + seconds
-    while app.poll() is None and time.monotonic() < end:
+    while running.poll() is None and time.monotonic() < end:
         try:
             return httpx.get(address).raise_for_status().text
         except httpx.HTTPError:
@@ -78,6 +80,6 @@ def test_a_model_that_cannot_be_read_ends_the_app_with_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RASALORE_MODEL", str(tmp_path))
-    with pytest.raises(SystemExit, match="needs a folder with a config.json") as ended:
+    with pytest.raises(SystemExit, match=r"needs a folder with a config\.json") as ended:
         app.main()
     assert "\n" not in str(ended.value)
