@@ -1,8 +1,8 @@
 """Compute on a GPU where the Space is lent one for each request; elsewhere nothing changes.
 
 On ZeroGPU hardware a function that needs the GPU is marked with `spaces.GPU`; it then runs in a
-process of its own, so its arguments and what it returns must pickle. The package `spaces` is there
-on every Gradio Space, and its mark does nothing on other hardware.
+process of its own, so its arguments and what it returns must pickle. Such Spaces come with the
+package `spaces`, whose mark does nothing on other hardware.
 """
 
 from collections.abc import Callable

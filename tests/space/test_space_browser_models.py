@@ -72,16 +72,23 @@ def test_a_head_is_refused_and_read_once_its_mask_is_given_first(
     assert violations(page) == set()
 
 
+def calibrate(folder: Path, thresholds: dict[float, float]) -> None:
+    """Save thresholds for rates of healthy voxels beside a model."""
+    network, _ = load_model(str(folder), device="cpu")
+    entry = {"unit": "voxels", "promise": "so it is"}
+    stored = {
+        "weights_sha256": describe_model(network)["weights_sha256"],
+        "thresholds": [entry | {"rate": r, "threshold": t} for r, t in thresholds.items()],
+    }
+    (folder / "calibration.json").write_text(json.dumps(stored))
+
+
 def test_a_t2_is_recognised_read_by_its_model_and_has_its_thresholds(
     browser: Any, tmp_path: Path
 ) -> None:
     models = [save_model(tmp_path / name, name) for name in ("flair", "t2")]
-    rates = {"unit": "voxels", "rate": 0.01, "promise": "so it is"}
-    for folder, threshold in zip(models, (0.3, 0.6), strict=True):
-        network, _ = load_model(str(folder), device="cpu")
-        weights = describe_model(network)["weights_sha256"]
-        stored = {"weights_sha256": weights, "thresholds": [rates | {"threshold": threshold}]}
-        (folder / "calibration.json").write_text(json.dumps(stored))
+    for folder, thresholds in zip(models, ({0.01: 0.3}, {0.01: 0.6, 0.05: 0.4}), strict=True):
+        calibrate(folder, thresholds)
     with serving(tmp_path / "cache", *models) as address, visit(browser, address) as page:
         assert "Reads FLAIR or T2 scans" in page.inner_text("#introduction")
         for sequence, at in (("flair", "0.30"), ("t2", "0.60")):
@@ -93,6 +100,8 @@ def test_a_t2_is_recognised_read_by_its_model_and_has_its_thresholds(
             assert f"read by {sequence} · marked above a score of {at}" in told
             assert page.is_checked("#preset >> text=marks 1 in 100 healthy voxels")
             page.wait_for_selector("#scan input[type=file]", state="attached")
+        page.check("#preset >> text=marks 5 in 100 healthy voxels")  # of the second model alone
+        page.wait_for_selector("#summary >> text=marked above a score of 0.40")
         upload(page, write_slices(tmp_path / "scan.nii.gz", make_brain(21, "t1")))
         assert "the models read FLAIR and T2, but its image looks like a t1" in read_error(page)
         assert not page.is_visible("#results")
