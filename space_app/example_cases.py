@@ -85,7 +85,7 @@ class Cases:
     def analyst_of(self, title: str) -> Analyst:
         """Return the model of a case: one that reads its sequence, else the first."""
         sequence = sequence_of(scan_stem(Path(self.cases[title].scan)))
-        return self.models.open(self.models.offer_for([sequence]) or self.models.first)
+        return self.models.open(self.models.offer_for([sequence or ""]) or self.models.first)
 
     def analyse(self, title: str, tell: Tell) -> Analysis:
         """Return the analysis of a case."""

@@ -55,8 +55,10 @@ class Handlers:
                 raise ValueError(f"Choose a scan first; its file ends in one of {ENDINGS}.")
             with ExitStack() as stack:
                 path = stack.enter_context(self.uploads.reading(scan))
-                mask = brain_mask and stack.enter_context(self.uploads.reading(brain_mask))
-                offer, read = self.models.read(path, model, mask or None, strip)
+                mask = None
+                if brain_mask is not None:
+                    mask = stack.enter_context(self.uploads.reading(brain_mask))
+                offer, read = self.models.read(path, model, mask, strip)
             analyst = self.models.open(offer)
             at = settle_threshold(analyst.options, analyst.presets, preset, threshold)
             return analyst.analyse(read, at, progress)
@@ -82,7 +84,7 @@ class Handlers:
             "from_dicom": bool(analysis.scan.slice_headers),
             "draws_noise": analyst.draws_noise,
         }
-        words = [preset.words for preset in analyst.presets]
+        words = [p.words for p in analyst.presets]
         chosen = next((p.words for p in analyst.presets if p.threshold == at), None)
         radio = gr.Radio(words, value=chosen)
         return *self.describe(analysis, at), shown, radio, at

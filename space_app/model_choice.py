@@ -1,7 +1,7 @@
 """Offer models by the sequences that they read, and open each when a scan first needs it."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from modeling_rasalore.prediction.loading import load_model, name_folder
 from modeling_rasalore.prediction.options import DEFAULT_OPTIONS
 from modeling_rasalore.prediction.saved_options import complete_options
 from modeling_rasalore.remote_files import read_model_config
+from modeling_rasalore.scans.naming import Statement
 from modeling_rasalore.scans.volumes import Volume
 
 BY_SEQUENCE = "by the scan's sequence"
@@ -67,7 +68,7 @@ class Models:
         """What can be asked for; of several models, the scan may choose."""
         return [BY_SEQUENCE] * (len(self.offers) > 1) + list(self.offers)
 
-    def offer_for(self, sequences: Sequence[str | None]) -> Offer | None:
+    def offer_for(self, sequences: Collection[str]) -> Offer | None:
         """Return the first model that reads one of these sequences; None where none does."""
         return next((o for o in self.offers.values() if o.sequence in sequences), None)
 
@@ -100,7 +101,7 @@ class Models:
         offer = self._asked(title or self.titles[0])
         trained_on = offer.sequence if offer else pick_series(path, self.sequences)
         scan = read_scan(path, trained_on, brain_mask, strip, self.ways)
-        return offer or self._fitting(scan.volume), scan
+        return (offer, scan) if offer else self._choose_for(scan)
 
     def _asked(self, title: str) -> Offer | None:
         """Return the model of a title; None where the scan chooses."""
@@ -108,24 +109,37 @@ class Models:
             raise ValueError(f"model must be one of {', '.join(self.titles)}, got {title}.")
         return self.offers.get(title)
 
-    def _fitting(self, volume: Volume) -> Offer:
-        """Return the model that reads a scan, by its name and header, else by its image."""
-        name, reads = volume.path.name, " and ".join(s.upper() for s in self.sequences)
-        sequences, words = {volume.sequence}, volume.sequence_source
-        if volume.sequence is None:
-            image = recognise_sequence(volume)
-            if image is None:
-                raise ValueError(
-                    f"{name}: neither name nor header nor image tells the scan's sequence, and "
-                    f"the models read {reads}; choose the model yourself if it is one of these."
-                )
-            sequences, words = set(image.fits), image.words
-        offer = self.offer_for([*sequences])
+    def _choose_for(self, scan: Scan) -> tuple[Offer, Scan]:
+        """Return the model that reads a scan, and the scan, with a note where its image told.
+
+        Raises:
+            ValueError: the sequence is not told, or not read.
+        """
+        told, by_image = tell_sequence(scan.volume)
+        name, reads = scan.volume.path.name, " and ".join(s.upper() for s in self.sequences)
+        if told is None:
+            raise ValueError(
+                f"{name}: neither name nor header nor image tells the scan's sequence, and the "
+                f"models read {reads}; choose the model yourself if it is one of these."
+            )
+        offer = self.offer_for(told.fits)
         if offer is None:
             raise ValueError(
-                f"{name}: the models read {reads}, but {words}; give a scan of one of these."
+                f"{name}: the models read {reads}, but {told.words}; give a scan of one of these."
             )
-        return offer
+        note = f"{told.words}, and nothing else tells; choose the model if that is wrong."
+        warnings = [*scan.source["warnings"], *[note] * by_image]
+        return offer, replace(scan, source=scan.source | {"warnings": warnings})
+
+
+def tell_sequence(volume: Volume) -> tuple[Statement | None, bool]:
+    """Return what tells a scan's sequence, None where nothing does; and whether its image does."""
+    image = recognise_sequence(volume)
+    if image is not None and volume.sequence_source in ("", image.words):
+        return image, True
+    if volume.sequence is None:
+        return None, False
+    return Statement(volume.sequence_source, frozenset({volume.sequence})), False
 
 
 def open_model(name: str, revision: str = "main") -> Analyst:

@@ -82,6 +82,7 @@ def test_the_name_of_a_scan_chooses_its_model(
 ) -> None:
     offer, scan = both.models.read(write_scan(tmp_path / f"p1_{sequence}.nii.gz"))
     assert (offer.title, scan.source["unfit_because"]) == (sequence, [])
+    assert "nothing else tells" not in " ".join(scan.source["warnings"])
 
 
 @pytest.mark.parametrize("sequence", ["flair", "t2"])
@@ -93,6 +94,7 @@ def test_the_image_of_a_scan_chooses_its_model_where_nothing_else_tells(
     analysis = both.models.open(offer).analyse(scan, 0.5, say_nothing)
     told = both.describe(analysis, 0.5)[0]
     assert f"{sequence.upper()} (its image looks like a {sequence}) · read by {sequence}" in told
+    assert "nothing else tells; choose the model if that is wrong." in told
 
 
 def test_a_sequence_that_no_model_reads_is_refused_by_name_and_by_image(
