@@ -56,6 +56,7 @@ def test_a_head_is_refused_and_read_once_its_mask_is_given_first(
     assert "as a head with skull has" in (words := read_error(page))
     assert "give a mask of the brain with the scan" in words and "--" not in words
     assert not page.is_visible("#results")
+    page.wait_for_selector("#scan input[type=file]", state="attached")  # both fields are empty
     page.click("#reading button")
     page.set_input_files(
         "#brain-mask input[type=file]", str(write_slices(tmp_path / "brain.nii.gz", brain))
