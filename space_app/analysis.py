@@ -5,65 +5,40 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from math import prod
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from findings import Box, locate_findings
+from gpu import move_to_accelerator, on_gpu
+from scan_reading import Report, Scan
 from thresholds import Preset, usual_preset
 
 from modeling_rasalore.evaluation.metrics import dice
 from modeling_rasalore.prediction.loading import describe_model
 from modeling_rasalore.prediction.options import DEFAULT_OPTIONS, PredictionOptions
-from modeling_rasalore.prediction.outputs import compose_summary, describe_input
+from modeling_rasalore.prediction.outputs import compose_summary
 from modeling_rasalore.prediction.scoring import MIRRORED
-from modeling_rasalore.prediction.uncertainty import (
-    draw_doubt,
-    has_value_noise,
-    predict_uncertainty,
-)
+from modeling_rasalore.prediction.uncertainty import has_value_noise, predict_uncertainty
 from modeling_rasalore.prediction.volume import (
     FloatImage,
     VolumePrediction,
+    free_map_offsets,
     mask_above,
     predict_volume,
-    require_brain,
 )
-from modeling_rasalore.scans import reading
-from modeling_rasalore.scans.background import index_box
-from modeling_rasalore.scans.dicom import read_sources
+from modeling_rasalore.scans.background import BrainSlices, index_box
 from modeling_rasalore.scans.naming import scan_stem
 from modeling_rasalore.scans.overlays import SliceView
-from modeling_rasalore.scans.volumes import ScanFacts, Volume
+from modeling_rasalore.scans.volumes import Volume
 
-MAX_VOXELS = 30_000_000  # a BraTS scan has 9 million; each takes 8 bytes in a session
 WIDTH = 512  # of a slice's picture in pixels
 NOISE_SAMPLES = 8
 
-Report = dict[str, Any]
 Tell = Callable[..., Any]  # as gr.Progress: (done, total) and a sentence
 
 
 def say_nothing(*_: Any, **__: Any) -> None:
     """Take a progress that nobody looks at."""
-
-
-@dataclass(frozen=True, eq=False)
-class Scan:
-    """A scan in memory, whose file may be gone.
-
-    Attributes:
-        volume: as read.
-        images: (S, H, W) float32, its slices with background 0.
-        source: what a report says about the file.
-        slice_headers: of a DICOM series, which a segmentation of it refers to.
-    """
-
-    volume: Volume
-    images: FloatImage
-    source: Report
-    slice_headers: Sequence[Any] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +50,7 @@ class Analysis:
         view: how its slices are drawn.
         brain: the box that holds all of it, in the slice frame.
         prediction: at the threshold that was asked for first.
-        options: what made the scores; small parts are removed of every mask.
+        analyst: whose model made the scores, and says how small the parts of a mask may be.
         seconds: that scoring took; 0 where the scores were stored.
         truth: (S, H, W) uint8, where the lesion is known to be; None where it is not.
         told: what an example is, in a sentence.
@@ -85,7 +60,7 @@ class Analysis:
     view: SliceView
     brain: Box
     prediction: VolumePrediction
-    options: PredictionOptions = DEFAULT_OPTIONS
+    analyst: "Analyst"
     seconds: float = 0.0
     truth: np.ndarray | None = None
     told: str = ""
@@ -95,14 +70,14 @@ class Analysis:
         cls,
         scan: Scan,
         prediction: VolumePrediction,
-        options: PredictionOptions,
+        analyst: "Analyst",
         seconds: float = 0.0,
     ) -> "Analysis":
         """Return the analysis of a scan whose scores are known."""
         view = SliceView.of(scan.images, scan.volume.spacing[1:], WIDTH)
         brain = index_box((scan.images > 0).view(np.uint8))
         assert brain is not None  # a scan without one was refused
-        return cls(scan, view, brain, prediction, options, seconds)
+        return cls(scan, view, brain, prediction, analyst, seconds)
 
     @property
     def images(self) -> FloatImage:
@@ -111,7 +86,7 @@ class Analysis:
 
     def at(self, threshold: float) -> VolumePrediction:
         """Return the prediction with its mask at another threshold in [0, 1]."""
-        smallest = self.options.smallest_ml * 1000 / self.prediction.voxel_mm3
+        smallest = self.analyst.options.smallest_ml * 1000 / self.prediction.voxel_mm3
         mask = mask_above(self.prediction.scores, threshold, smallest)
         return replace(self.prediction, mask=mask, threshold=threshold)
 
@@ -153,35 +128,72 @@ class Analyst:
         self.draws_noise = has_value_noise(model)
         self.trained_on: str | None = getattr(model.config, "modality", None)
         self._lock = threading.Lock()
+        self._predict = on_gpu(self.predict_where_computed)
+        self._draw = on_gpu(self.draw_where_computed)
 
     def analyse(self, scan: Scan, threshold: float, tell: Tell) -> Analysis:
         """Return the scores of a scan; `tell` learns how far it is."""
         options = replace(self.options, threshold=threshold)
         tell(0, "waiting for the model")
-        count = int(scan.images.any(axis=(1, 2)).sum())
-        passes = len(MIRRORED) if options.flips else 1
-        with self._lock, counting_slices(self.model, count, passes, tell):
+        with self._lock:
             start = time.monotonic()
-            prediction = predict_volume(
-                self.model, self.processor, scan.volume, options, self.facts
-            )
+            prediction = self._predict(scan.volume, options, count_slices(scan), tell)
             seconds = round(time.monotonic() - start, 2)
-        return Analysis.of(scan, prediction, options, seconds)
+        return Analysis.of(scan, prediction, self, seconds)
+
+    def whole_uncertainty(self, analysis: Analysis) -> FloatImage:
+        """Return the spread of all scores under the model's noise, (S, H, W) in [0, 0.5].
+
+        It is that of `rasalore predict --noise-samples 8`.
+        """
+        options = replace(self.options, noise_samples=NOISE_SAMPLES)
+        scan = analysis.scan
+        with self._lock:
+            prediction = self._predict(scan.volume, options, count_slices(scan), say_nothing)
+        assert prediction.spread is not None  # noise was drawn
+        return prediction.spread
 
     def uncertainty(self, analysis: Analysis, index: int) -> FloatImage:
         """Return the spread of one slice's scores under the model's noise, (H, W) in [0, 0.5]."""
         with self._lock:
-            images, see = analysis.images, self.processor.see
-            view = see(images, analysis.scan.volume.spacing)[index] if see else None
-            return predict_uncertainty(
-                self.model, self.processor, images[index], samples=NOISE_SAMPLES, view=view
-            )
+            return self._draw(analysis.scan.volume, index)
 
-    def whole_uncertainty(self, analysis: Analysis) -> FloatImage:
-        """Return the spread of all scores under the model's noise, (S, H, W) in [0, 0.5]."""
-        options = replace(self.options, noise_samples=NOISE_SAMPLES)
-        with self._lock:
-            return draw_doubt(self.model, self.processor, analysis.scan.volume, options).spread
+    def predict_where_computed(
+        self, volume: Volume, options: PredictionOptions, count: int, tell: Tell
+    ) -> VolumePrediction:
+        """Return the prediction of a scan, computed in the process that calls this.
+
+        Args:
+            volume: of the scan.
+            options: as for `predict_volume`.
+            count: slices with brain.
+            tell: learns how many of them are scored.
+        """
+        move_to_accelerator(self.model)
+        passes = len(MIRRORED) if options.flips else 1
+        with counting_slices(self.model, count, passes, tell):
+            return predict_volume(self.model, self.processor, volume, options, self.facts)
+
+    def draw_where_computed(self, volume: Volume, index: int) -> FloatImage:
+        """Return the spread of one slice's scores, computed in the process that calls this."""
+        move_to_accelerator(self.model)
+        images, see, weight = BrainSlices(volume.slices), self.processor.see, self.options.free_map
+        offset = None
+        if weight:
+            offset = free_map_offsets(images, volume, weight, self.model)[index]
+        return predict_uncertainty(
+            self.model,
+            self.processor,
+            images[index],
+            samples=NOISE_SAMPLES,
+            view=see(images, volume.spacing)[index] if see else None,
+            offset=offset,
+        )
+
+
+def count_slices(scan: Scan) -> int:
+    """Return how many slices of a scan show brain."""
+    return int(scan.images.any(axis=(1, 2)).sum())
 
 
 @contextmanager
@@ -206,41 +218,3 @@ def counting_slices(model: Any, total: int, passes: int, tell: Tell) -> Iterator
         yield
     finally:
         hook.remove()
-
-
-def read_scan(path: Path, trained_on: str | None = None) -> Scan:
-    """Return the scan at `path`, one file or a zipped DICOM series; nothing is unpacked to disk.
-
-    Args:
-        trained_on: what the model knows, taken of a zip with several series.
-
-    Raises:
-        ValueError: with one sentence that names no folder.
-    """
-    try:
-        facts = reading.read_scan_facts(path, trained_on=trained_on)
-        refuse_unfit(path, facts)
-        volume = reading.read_scan(path, trained_on=trained_on)
-        images = require_brain(volume).whole()
-        names = list(dict.fromkeys(name for name, _ in volume.slice_files))
-        headers = read_sources(path, names) if names else ()
-    except ValueError as error:
-        sentence = str(error).splitlines()[0].replace(f"{path.parent}/", "")
-        if " --" in sentence or "(--" in sentence:
-            sentence += " Options are of the command line: here, upload a file with one scan."
-        raise ValueError(sentence) from error
-    return Scan(volume, images, describe_input(volume, trained_on=trained_on), headers)
-
-
-def refuse_unfit(path: Path, facts: ScanFacts) -> None:
-    """Raise ValueError for a scan that this page cannot show, before a voxel is decoded."""
-    if facts.channels > 1:
-        raise ValueError(
-            f"{path.name}: this page takes one 3-D scan, got a 4-D one with {facts.channels} "
-            "volumes; save the volume to be segmented as a file of its own and upload that."
-        )
-    if (voxels := prod(facts.geometry.shape)) > MAX_VOXELS:
-        raise ValueError(
-            f"{path.name}: a scan may have {MAX_VOXELS / 1e6:.0f} million voxels here, got "
-            f"{voxels / 1e6:.0f} million; resample it or use the command line."
-        )

@@ -1,16 +1,15 @@
 """The Space: upload a brain scan, look through its anomaly map, download mask and report.
 
-    [RASALORE_MODEL=<folder or repo id>] python app.py
+    [RASALORE_MODEL=<folders or repo ids, separated by commas>] python app.py
 
 A scan lives in its browser session (`gr.State`), never in a global, and no picture of it is written
-to disk. The model is the only thing that sessions share.
+to disk. Models are the only thing that sessions share.
 """
 
 import importlib.util
 import os
 import signal
 import sys
-from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,7 +17,6 @@ from typing import Any
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio is imported
 
 import gradio as gr
-from analysis import Analyst
 from controls import place_inputs, place_results
 from fastapi.middleware import Middleware
 from fastapi.middleware.gzip import GZipMiddleware
@@ -26,17 +24,13 @@ from fastapi.routing import Mount
 from fastapi.staticfiles import StaticFiles
 from gradio.utils import get_upload_folder
 from handlers import Handlers
+from model_choice import offer_models
 from page import HEAD, THEME, TITLE, WARNING, introduction
-from thresholds import offer_presets
 from traffic import FileWatch, sweeping
 from wiring import Wiring
 
 from modeling_rasalore.files import first_line
-from modeling_rasalore.packaged import packaged_model, packaged_sequences
-from modeling_rasalore.precision import choose_for_model
-from modeling_rasalore.prediction.loading import load_model
-from modeling_rasalore.prediction.options import DEFAULT_OPTIONS
-from modeling_rasalore.prediction.saved_options import complete_options
+from modeling_rasalore.packaged import packaged_sequences
 
 FILE_SECONDS = 900  # longer than an upload waits in the queue; then what is left is deleted
 VIEWER = Path(__file__).parent / "niivue"  # JavaScript, served as it is
@@ -49,10 +43,10 @@ def build_app(handlers: Handlers) -> gr.Blocks:
     """Return the page, with its endpoint for programs."""
     with gr.Blocks(title=TITLE, fill_width=True) as blocks:
         gr.HTML(WARNING, elem_id="warning")
-        gr.Markdown(introduction(handlers.analyst.trained_on), elem_id="introduction")
+        gr.Markdown(introduction(handlers.models.sequences), elem_id="introduction")
         with gr.Row():
             inputs = place_inputs(handlers)
-            results = place_results(handlers.analyst.draws_noise)
+            results = place_results()
         Wiring(blocks, handlers, inputs, results)
     return blocks
 
@@ -79,34 +73,21 @@ def launch_options(handlers: Handlers) -> dict[str, Any]:
     }
 
 
-def open_model(name: str, revision: str = "main") -> Analyst:
-    """Return a model with what is saved with it: how its masks are made, and its thresholds.
-
-    Args:
-        name: folder or repo id.
-        revision: of a repo id.
-
-    Raises:
-        ValueError: no such model, or a file beside it that is damaged.
-    """
-    model, processor = load_model(name, revision, "auto")
-    options = replace(DEFAULT_OPTIONS, precision=choose_for_model(model).name)
-    options = complete_options(options, (), model, name, revision)
-    presets = offer_presets(options, name, model, revision)
-    return Analyst(model, processor, options, presets)
+def split(words: str) -> list[str]:
+    """Return what commas separate, without what is empty."""
+    return [word for part in words.split(",") if (word := part.strip())]
 
 
 def main() -> None:
-    """Load the model of RASALORE_MODEL, else that of the package, and serve the page."""
-    name = os.environ.get("RASALORE_MODEL", "")
-    if not name and not packaged_sequences():
+    """Serve the page with the models of RASALORE_MODEL, else with those of the package."""
+    sources = split(os.environ.get("RASALORE_MODEL", ""))
+    if not sources and not packaged_sequences():
         sys.exit("Set RASALORE_MODEL to the repo id or folder of a RASALoRE model (stage 2).")
     try:
-        revision = os.environ.get("RASALORE_REVISION", "main")
-        analyst = open_model(name or str(packaged_model()), revision)
+        revisions = split(os.environ.get("RASALORE_REVISION", "")) or ["main"]
+        handlers = Handlers(offer_models(sources, revisions))
     except (ValueError, OSError) as error:
-        sys.exit(f"{name or 'the model of the package'}: {first_line(error)}")
-    handlers = Handlers(analyst)
+        sys.exit(f"{', '.join(sources) or 'the models of the package'}: {first_line(error)}")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that the folder goes then, too
     with TemporaryDirectory(prefix="rasalore-") as folder:  # of this app alone, so it can be swept
         os.environ["GRADIO_TEMP_DIR"] = folder

@@ -6,7 +6,9 @@ from typing import NamedTuple
 import gradio as gr
 from downloads import KINDS
 from handlers import DOUBT, SCORES, Handlers
-from page import EMPTY, LEGEND, MESSAGE, viewer
+from model_choice import Models
+from page import EMPTY, LEGEND, MESSAGE, VIEWER
+from scan_reading import REFUSE
 from thresholds import Preset
 from uploads import take_uploads_only
 
@@ -16,11 +18,15 @@ class Inputs(NamedTuple):
 
     Attributes:
         scan: analysed as soon as it is uploaded.
+        brain_mask, strip, model: how it is read.
         cases: buttons of the examples.
         preset, threshold: from which score on a voxel is marked.
     """
 
     scan: gr.File
+    brain_mask: gr.File
+    strip: gr.Radio
+    model: gr.Radio
     cases: list[gr.Button]
     preset: gr.Radio
     threshold: gr.Slider
@@ -50,24 +56,40 @@ class Results(NamedTuple):
 def place_inputs(handlers: Handlers) -> Inputs:
     """Put the first column into the row that is open."""
     with gr.Column(scale=1, min_width=240, elem_id="inputs"):
-        scan = place_upload()
+        scan = place_upload("Brain scan, up to 100 MB", "scan", 160)
+        brain_mask, strip, model = place_reading(handlers.models)
         gr.HTML("<h2>Or open an example</h2>", elem_id="examples-title")
         with gr.Row(elem_id="examples"):
             cases = [gr.Button(title, size="sm") for title in handlers.cases.cases]
-        analyst = handlers.analyst
+        analyst = handlers.usual
         preset, threshold = place_thresholds(analyst.presets, analyst.options.threshold)
-    return Inputs(scan, cases, preset, threshold)
+    return Inputs(scan, brain_mask, strip, model, cases, preset, threshold)
 
 
-def place_upload() -> gr.File:
-    """Put the field that takes a scan's file; what does not fit is told beside it, and stays."""
-    return take_uploads_only(
-        gr.File(
-            label="Brain scan, up to 100 MB",
-            height=160,
-            elem_id="scan",
+def place_upload(label: str, name: str, height: int) -> gr.File:
+    """Put a field that takes a file; what does not fit is told beside the scan, and stays."""
+    return take_uploads_only(gr.File(label=label, height=height, elem_id=name))
+
+
+def place_reading(models: Models) -> tuple[gr.File, gr.Radio, gr.Radio]:
+    """Put what may be said of a scan before it is given: where its brain is, which model."""
+    several = len(models.titles) > 1
+    with gr.Accordion("Brain mask" + " and model" * several, open=False, elem_id="reading"):
+        gr.Markdown("Choose before you give the scan.")
+        brain_mask = place_upload("Brain mask", "brain-mask", 120)
+        strip = gr.Radio(
+            models.ways,
+            value=REFUSE,
+            label="If the scan shows more than a brain",
+            elem_id="strip",
         )
-    )
+        model = gr.Radio(
+            models.titles, value=models.titles[0], label="Model", visible=several, elem_id="model"
+        )
+    # Words that are no choice are refused by the handlers, after the scan's file was deleted.
+    for radio in (strip, model):
+        vars(radio).update(preprocess=lambda payload: payload)
+    return brain_mask, strip, model
 
 
 def place_thresholds(presets: Sequence[Preset], threshold: float) -> tuple[gr.Radio, gr.Slider]:
@@ -94,16 +116,16 @@ def place_thresholds(presets: Sequence[Preset], threshold: float) -> tuple[gr.Ra
     return radio, slider
 
 
-def place_results(draws_noise: bool) -> Results:
-    """Put the second column; only a model that draws noise has an uncertainty to show."""
+def place_results() -> Results:
+    """Put the second column."""
     with gr.Column(scale=4, min_width=300, elem_id="outputs"):
         gr.HTML(MESSAGE, elem_id="told")
         progress = gr.HTML(elem_id="progress")
         gr.HTML(EMPTY, elem_id="empty")
         with gr.Column(elem_id="results"):
             result = gr.HTML(elem_id="summary")
-            gr.HTML(viewer(draws_noise), elem_id="viewer")
-            slices = place_slices(draws_noise)
+            gr.HTML(VIEWER, elem_id="viewer")
+            slices = place_slices()
             findings = gr.HTML(elem_id="findings")
             saves = place_downloads()
             doubt = gr.Button("Uncertainty", visible="hidden", elem_id="doubt")
@@ -111,7 +133,7 @@ def place_results(draws_noise: bool) -> Results:
     return Results(progress, result, findings, slices, saves, doubt)
 
 
-def place_slices(draws_noise: bool) -> Slices:
+def place_slices() -> Slices:
     """Put the slices that the server draws, hidden until a browser asks for them."""
     with gr.Column(elem_id="slices"):
         wanted = gr.Button("Draw slices", visible="hidden", elem_id="want-slices")
@@ -119,8 +141,7 @@ def place_slices(draws_noise: bool) -> Slices:
         number = gr.Slider(0, 1, 0, step=1, label="Slice", elem_id="slice")
         with gr.Row():
             opacity = gr.Slider(0, 1, 0.5, step=0.05, label="Opacity of the colours")
-            choices = [SCORES, DOUBT] if draws_noise else [SCORES]
-            what = gr.Radio(choices, value=SCORES, label="Colours show")
+            what = gr.Radio([SCORES, DOUBT], value=SCORES, label="Colours show")
     return Slices(wanted, view, number, opacity, what)
 
 

@@ -67,7 +67,10 @@ def pack_page(analysis: Analysis, threshold: float, source: str) -> Packed:
             **{"warnings": scan.source["warnings"]},
             "outputs": {role: path.name for role, path in pictures.items()},
         }
-        settings = asdict(analysis.options) | {"threshold": threshold, "threshold_source": source}
+        settings = asdict(analysis.analyst.options) | {
+            "threshold": threshold,
+            "threshold_source": source,
+        }
         manifest = {
             **{"model": prediction.model, "settings": settings, "device": "the web page's server"},
             **{"seconds": analysis.seconds, "peak_memory_mib": peak_mib()},

@@ -5,9 +5,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from analysis import Analysis, Analyst, Tell, read_scan, say_nothing
+from analysis import Analysis, Analyst, Tell, say_nothing
+from model_choice import Models
+from scan_reading import read_scan
 
 from modeling_rasalore.prediction.volume import FloatImage, predict_from_scores
+from modeling_rasalore.scans.naming import scan_stem, sequence_of
 from modeling_rasalore.scans.volume_writing import write_volume
 from modeling_rasalore.scans.volumes import Volume, read_mask, read_volume
 
@@ -48,7 +51,7 @@ class Case:
             stored = (read_volume(self.folder / SCORES).slices / SCORE_STEPS).astype(np.float32)
             options = analyst.options
             prediction = predict_from_scores(stored, scan.volume, options, analyst.facts)
-            analysis = Analysis.of(scan, prediction, options)
+            analysis = Analysis.of(scan, prediction, analyst)
         else:
             analysis = analyst.analyse(scan, analyst.options.threshold, tell)
         truth = read_mask(self.folder / "truth.nii.gz", scan.volume)
@@ -64,28 +67,35 @@ class Cases:
     """The cases of the page; each is computed once, for all visitors.
 
     Attributes:
-        analyst: whose scores they show.
+        models: of which the first that reads a case's sequence shows its scores.
         cases: by title.
         first: title of the case that an empty page shows, the first whose scores are stored for the
             model at hand; None where there is none. It is read at once, so that it opens before
             anything that a visitor can ask for.
     """
 
-    def __init__(self, analyst: Analyst):
-        self.analyst = analyst
+    def __init__(self, models: Models):
+        self.models = models
         self.cases = {case.title: case for case in read_cases()}
         self._analyses: dict[str, Analysis] = {}
-        weights = analyst.facts["weights_sha256"]
-        stored = (title for title, case in self.cases.items() if case.weights_sha256 == weights)
-        self.first = next(stored, None)
+        self.first = next(filter(self._is_stored, self.cases), None)
         if self.first is not None:
             self.analyse(self.first, say_nothing)
+
+    def analyst_of(self, title: str) -> Analyst:
+        """Return the model of a case: one that reads its sequence, else the first."""
+        sequence = sequence_of(scan_stem(Path(self.cases[title].scan)))
+        return self.models.open(self.models.offer_for([sequence or ""]) or self.models.first)
 
     def analyse(self, title: str, tell: Tell) -> Analysis:
         """Return the analysis of a case."""
         if title not in self._analyses:
-            self._analyses[title] = self.cases[title].analyse(self.analyst, tell)
+            self._analyses[title] = self.cases[title].analyse(self.analyst_of(title), tell)
         return self._analyses[title]
+
+    def _is_stored(self, title: str) -> bool:
+        weights = self.analyst_of(title).facts["weights_sha256"]
+        return self.cases[title].weights_sha256 == weights
 
 
 def write_scores(folder: Path, scores: FloatImage, like: Volume) -> Path:

@@ -1,5 +1,6 @@
 """Words and markup of the page; its looks and scripts are the files of `browser/`."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import gradio as gr
@@ -31,14 +32,13 @@ VIEWER = """<div id="stage"><canvas id="planes" tabindex="0" role="application"
 <label><input type="checkbox" data-layer="mask" checked> <i class="mask"></i>Mask</label>
 <label id="truth-layer"><input type="checkbox" data-layer="truth" checked>
 <i class="truth"></i>Truth</label>
-{DOUBT}</div>
+<label id="doubt-layer"><input type="checkbox" data-layer="doubt">
+<i class="doubt"></i>Uncertainty</label></div>
 <div class="bar"><label>Opacity <input id="overlay-opacity" type="range" min="0" max="100"
 value="70"></label><label>Window <input id="window" type="range" min="10" max="255" value="255">
 </label><label>Level <input id="level" type="range" min="0" max="255" value="128"></label></div>
 <p id="keys">Arrow keys, wheel or a swipe across change the slice; a click moves the crosshair; H
 hides the overlay; N goes to the next finding. In 3-D, arrow keys turn the brain.</p>"""
-DOUBT_LAYER = """<label id="doubt-layer"><input type="checkbox" data-layer="doubt">
-<i class="doubt"></i>Uncertainty</label>"""
 LEGEND = """<p>R is the patient's right, which is on the left; slices are counted from below. Purple
 to orange is the anomaly score, the yellow line the mask, the blue one the truth of an example.
 Uncertainty, in blue, is how much a score depends on the model's own noise.</p>"""
@@ -60,22 +60,19 @@ HEAD = f"<style>{(BROWSER / 'page.css').read_text('utf-8')}</style>" + "".join(
 )
 
 
-def introduction(sequence: str | None) -> str:
+def introduction(sequences: Sequence[str]) -> str:
     """Return what the page is and what it reads.
 
     Args:
-        sequence: that the model was trained on; None: not known.
+        sequences: that its models were trained on; empty: not known.
     """
-    reads = f"**{sequence.upper()}**" if sequence else "one MRI sequence (not recorded which)"
+    names = " or ".join(f"**{sequence.upper()}**" for sequence in sequences)
+    reads = names or "one MRI sequence (not recorded which)"
+    which = " Which of them yours is, is recognised." * (len(sequences) > 1)
     return (
-        f"# {TITLE}\n\nReads {reads} scans of **skull-stripped** brains. Your file is deleted as "
-        "soon as it is read, the scan forgotten when you leave the page."
+        f"# {TITLE}\n\nReads {reads} scans of **skull-stripped** brains.{which} Your file is "
+        "deleted as soon as it is read, the scan forgotten when you leave the page."
     )
-
-
-def viewer(draws_noise: bool) -> str:
-    """Return the viewer's markup; only a model that draws noise has an uncertainty to show."""
-    return VIEWER.replace("{DOUBT}", DOUBT_LAYER * draws_noise)
 
 
 def call_page(name: str) -> str:

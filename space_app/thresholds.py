@@ -1,7 +1,7 @@
 """Offer the thresholds that a model was calibrated for, in words."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from modeling_rasalore.prediction.options import PredictionOptions
@@ -58,3 +58,23 @@ def offer_presets(
 def source_of(threshold: float, presets: Sequence[Preset]) -> str:
     """Return where a threshold comes from."""
     return next((p.source for p in presets if p.threshold == threshold), OWN)
+
+
+def settle_threshold(
+    options: PredictionOptions, presets: Sequence[Preset], words: str | None, number: float | None
+) -> float:
+    """Return the threshold for a scan, whose model may be another one than that of the scan before.
+
+    Args:
+        options: of its model.
+        presets: of its model.
+        words: of the preset that is chosen; None: a number is.
+        number: that is chosen; None: its field was emptied, or a program gave none.
+
+    Raises:
+        ValueError: the number lies outside [0, 1].
+    """
+    if words is not None:
+        same = (preset.threshold for preset in presets if preset.words == words)
+        return next(same, options.threshold)
+    return options.threshold if number is None else replace(options, threshold=number).threshold

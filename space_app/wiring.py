@@ -27,7 +27,10 @@ class Wiring:
         self.server_draws = gr.State(False)
         self.layers, self.outlines = gr.JSON(visible=False), gr.JSON(visible=False)
         self.told = [self.analysis, inputs.threshold]
-        self.start(inputs.scan.upload, handlers.analyse_upload, [inputs.scan, inputs.threshold])
+        self.chosen = [inputs.preset, inputs.threshold]
+        self.files = [inputs.scan, inputs.brain_mask]
+        given = [*self.files, inputs.strip, inputs.model, *self.chosen]
+        self.start(inputs.scan.upload, handlers.analyse_upload, given)
         for button in inputs.cases:
             self.start(button.click, handlers.analyse_case, [gr.State(button.value)])
         opened = blocks.load(handlers.open_first_case, None, self.analysis, **QUICK)
@@ -48,17 +51,18 @@ class Wiring:
             show_progress_on=self.results.progress,
             api_visibility="undocumented",
         )
-        self.show(started.success(lambda: None, None, self.inputs.scan, **QUICK), "show")
+        self.show(started.success(lambda: (None, None), None, self.files, **QUICK), "show")
         # In one step: once the field is empty, the next scan may be on its way.
         started.failure(
-            None, None, self.inputs.scan, js="() => { window.page.end(); return null; }"
+            None, None, self.files, js="() => { window.page.end(); return [null, null]; }"
         )
 
     def show(self, ready: Any, how: str) -> None:
         """Show the result that is ready, by a function of the page's script."""
         results = self.results
-        outputs = [results.result, results.findings, self.layers]
-        shown = ready.success(self.handlers.show, self.told, outputs, **QUICK)
+        outputs = [results.result, results.findings, self.layers, *self.chosen]
+        given = [self.analysis, *self.chosen]
+        shown = ready.success(self.handlers.show, given, outputs, **QUICK)
         shown = shown.success(None, self.layers, None, js=call_page(how))
         self.draw_slices(shown)
 
@@ -84,7 +88,8 @@ class Wiring:
         inputs, results = self.inputs, self.results
         outputs = [results.result, results.findings, self.outlines]
         follow = QUICK | {"fn": self.handlers.outline, "inputs": self.told, "outputs": outputs}
-        chosen = inputs.preset.input(self.handlers.preset, inputs.preset, inputs.threshold, **QUICK)
+        given = [self.analysis, inputs.preset]
+        chosen = inputs.preset.input(self.handlers.preset, given, inputs.threshold, **QUICK)
         moved = inputs.threshold.input(
             lambda: None, None, inputs.preset, **QUICK, trigger_mode="always_last"
         )
@@ -120,9 +125,13 @@ class Wiring:
         """Offer `/segment` to programs; its outputs have no place on the page."""
         mask = gr.File(label="Mask (NIfTI, uint8, on the scan's grid)", visible=False)
         report = gr.JSON(label="Report", visible=False)
+        threshold = gr.Number(label="Threshold", visible=False)
+        # What is no number is refused by the handlers, after the scan's file was deleted.
+        vars(threshold).update(preprocess=lambda payload: payload)
+        inputs = self.inputs
         gr.Button(visible=False).click(
             self.handlers.segment,
-            [self.inputs.scan, self.inputs.threshold],
+            [inputs.scan, threshold, inputs.brain_mask, inputs.strip, inputs.model],
             [mask, report],
             api_name="segment",
             concurrency_id="model",

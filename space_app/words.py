@@ -23,14 +23,23 @@ def write_result(report: Report, told: str = "") -> str:
     unfit, warnings = report["unfit_because"], report["warnings"]
     notes = [sentence for sentence in warnings if sentence not in unfit]
     sequence = report["modality"].upper() if report["modality"] else "sequence not told by the scan"
-    facts = f"{report['input']} · {sequence} · marked above a score of {report['threshold']:.2f}"
-    why = " ".join(explain_threshold(report))
+    told_by = f" ({report['modality_source']})" if report["modality_source"] else ""
+    facts = (
+        f"{report['input']} · {sequence}{told_by} · read by {report['model']['name']} · marked "
+        f"above a score of {report['threshold']:.2f}"
+    )
+    why = " ".join([*explain_threshold(report), tell_brain(report["brain_source"])])
     return (
         f'<section id="result" tabindex="-1" aria-labelledby="headline">{write_unfit(unfit)}'
         f'<h2 id="headline">{escape(headline(report))}</h2>{write_example(report, told)}'
         f"<details><summary>{escape(facts)}</summary><p>{escape(why)}</p></details>"
         f"{write_items(notes, 'notes')}</section>"
     )
+
+
+def tell_brain(source: str) -> str:
+    """Return what told the brain from the rest of a head; "" where nothing had to."""
+    return f"Nothing but the brain was read, told by {source}." if source else ""
 
 
 def write_unfit(reasons: Sequence[str]) -> str:

@@ -18,8 +18,9 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from analysis import Analyst, read_scan, say_nothing
+from analysis import Analyst, say_nothing
 from example_cases import EXAMPLES, RECORD, write_scores
+from scan_reading import read_scan
 from scipy import ndimage
 
 from modeling_rasalore.data.phantoms import Phantom, make_phantom

@@ -108,8 +108,33 @@ def address(model: Path, cache: Path) -> Iterator[str]:
     """Where the Space is served."""
     from space import serving
 
-    with serving(model, cache) as address:
+    with serving(cache, model) as address:
         yield address
+
+
+@pytest.fixture(scope="module")
+def handlers(model: Path) -> Any:
+    """The handlers of the Space, without a server."""
+    from space import make_handlers
+
+    return make_handlers(model)
+
+
+@pytest.fixture(scope="module")
+def analyst(handlers: Any) -> Any:
+    """The one model of the handlers."""
+    return handlers.usual
+
+
+@pytest.fixture(scope="module")
+def analysis(analyst: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A small scan through the model."""
+    from analysis import say_nothing
+    from scan_reading import read_scan
+    from space import write_scan
+
+    scan = read_scan(write_scan(tmp_path_factory.mktemp("scan") / "scan.nii.gz"))
+    return analyst.analyse(scan, 0.5, say_nothing)
 
 
 @pytest.fixture

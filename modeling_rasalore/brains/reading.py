@@ -3,20 +3,34 @@
 from dataclasses import replace
 from pathlib import Path
 
+from ..scans.background import BrainSlices, skull_contrast
 from ..scans.header_guard import VolumeError
 from ..scans.naming import MODALITIES
 from ..scans.reading import read_scan
-from ..scans.volumes import Volume
-from .anatomy import measure_anatomy
+from ..scans.volumes import Unfit, Volume
+from .anatomy import JUDGED_ML, SURE_SKULL, Anatomy, measure_anatomy
 from .extractors import EXTRACTORS, NO_STRIP, extract_brain
 from .masks import find_brain_mask, keep_brain, read_brain_mask
 from .sequences import recognise_sequence
 
+MUST_BE_ALONE = "a scan must show the brain alone"
 WAYS_OUT = (
     "give the brain's mask with --brain-mask or beside the scan, as NAME_brainmask.nii.gz, have it "
     f"extracted with --strip {', '.join(EXTRACTORS)}, or say --strip {NO_STRIP} if it is the brain "
     "alone."
 )
+
+
+class NotBrainAloneError(VolumeError):
+    """A scan that shows more than a brain, or none, where nothing tells the brain from the rest.
+
+    Attributes:
+        problem: what is wrong with it, in words that do not name the file.
+    """
+
+    def __init__(self, path: Path, problem: str) -> None:
+        super().__init__(f"{path}: {MUST_BE_ALONE}, but {problem}; {WAYS_OUT}")
+        self.problem = problem
 
 
 def read_brain(
@@ -40,8 +54,9 @@ def read_brain(
             brain alone, whatever it looks like.
 
     Raises:
-        VolumeError: as `read_scan`, a mask that does not fit, a program that failed, or a scan that
-            shows more than a brain, or none, where nothing tells the brain from the rest.
+        NotBrainAloneError: the scan shows more than a brain, or none, and nothing tells the brain
+            from the rest.
+        VolumeError: as `read_scan`, a mask that does not fit, or a program that failed.
     """
     volume = read_scan(path, channel, modality, assume, series, trained_on)
     volume = take_brain(volume, brain_mask, strip)
@@ -58,16 +73,28 @@ def take_brain(volume: Volume, brain_mask: Path | None = None, strip: str | None
     anatomy = measure_anatomy(volume.slices, volume.spacing)
     problem = anatomy.problem if anatomy else None
     if problem is None:
-        return volume
+        return _look_for_small_skull(volume, anatomy)
     if strip == NO_STRIP:
-        return _warn(volume, f"taken for a brain alone by --strip {NO_STRIP}, although {problem}.")
+        sentence = f"taken for a brain alone by --strip {NO_STRIP}, although {problem}."
+        return _warn(volume, Unfit(sentence))
     beside = find_brain_mask(volume.path)
     if beside is None:
-        raise VolumeError(
-            f"{volume.path}: a scan must show the brain alone, but {problem}; {WAYS_OUT}"
-        )
+        raise NotBrainAloneError(volume.path, problem)
     source = f"the mask {beside.name} beside the scan"
     return keep_brain(volume, read_brain_mask(beside, volume), source)
+
+
+def _look_for_small_skull(volume: Volume, anatomy: Anatomy | None) -> Volume:
+    """Return the scan, with a warning where it is too small to be judged and shows bone."""
+    if anatomy is None or anatomy.millilitres >= JUDGED_ML:
+        return volume
+    if skull_contrast(BrainSlices(volume.slices), volume.spacing) >= SURE_SKULL:
+        return volume
+    sentence = (
+        "a dark shell lies around the brain, as bone does; models expect scans with everything "
+        "but the brain removed."
+    )
+    return _warn(volume, Unfit(sentence))
 
 
 def tell_sequence(volume: Volume, trained_on: str | None = None) -> Volume:
@@ -83,9 +110,8 @@ def tell_sequence(volume: Volume, trained_on: str | None = None) -> Volume:
     if volume.sequence is not None:
         if image is None or volume.sequence not in MODALITIES or volume.sequence in image.fits:
             return volume
-        return _warn(
-            volume, f"{image.words}, but {volume.sequence_source}; check which of them is right."
-        )
+        sentence = f"{image.words}, but {volume.sequence_source}; check which of them is right."
+        return _warn(volume, Unfit(sentence))
     if image is None and trained_on is None:
         return volume
     if image is None:
@@ -98,11 +124,11 @@ def tell_sequence(volume: Volume, trained_on: str | None = None) -> Volume:
     volume = replace(volume, sequence=sequence, sequence_source=image.words)
     if sequence or trained_on is None or trained_on in image.fits:
         return volume
-    return _warn(
-        volume,
+    sentence = (
         f"the model was trained on {trained_on}, but {image.words}; expect nothing of the result, "
-        f"and give a {trained_on} scan.",
+        f"and give a {trained_on} scan."
     )
+    return _warn(volume, Unfit(sentence))
 
 
 def _warn(volume: Volume, sentence: str) -> Volume:

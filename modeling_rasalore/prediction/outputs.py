@@ -16,31 +16,24 @@ from ..provenance import DISCLAIMER, versions
 from ..reports.findings import LARGE_ML, MOST_FINDINGS, count_large, locate_main_finding
 from ..reports.page import FINDINGS_SHOWN
 from ..reports.pictures import count_scores, draw_planes
-from ..scans.background import BrainSlices, skull_contrast
+from ..scans.background import BrainSlices
 from ..scans.bids import BIDS_ENDINGS, bids_stem
 from ..scans.overlays import overlay_montage
 from ..scans.reading import hash_scan
 from ..scans.volume_writing import is_marked, write_segmentation, write_volume
-from ..scans.volumes import Volume
+from ..scans.volumes import Unfit, Volume
 from .options import FORMATS
 from .volume import VolumePrediction
 
 # Share of the voxels of a scan. Around an extracted brain it is 0.5 to 0.9, with skull and noise
 # near 0.
 SMALLEST_BACKGROUND = 0.2
-SKULL_CONTRAST = 0.4
 THICKEST_SLICES_MM = 7.5  # half as much again as between a slice and the neighbours models see
 ENDINGS = {
     **{"mask": "_mask.nii.gz", "scores": "_scores.nii.gz", "spread": "_spread.nii.gz"},
     **{"overlay": "_overlay.png", "planes": "_planes.png", "summary": ".json"},
 }
 FILES = tuple(ENDINGS)
-
-
-class Unfit(str):
-    """A warning that the result of a scan is not to be relied on."""
-
-    __slots__ = ()
 
 
 def write_prediction(
@@ -214,13 +207,6 @@ def find_warnings(volume: Volume, trained_on: str | None = None) -> list[str]:
             Unfit(
                 f"only {background:.0%} of the voxels have the background's value; models expect "
                 "scans with everything but the brain removed."
-            )
-        )
-    elif skull_contrast(images, volume.spacing) < SKULL_CONTRAST:
-        warnings.append(
-            Unfit(
-                "a dark shell lies around the brain, as bone does; models expect scans with "
-                "everything but the brain removed."
             )
         )
     if volume.spacing[0] > THICKEST_SLICES_MM:

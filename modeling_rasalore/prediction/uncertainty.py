@@ -31,6 +31,7 @@ def predict_uncertainty(
     samples: int = 8,
     seed: int = 0,
     view: Any = None,
+    offset: FloatImage | None = None,
 ) -> FloatImage:
     """Return the standard deviation of each pixel's score over noise draws, (H, W) in [0, 0.5].
 
@@ -44,14 +45,18 @@ def predict_uncertainty(
         samples: draws, at least 2.
         seed: of the draws.
         view: of the slice, as for `predict_slices`.
+        offset: (H, W), what the free map adds to the logits of every draw; None for nothing.
 
     Raises:
         ValueError: fewer than 2 samples, or a model without Gaussian value noise.
     """
     with _drawing(model, samples, seed):
-        if not brain_of(image).any():
+        brain = brain_of(image)
+        if not brain.any():
             return np.zeros(image.shape, np.float32)
-        scores = list(_draws(model, processor, image, samples, False, view))
+        scores = np.stack(list(_draws(model, processor, image, samples, False, view)))
+    if offset is not None:
+        scores = fuse_scores(scores, offset, brain)
     return np.std(scores, axis=0, dtype=np.float32)
 
 

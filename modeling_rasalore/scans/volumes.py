@@ -77,6 +77,12 @@ class Volume:
         return self.geometry.affine
 
 
+class Unfit(str):
+    """A warning that the result of a scan is not to be relied on."""
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True)
 class ScanFacts:
     """What the header alone says about a scan.

@@ -16,7 +16,9 @@
     const message = find('#message');
     message.textContent = text;
     message.hidden = !text;
-    if (text) message.focus();
+    if (!text) return;
+    message.focus({ preventScroll: true });
+    message.scrollIntoView({ block: 'center' });
   };
 
   // An error of a scan ends its run; the result of the scan before is gone already.
@@ -136,6 +138,7 @@
 
   const drawNow = async (layers) => {
     find('#truth-layer').hidden = !layers.has_truth;
+    find('#doubt-layer').hidden = !layers.draws_noise;
     find('#save-mask-dicom').hidden = !layers.from_dicom;
     for (const box of document.querySelectorAll('[data-layer]')) {
       box.checked = box.dataset.layer !== 'doubt';

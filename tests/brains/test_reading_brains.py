@@ -86,7 +86,10 @@ def test_a_mask_beside_a_brain_alone_changes_nothing(tmp_path: Path) -> None:
 def test_strip_none_takes_a_head_for_a_brain_and_says_so(predict: Predict, tmp_path: Path) -> None:
     result = predict(write_slices(tmp_path / "p1_t2.nii.gz", HEAD), "--strip", "none")
     assert result["code"] == 0
-    assert any("by --strip none, although it shows" in text for text in result["warnings"])
+    (told,) = (text for text in result["warnings"] if "dark shell" in text)  # once
+    assert "by --strip none, although it shows" in told
+    summary = json.loads((tmp_path / "out" / result["outputs"]["summary"]).read_text())
+    assert told in summary["unfit_because"]
 
 
 def test_a_mask_for_two_scans_and_a_mask_with_a_program_are_refused(

@@ -1,5 +1,8 @@
 """The Space as tests use it: its modules, a tiny random model, small scans, a running server."""
 
+import asyncio
+import base64
+import json
 import sys
 import time
 from collections.abc import Iterator
@@ -42,22 +45,37 @@ def write_scan(path: Path, seed: int = 0, slices: int = 6, scale: int = 1) -> Pa
     return write_nifti(path, voxels, AFFINE)
 
 
-def make_handlers(model: Path) -> Any:
-    """The handlers of an app with this model."""
-    from app import open_model
+def make_handlers(*models: Path) -> Any:
+    """The handlers of an app with these models."""
     from handlers import Handlers
+    from model_choice import offer_models
 
-    return Handlers(open_model(str(model)))
+    return Handlers(offer_models([str(model) for model in models]))
+
+
+def unpack(packed: dict[str, str] | None, folder: Path) -> Path:
+    """The path of a file after it was saved as the page does."""
+    assert packed
+    path = folder / packed["name"]
+    path.write_bytes(base64.b64decode(packed["content"]))
+    return path
+
+
+def read_numbers(handlers: Any, analysis: Any, threshold: float) -> dict[str, Any]:
+    """The report for programs."""
+    packed = handlers.pack(analysis, threshold, "Numbers (JSON)")
+    assert packed
+    return json.loads(base64.b64decode(packed["content"]))
 
 
 @contextmanager
-def serving(model: Path, cache: Path) -> Iterator[str]:
+def serving(cache: Path, *models: Path) -> Iterator[str]:
     """Serve the app on loopback, with Gradio's files in `cache`; gives its address."""
     from app import WAITING, build_app, launch_options
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_TEMP_DIR", str(cache))
-        handlers = make_handlers(model)
+        handlers = make_handlers(*models)
         blocks = build_app(handlers).queue(max_size=WAITING)
         options = launch_options(handlers) | {"prevent_thread_lock": True, "quiet": True}
         _, address, _ = blocks.launch(**options, server_name="127.0.0.1")
@@ -81,3 +99,60 @@ def left_in(folder: Path, patience: float = 5) -> list[str]:
     while stored(folder) and time.monotonic() < end:
         time.sleep(0.05)
     return stored(folder)
+
+
+# --- Programs and agents --------------------------------------------------------------------------
+def connect(address: str, out: Path | None = None) -> Any:
+    """A client that waits longer than its 5 seconds: the machine may be busy."""
+    from gradio_client import Client
+
+    return Client(
+        address,
+        verbose=False,
+        download_files=str(out) if out else False,
+        httpx_kwargs={"timeout": 120},
+    )
+
+
+def segment(
+    address: str,
+    scan: Path,
+    out: Path,
+    threshold: float | None = 0.5,
+    brain_mask: Path | None = None,
+    **words: Any,
+) -> tuple[str, Any]:
+    """The path of the mask and the report that a program gets."""
+    from gradio_client import handle_file
+
+    given: dict[str, Any] = {"scan": handle_file(scan), "threshold": threshold, **words}
+    if brain_mask is not None:
+        given["brain_mask"] = handle_file(brain_mask)
+    return connect(address, out).predict(api_name="/segment", **given)
+
+
+def ask_as_agent(address: str, scan: Path, brain_mask: Path | None = None) -> tuple[Any, Any]:
+    """The tools of the app, and its answer about a scan."""
+    mcp = pytest.importorskip("mcp", reason="the endpoint for agents needs mcp")
+    import httpx
+    from mcp.client.streamable_http import streamable_http_client
+
+    def send(path: Path) -> str:
+        with path.open("rb") as file:
+            sent = httpx.post(f"{address}gradio_api/upload", files={"files": file})
+        return f"{address}gradio_api/file={sent.json()[0]}"
+
+    async def talk() -> tuple[Any, Any]:
+        route = f"{address}gradio_api/mcp/"
+        async with (
+            streamable_http_client(route) as (read, write, _),
+            mcp.ClientSession(read, write) as session,
+        ):
+            await session.initialize()
+            tools = (await session.list_tools()).tools
+            given = {"scan": send(scan)}
+            if brain_mask is not None:
+                given["brain_mask"] = send(brain_mask)
+            return tools, await session.call_tool(tools[0].name, given)
+
+    return asyncio.run(talk())

@@ -29,6 +29,7 @@ from space import save_model
 from torch import nn
 
 from modeling_rasalore import RasaloreImageProcessor
+from modeling_rasalore.brains.reading import read_brain
 from modeling_rasalore.cli import main
 from modeling_rasalore.prediction.calibration import calibrate
 from modeling_rasalore.prediction.loading import load_model
@@ -216,8 +217,8 @@ def test_blank_slices_in_a_scan_and_a_scan_of_one_slice_are_fine(
 
 
 def test_a_head_with_its_skull_is_warned_about(tmp_path: Path) -> None:
-    head = read_volume(write_slices(tmp_path / "head.nii.gz", with_head(CLEAN)))
+    head = read_brain(write_slices(tmp_path / "head.nii.gz", with_head(CLEAN)))
     assert "a dark shell lies around the brain, as bone does" in " ".join(find_warnings(head))
     for slices in (CLEAN, with_ringing(CLEAN).clip(min=0)):
-        brain = read_volume(write_slices(tmp_path / "brain.nii.gz", slices))
+        brain = read_brain(write_slices(tmp_path / "brain.nii.gz", slices))
         assert find_warnings(brain) == []

@@ -189,9 +189,9 @@ def test_a_tilted_scan_keeps_the_parts_that_its_determinant_allows(
 def test_the_space_tells_the_millilitres_of_a_tilted_scan(
     tmp_path: Path, model: Path, expected: np.ndarray
 ) -> None:
-    from analysis import read_scan as read_for_space
+    from scan_reading import read_scan as read_for_space
 
-    analyst = make_handlers(model).analyst
+    analyst = make_handlers(model).usual
     scan = read_for_space(odd.write_tilted(tmp_path))
     report = analyst.analyse(scan, 0.5, lambda *_, **__: None).report(0.5, "given")
     right = np.count_nonzero(expected) * 8 / 1000

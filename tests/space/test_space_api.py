@@ -1,7 +1,6 @@
 """The Space as programs meet it: uploads that are read once, and its API over loopback."""
 
 import ast
-import asyncio
 import gc
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +13,7 @@ import psutil
 import pytest
 from dicom_files import write_series, zip_bomb, zip_files, zip_series
 from odd_intensities import scans_without_a_brain, write_slices
-from space import AFFINE, left_in, stored, write_scan
+from space import AFFINE, ask_as_agent, connect, left_in, segment, stored, write_scan
 
 from modeling_rasalore.prediction.loading import load_model
 from modeling_rasalore.prediction.volume import predict_volume
@@ -23,27 +22,12 @@ from modeling_rasalore.scans.volumes import read_mask, read_volume
 pytest.importorskip("gradio")
 from analysis import Analysis
 from gradio.exceptions import Error
-from gradio_client import Client, handle_file
+from gradio_client import handle_file
 from gradio_client.exceptions import AppError
 from handlers import SCORES
+from scan_reading import REFUSE, TAKE
 from traffic import stored_paths, sweep
 from uploads import UploadRegister, own_upload
-
-
-def connect(address: str, out: Path | None = None) -> Client:
-    """A client that waits longer than its 5 seconds: the machine may be busy."""
-    return Client(
-        address,
-        verbose=False,
-        download_files=str(out) if out else False,
-        httpx_kwargs={"timeout": 120},
-    )
-
-
-def segment(address: str, scan: Path, out: Path, threshold: float = 0.5) -> tuple[str, Any]:
-    client = connect(address, out)
-    return client.predict(handle_file(scan), threshold, api_name="/segment")
-
 
 # --- Uploads --------------------------------------------------------------------------------------
 
@@ -273,9 +257,10 @@ def test_addresses_are_not_fetched(address: str, cache: Path, url: str) -> None:
 def test_two_sessions_do_not_see_each_others_scan(address: str, tmp_path: Path) -> None:
     first, second = connect(address), connect(address)
     scan = write_scan(tmp_path / "first.nii.gz")
-    first.predict(handle_file(scan), 0.5, api_name="/analyse_upload")
-    assert "first.nii.gz" in first.predict(0.5, api_name="/show")[0]
-    assert second.predict(0.5, api_name="/show") == ("", "", None)
+    given = [handle_file(scan), None, REFUSE, None, None, 0.5]
+    first.predict(*given, api_name="/analyse_upload")
+    assert "first.nii.gz" in first.predict(None, 0.5, api_name="/show")[0]
+    assert second.predict(None, 0.5, api_name="/show")[:3] == ("", "", None)
     assert second.predict(1, 0.5, 0.5, SCORES, api_name="/draw") == ""
 
 
@@ -283,29 +268,12 @@ def test_the_api_is_documented_with_types(address: str) -> None:
     endpoints = connect(address).view_api(return_format="dict")["named_endpoints"]
     assert set(endpoints) == {"/segment"}
     parameters = endpoints["/segment"]["parameters"]
-    assert [one["parameter_name"] for one in parameters] == ["scan", "threshold"]
-    assert parameters[1]["python_type"]["type"] == "float"
-
-
-def ask_as_agent(address: str, scan: Path) -> tuple[Any, Any]:
-    """The tools of the app, and its answer about a scan."""
-    mcp = pytest.importorskip("mcp", reason="the endpoint for agents needs mcp")
-    from mcp.client.streamable_http import streamable_http_client
-
-    async def talk() -> tuple[Any, Any]:
-        route = f"{address}gradio_api/mcp/"
-        async with (
-            streamable_http_client(route) as (read, write, _),
-            mcp.ClientSession(read, write) as session,
-        ):
-            await session.initialize()
-            tools = (await session.list_tools()).tools
-            with scan.open("rb") as file:
-                sent = httpx.post(f"{address}gradio_api/upload", files={"files": file})
-            given = {"scan": f"{address}gradio_api/file={sent.json()[0]}", "threshold": 0.5}
-            return tools, await session.call_tool(tools[0].name, given)
-
-    return asyncio.run(talk())
+    named = {parameter["parameter_name"]: parameter for parameter in parameters}
+    assert list(named) == ["scan", "threshold", "brain_mask", "strip", "model"]
+    assert named["threshold"]["python_type"]["type"] == "float"
+    optional = [name for name, its in named.items() if its["parameter_has_default"]]
+    assert optional == ["threshold", "brain_mask", "strip", "model"]
+    assert f"Literal['{REFUSE}', '{TAKE}'" in named["strip"]["python_type"]["type"]
 
 
 def test_an_agent_is_told_why_not_to_rely_on_a_result_and_what_is_no_brain(
@@ -330,7 +298,8 @@ def test_an_agent_finds_the_tool_and_gets_mask_and_report(
     fields = tools[0].inputSchema["properties"]
     assert fields["scan"]["description"].endswith("uploaded to this app.")
     assert fields["threshold"]["type"] == "number"
-    assert fields["threshold"]["description"].endswith("0.5 is usual.")
+    assert fields["threshold"]["description"].endswith("null: the model's.")
+    assert tools[0].inputSchema["required"] == ["scan"]
     assert not answer.isError, answer
     mask, report = ast.literal_eval(answer.content[0].text)
     path = tmp_path / "mask.nii.gz"

@@ -8,10 +8,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-from chromium import IN_CHROMIUM, browsing, visiting
+from chromium import IN_CHROMIUM
 from crafted_headers import REFUSED
 from dicom_files import write_series, zip_series
 from space import AFFINE, left_in, serving, write_scan
+from space_pages import (
+    DRAWN,
+    SIZES,
+    browsing_with_webgl,
+    open_example,
+    read_error,
+    see,
+    upload,
+    violations,
+    visit,
+)
 
 from modeling_rasalore.prediction.loading import describe_model, load_model
 from modeling_rasalore.prediction.options import PredictionOptions
@@ -19,8 +30,6 @@ from modeling_rasalore.prediction.volume import predict_volume
 from modeling_rasalore.scans.volumes import read_mask, read_volume
 
 pytestmark = IN_CHROMIUM
-SIZES = [(1280, 800), (1920, 1080), (390, 844)]
-DRAWN = "body[data-state='result'] #planes[data-volumes]"
 VIEWER = "document.querySelector('#planes').viewer"
 NO_WEBGL = """const get = HTMLCanvasElement.prototype.getContext;
 HTMLCanvasElement.prototype.getContext = function (kind, ...others) {
@@ -30,15 +39,8 @@ HTMLCanvasElement.prototype.getContext = function (kind, ...others) {
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    with browsing(
-        "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist"
-    ) as browser:
+    with browsing_with_webgl() as browser:
         yield browser
-
-
-def visit(browser: Any, address: str, size: tuple[int, int] = SIZES[0]) -> Any:
-    """A page in a browser session of its own."""
-    return visiting(browser, address, "#scan", size)
 
 
 @pytest.fixture
@@ -56,27 +58,6 @@ def example(browser: Any, address: str, request: pytest.FixtureRequest) -> Itera
         assert violations(page) == set()
         open_example(page)
         yield page
-
-
-def upload(page: Any, scan: Path) -> None:
-    page.set_input_files("#scan input[type=file]", str(scan))
-
-
-def see(page: Any, name: str) -> None:
-    """Wait until the result of a file is drawn."""
-    page.wait_for_selector(f"#summary >> text={name}")
-    page.wait_for_selector(DRAWN)
-
-
-def open_example(page: Any, title: str = "Small tumour") -> None:
-    page.click(f"#examples >> text={title}")
-    page.wait_for_selector("#result .example")
-    page.wait_for_selector(DRAWN)
-
-
-def read_error(page: Any) -> str:
-    """What the page says is wrong."""
-    return page.wait_for_selector("#message:not([hidden])").inner_text()
 
 
 def download(page: Any, kind: str, folder: Path) -> Path:
@@ -110,17 +91,6 @@ def check_mask(path: Path, scan: Path, model: Path, threshold: float) -> None:
     expected = predict_volume(*network, volume, PredictionOptions(threshold=threshold)).mask
     assert 0 < expected.sum() < expected.size
     assert np.array_equal(read_mask(path, volume), expected)
-
-
-def violations(page: Any) -> set[tuple[str, str]]:
-    """Rule of axe and element, for what is moderate or worse."""
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright")
-    return {
-        (rule["id"], node["html"][:200])
-        for rule in axe.Axe().run(page).response["violations"]
-        for node in rule["nodes"]
-        if rule["impact"] != "minor"
-    }
 
 
 # --- At each size of a screen ---------------------------------------------------------------------
@@ -210,17 +180,6 @@ def test_a_real_scan_is_moved_through_and_its_mask_downloaded(
     press_on_threshold(page, "ArrowRight")
     page.wait_for_selector("#summary >> text=above a score of 0.51")
     check_mask(download(page, "mask-nifti", tmp_path), scan, model, 0.51)
-
-
-def test_a_scan_of_another_sequence_is_told_in_red_above_its_numbers(
-    page: Any, tmp_path: Path
-) -> None:
-    upload(page, write_scan(tmp_path / "patient_t2.nii.gz"))
-    see(page, "patient_t2.nii.gz")
-    assert "trained on flair, but the scan is t2" in page.inner_text(".unfit")
-    block, headline = (page.locator(name).bounding_box() for name in (".unfit", "#headline"))
-    assert block["y"] + block["height"] <= headline["y"]
-    assert violations(page) == set()
 
 
 def test_twenty_bad_files_show_one_line_each_and_the_app_lives_on(
@@ -338,7 +297,7 @@ def test_a_preset_marks_exactly_what_its_calibrated_threshold_does(
     for path in model.iterdir():
         (folder / path.name).write_bytes(path.read_bytes())
     (folder / "calibration.json").write_text(json.dumps(calibration))
-    with serving(folder, tmp_path / "cache") as address, visit(browser, address) as page:
+    with serving(tmp_path / "cache", folder) as address, visit(browser, address) as page:
         upload(page, write_scan(tmp_path / "patient.nii.gz"))
         see(page, "patient.nii.gz")
         for rate, threshold in rates.items():
