@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
+# Whether importing `models` registers both models. The command `rasalore`, alone in its process,
+# does without: that imports all of transformers' model code, which takes as long as a scan.
+registers_models = True
+
 MODULES = {
     "BrainAnomalyPipeline": "models",
     "DdptConfig": "models",

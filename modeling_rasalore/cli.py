@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 
 import typer
 
+import modeling_rasalore
+
 from .commands.calibrate import calibrate
 from .commands.convert import convert_released, export
 from .commands.demo import demo
@@ -47,6 +49,8 @@ def main(words: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # names of files may hold any bytes
             stream.reconfigure(errors="backslashreplace")
+    if words is None:  # a process of its own
+        modeling_rasalore.registers_models = False
     try:
         app(args=list(words) if words is not None else None, prog_name="rasalore")
     except SystemExit as stop:

@@ -86,12 +86,12 @@ def predict(
             found = find_scans(scans, *options.reading[1:], trained_on=trained_on)
         say_left_out(found, quiet, as_json)
         out = require_writable(out) if out else make_results_folder(scans, resume)
-        from ..prediction.loading import load_model, pick_device
+        from ..prediction.loading import load_network, pick_device
         from ..prediction.planning import settle_precision
         from ..prediction.run import predict_scans
         from ..prediction.saved_options import at_false_alarms, complete_options
 
-        open_model = partial(load_model, model, revision, pick_device(device))
+        open_model = partial(load_network, model, revision, pick_device(device))
         network, processor = open_model()
         goes_on, shared = resume or shard is not None, part != (0, 1) or ray_workers > 0
         options = replace(options, precision=precision)
@@ -102,7 +102,8 @@ def predict(
         options = complete_options(options, chosen, network, model, revision)
         if false_alarms is not None:
             options = at_false_alarms(options, false_alarms, per, model, network, revision)
-        say(f"computing on {network.device} in {options.precision}: {options.precision_reason}")
+        computing = next(network.parameters()).device
+        say(f"computing on {computing} in {options.precision}: {options.precision_reason}")
         manifest = predict_scans(
             network,
             processor,
