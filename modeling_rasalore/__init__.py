@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# Whether importing `models` registers both models. The command `rasalore`, alone in its process,
-# does without: that imports all of transformers' model code, which takes as long as a scan.
-registers_models = True
+# Whether this process runs one command `rasalore` and nothing else. Importing `models` then leaves
+# both models unregistered until one is asked for: that imports all of transformers' model code.
+runs_one_command = False
 
 MODULES = {
     "BrainAnomalyPipeline": "models",

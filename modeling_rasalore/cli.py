@@ -9,8 +9,6 @@ from collections.abc import Callable, Sequence
 
 import typer
 
-import modeling_rasalore
-
 from .commands.calibrate import calibrate
 from .commands.convert import convert_released, export
 from .commands.demo import demo
@@ -18,6 +16,7 @@ from .commands.inspect import inspect
 from .commands.label import label
 from .commands.phantom import phantom
 from .commands.predict import predict
+from .commands.starting import begin_process
 from .commands.train import train
 
 app = typer.Typer(
@@ -50,7 +49,7 @@ def main(words: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):  # names of files may hold any bytes
             stream.reconfigure(errors="backslashreplace")
     if words is None:  # a process of its own
-        modeling_rasalore.registers_models = False
+        begin_process()
     try:
         app(args=list(words) if words is not None else None, prog_name="rasalore")
     except SystemExit as stop:

@@ -9,6 +9,7 @@ phantom.py    rasalore phantom
 places.py     where results go where nobody says so
 predict.py    rasalore predict
 saying.py     what commands print, and how they end
+starting.py   what a process does first, quick imports
 train.py      rasalore train
 words.py      options that several commands share
 """

@@ -10,6 +10,7 @@ import typer
 
 from .places import make_new_folder
 from .saying import one_line_errors, say_line
+from .starting import quick_imports
 from .words import Model, Revision
 
 
@@ -33,11 +34,12 @@ def demo(
         model = str(packaged_model("t2")) if model is None else model
         read_model_config(model, revision)  # a name that is none is told before the heavy imports
         out = require_writable(out) if out else make_new_folder(Path.cwd(), "rasalore_demo")
-        from ..prediction.loading import load_network
-        from ..prediction.options import PredictionOptions
-        from ..prediction.run import predict_scans
-        from ..prediction.saved_options import complete_options
-        from ..reports.tables import PAGE
+        with quick_imports():
+            from ..prediction.loading import load_network
+            from ..prediction.options import PredictionOptions
+            from ..prediction.run import predict_scans
+            from ..prediction.saved_options import complete_options
+            from ..reports.tables import PAGE
 
         network, processor = load_network(model, revision)
         options = complete_options(PredictionOptions(), (), network, model, revision)

@@ -1,7 +1,7 @@
 """Register both networks with transformers; the other files are copied into every model repository.
 
 Importing this package registers them, which imports all of transformers' model code; in a process
-of the command `rasalore` that is left until a class is asked for.
+that runs one command `rasalore` and nothing else, only asking for a class does.
 
 configuration_rasalore.py      what defines a RASALoRE network, and its presets
 encoder_rasalore.py            slice encoder and refiner
@@ -68,5 +68,5 @@ def register() -> None:
     globals().update({public.__name__: public for public in classes})
 
 
-if sys.modules["modeling_rasalore"].registers_models:
+if not sys.modules["modeling_rasalore"].runs_one_command:
     register()

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -72,11 +72,22 @@ def load_network(
         config.name_or_path = name
         network = RasaloreNetwork(config).to(config.dtype or torch.float32)
         weights = load_file(str(cached_file(name, "model.safetensors", revision=revision)))
-        names = network.state_dict().keys()
-        refuse_missing(name, names - weights.keys())
-        network.load_state_dict({key: weights[key] for key in names})
+        fill(network, weights, name)
         processor = RasaloreImageProcessor.from_pretrained(name, revision=revision)
     return network.to(find_device(device)).eval(), processor
+
+
+def fill(network: RasaloreNetwork, weights: Mapping[str, torch.Tensor], name: str) -> None:
+    """Give a network its weights; ValueError where they lack a tensor or one has another shape."""
+    own = network.state_dict()
+    refuse_missing(name, own.keys() - weights.keys())
+    if misfits := [key for key, tensor in own.items() if tensor.shape != weights[key].shape]:
+        raise ValueError(
+            f"the weights of {name} do not fit its config.json: {misfits[0]} has the shape "
+            f"{tuple(weights[misfits[0]].shape)}, not {tuple(own[misfits[0]].shape)}; take both "
+            "files from one training."
+        )
+    network.load_state_dict({key: weights[key] for key in own})
 
 
 @contextmanager
