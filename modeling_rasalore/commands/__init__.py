@@ -3,13 +3,13 @@
 calibrate.py  rasalore calibrate
 convert.py    rasalore convert-released, rasalore export
 demo.py       rasalore demo
+importing.py  imports without delay
 inspect.py    rasalore inspect
 label.py      rasalore label
 phantom.py    rasalore phantom
 places.py     where results go where nobody says so
 predict.py    rasalore predict
 saying.py     what commands print, and how they end
-starting.py   what a process does first, quick imports
 train.py      rasalore train
 words.py      options that several commands share
 """

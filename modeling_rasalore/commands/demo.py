@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
+from .importing import quick_imports
 from .places import make_new_folder
 from .saying import one_line_errors, say_line
-from .starting import quick_imports
 from .words import Model, Revision
 
 

@@ -12,9 +12,9 @@ import typer
 
 from ..files import printable
 from ..prediction.options import PredictionOptions, takes_options
+from .importing import quick_imports
 from .places import make_results_folder
 from .saying import one_line_errors, say_errors, say_left_out, say_line
-from .starting import quick_imports
 from .words import SCORING, Device, Json, Model, Per, Precision, Quiet, Revision, Scans
 
 
