@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
+# Whether this process runs one command `rasalore` and nothing else. Importing `models` then leaves
+# both models unregistered until one is asked for: that imports all of transformers' model code.
+runs_one_command = False
+
 MODULES = {
     "BrainAnomalyPipeline": "models",
     "DdptConfig": "models",

@@ -4,10 +4,13 @@ Exit codes: 0 all done, 1 something failed, 2 words that make no sense, 130 inte
 """
 
 import io
+import os
 import sys
 from collections.abc import Callable, Sequence
 
 import typer
+
+import modeling_rasalore
 
 from .commands.calibrate import calibrate
 from .commands.convert import convert_released, export
@@ -47,6 +50,10 @@ def main(words: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # names of files may hold any bytes
             stream.reconfigure(errors="backslashreplace")
+    if words is None:  # a process of its own
+        modeling_rasalore.runs_one_command = True
+        # Bars of libraries, such as of loading weights, do not belong between a command's lines.
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
         app(args=list(words) if words is not None else None, prog_name="rasalore")
     except SystemExit as stop:

@@ -3,6 +3,7 @@
 calibrate.py  rasalore calibrate
 convert.py    rasalore convert-released, rasalore export
 demo.py       rasalore demo
+importing.py  imports without delay
 inspect.py    rasalore inspect
 label.py      rasalore label
 phantom.py    rasalore phantom

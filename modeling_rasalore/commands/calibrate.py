@@ -58,16 +58,15 @@ def calibrate(
         from ..brains.extractors import require_extractor
         from ..brains.reading import read_brain
         from ..prediction.calibration import calibrate
-        from ..prediction.loading import load_model
+        from ..prediction.loading import load_network
         from ..prediction.planning import settle_precision
         from ..prediction.saved_options import ASSUMPTION, complete_options, save_calibration
 
-        network, processor = load_model(str(model), device=device)
+        network, processor = load_network(str(model), device=device)
         options = settle_precision(replace(options, precision=precision), network)
         if not quiet:
-            print(
-                f"computing on {network.device} in {options.precision}: {options.precision_reason}"
-            )
+            computing = next(network.parameters()).device
+            print(f"computing on {computing} in {options.precision}: {options.precision_reason}")
         options = complete_options(options, {*given, "threshold"}, network, model)
         if options.strip:
             require_extractor(options.strip)

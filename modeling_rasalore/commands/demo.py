@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from .importing import quick_imports
 from .places import make_new_folder
 from .saying import one_line_errors, say_line
 from .words import Model, Revision
@@ -33,13 +34,14 @@ def demo(
         model = str(packaged_model("t2")) if model is None else model
         read_model_config(model, revision)  # a name that is none is told before the heavy imports
         out = require_writable(out) if out else make_new_folder(Path.cwd(), "rasalore_demo")
-        from ..prediction.loading import load_model
-        from ..prediction.options import PredictionOptions
-        from ..prediction.run import predict_scans
-        from ..prediction.saved_options import complete_options
-        from ..reports.tables import PAGE
+        with quick_imports():
+            from ..prediction.loading import load_network
+            from ..prediction.options import PredictionOptions
+            from ..prediction.run import predict_scans
+            from ..prediction.saved_options import complete_options
+            from ..reports.tables import PAGE
 
-        network, processor = load_model(model, revision)
+        network, processor = load_network(model, revision)
         options = complete_options(PredictionOptions(), (), network, model, revision)
         manifest = predict_scans(network, processor, [EXAMPLE_SCAN], out, options, say=say_line)
     page = out.absolute() / PAGE

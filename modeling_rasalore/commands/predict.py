@@ -12,6 +12,7 @@ import typer
 
 from ..files import printable
 from ..prediction.options import PredictionOptions, takes_options
+from .importing import quick_imports
 from .places import make_results_folder
 from .saying import one_line_errors, say_errors, say_left_out, say_line
 from .words import SCORING, Device, Json, Model, Per, Precision, Quiet, Revision, Scans
@@ -66,10 +67,11 @@ def predict(
     shards are.
     """
     with one_line_errors("the same command with --resume goes on"):
-        from ..files import require_writable
-        from ..prediction.journal import pick_shard
-        from ..remote_files import read_model_config
-        from ..scans.finding import find_scans
+        with quick_imports():
+            from ..files import require_writable
+            from ..prediction.journal import pick_shard
+            from ..remote_files import read_model_config
+            from ..scans.finding import find_scans
 
         if threshold is not None and false_alarms is not None:
             raise ValueError("--threshold and --false-alarms exclude each other; give one of them.")
@@ -86,12 +88,13 @@ def predict(
             found = find_scans(scans, *options.reading[1:], trained_on=trained_on)
         say_left_out(found, quiet, as_json)
         out = require_writable(out) if out else make_results_folder(scans, resume)
-        from ..prediction.loading import load_model, pick_device
-        from ..prediction.planning import settle_precision
-        from ..prediction.run import predict_scans
-        from ..prediction.saved_options import at_false_alarms, complete_options
+        with quick_imports():
+            from ..prediction.loading import load_network, pick_device
+            from ..prediction.planning import settle_precision
+            from ..prediction.run import predict_scans
+            from ..prediction.saved_options import at_false_alarms, complete_options
 
-        open_model = partial(load_model, model, revision, pick_device(device))
+        open_model = partial(load_network, model, revision, pick_device(device))
         network, processor = open_model()
         goes_on, shared = resume or shard is not None, part != (0, 1) or ray_workers > 0
         options = replace(options, precision=precision)
@@ -102,7 +105,8 @@ def predict(
         options = complete_options(options, chosen, network, model, revision)
         if false_alarms is not None:
             options = at_false_alarms(options, false_alarms, per, model, network, revision)
-        say(f"computing on {network.device} in {options.precision}: {options.precision_reason}")
+        computing = next(network.parameters()).device
+        say(f"computing on {computing} in {options.precision}: {options.precision_reason}")
         manifest = predict_scans(
             network,
             processor,

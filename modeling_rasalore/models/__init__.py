@@ -1,10 +1,13 @@
 """Register both networks with transformers; the other files are copied into every model repository.
 
+Importing this package registers them, which imports all of transformers' model code; in a process
+that runs one command `rasalore` and nothing else, only asking for a class does.
+
 configuration_rasalore.py      what defines a RASALoRE network, and its presets
 encoder_rasalore.py            slice encoder and refiner
-attention_rasalore.py          location embeddings, region-aware spatial attention
+network_rasalore.py            points that attend to a slice, mask decoder, RasaloreNetwork
 loss_rasalore.py               losses of stage 2
-modeling_rasalore.py           point head, mask decoder, RasaloreModel
+modeling_rasalore.py           RasaloreModel: the network with losses, initialisation, saving
 scan_view_rasalore.py          a scan seen as one: square, scale, neighbours, hemispheres
 image_processing_rasalore.py   slices into the network's frame, its maps back
 pipeline_rasalore.py           slices in, maps and masks out
@@ -14,14 +17,16 @@ heatmaps_ddpt.py               attention, rollout, relevance, turned copies
 modeling_ddpt.py               DdptModel: prompts around a frozen CLIP
 """
 
-from transformers import AutoConfig, AutoImageProcessor, AutoModel
+import sys
+from typing import TYPE_CHECKING, Any
 
-from .configuration_ddpt import DdptConfig
-from .configuration_rasalore import RasaloreConfig
-from .image_processing_rasalore import RasaloreImageProcessor
-from .modeling_ddpt import DdptModel
-from .modeling_rasalore import RasaloreModel
-from .pipeline_rasalore import BrainAnomalyPipeline
+if TYPE_CHECKING:
+    from .configuration_ddpt import DdptConfig
+    from .configuration_rasalore import RasaloreConfig
+    from .image_processing_rasalore import RasaloreImageProcessor
+    from .modeling_ddpt import DdptModel
+    from .modeling_rasalore import RasaloreModel
+    from .pipeline_rasalore import BrainAnomalyPipeline
 
 __all__ = [
     "BrainAnomalyPipeline",
@@ -32,13 +37,36 @@ __all__ = [
     "RasaloreModel",
 ]
 
-for config, model in ((RasaloreConfig, RasaloreModel), (DdptConfig, DdptModel)):
-    AutoConfig.register(config.model_type, config, exist_ok=True)
-    AutoModel.register(config, model, exist_ok=True)
-    AutoImageProcessor.register(
-        config, image_processor_classes={"pil": RasaloreImageProcessor}, exist_ok=True
-    )
-    # A saved model carries its own files and loads elsewhere with trust_remote_code=True.
-    config.register_for_auto_class()
-    model.register_for_auto_class("AutoModel")
-RasaloreImageProcessor.register_for_auto_class("AutoImageProcessor")
+
+def __getattr__(name: str) -> Any:
+    """Return a public class, after registering."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    register()
+    return globals()[name]
+
+
+def register() -> None:
+    """Register both networks, so that transformers' Auto classes and pipelines know them."""
+    from transformers import IMAGE_PROCESSOR_MAPPING, AutoConfig, AutoModel
+
+    from .configuration_ddpt import DdptConfig
+    from .configuration_rasalore import RasaloreConfig
+    from .image_processing_rasalore import RasaloreImageProcessor
+    from .modeling_ddpt import DdptModel
+    from .modeling_rasalore import RasaloreModel
+    from .pipeline_rasalore import BrainAnomalyPipeline
+
+    stage1, stage2 = (DdptConfig, DdptModel), (RasaloreConfig, RasaloreModel)
+    processors: Any = {"pil": RasaloreImageProcessor}
+    for config, model in (stage1, stage2):
+        AutoConfig.register(config.model_type, config, exist_ok=True)
+        AutoModel.register(config, model, exist_ok=True)
+        # AutoImageProcessor.register writes here too, but takes subclasses of BaseImageProcessor.
+        IMAGE_PROCESSOR_MAPPING.register(config, processors, exist_ok=True)
+    classes = (*stage1, *stage2, RasaloreImageProcessor, BrainAnomalyPipeline)
+    globals().update({public.__name__: public for public in classes})
+
+
+if not sys.modules["modeling_rasalore"].runs_one_command:
+    register()

@@ -3,15 +3,37 @@
 Letters in shapes: B batch, c = base_channels, d = 8 c, S = image_size, s = refiner_grid.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_rasalore import RasaloreConfig
 
 
-class ConvBlock(GradientCheckpointingLayer):
+class CheckpointedLayer(nn.Module):
+    """A layer whose maps are computed again in the backward pass where that was asked for.
+
+    `gradient_checkpointing_enable` of transformers' models knows it by its two attributes. The
+    layer that transformers has for this would import all of its model code.
+    """
+
+    gradient_checkpointing = False
+    _gradient_checkpointing_func: Callable[..., Any]
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        if self.gradient_checkpointing and self.training:
+            return self._gradient_checkpointing_func(self.compute, *inputs)
+        return self.compute(*inputs)
+
+    def compute(self, *inputs: Tensor) -> Tensor:
+        """What the layer makes of its inputs."""
+        raise NotImplementedError
+
+
+class ConvBlock(CheckpointedLayer):
     """Two 3x3 convolutions with ReLU, LayerNorm over channels, channel dropout."""
 
     def __init__(self, in_channels: int, out_channels: int, dropout: float):
@@ -21,7 +43,7 @@ class ConvBlock(GradientCheckpointingLayer):
         self.norm = nn.LayerNorm(out_channels, eps=1e-6)
         self.dropout = nn.Dropout2d(dropout)
 
-    def forward(self, hidden: Tensor) -> Tensor:
+    def compute(self, hidden: Tensor) -> Tensor:  # type: ignore[override]
         hidden = self.conv1(hidden).relu_()
         hidden = rectify_and_normalise(self.conv2(hidden), self.norm)
         return order_for_gradients(self.dropout(hidden))

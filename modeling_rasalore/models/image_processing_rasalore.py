@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import ArrayLike
 from torch import Tensor
-from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
+from transformers.image_processing_base import BatchFeature, ImageProcessingMixin
 
 from .scan_view_rasalore import (
     CHANNELS,
@@ -32,7 +32,9 @@ from .scan_view_rasalore import (
 )
 
 
-class RasaloreImageProcessor(BaseImageProcessor):
+# Not BaseImageProcessor: only saving and loading would be used of it, and it imports all processors
+# and models of transformers.
+class RasaloreImageProcessor(ImageProcessingMixin):
     """Slices (H, W) or (C, H, W) -> `pixel_values` (B, C, size, size), and maps back to (H, W).
 
     With `view` "slice" every slice is seen by itself:
@@ -88,6 +90,9 @@ class RasaloreImageProcessor(BaseImageProcessor):
         self.neighbour_mm = neighbour_mm
         self._check_view()
 
+    # What `from_pretrained` takes in place of what was saved: names, as keys of annotations.
+    valid_kwargs = __init__
+
     def _check_view(self) -> None:
         """Raise ValueError for another view, or channels that are not what the network takes."""
         if self.view not in ("slice", "scan"):
@@ -100,6 +105,15 @@ class RasaloreImageProcessor(BaseImageProcessor):
                 f"num_channels must be the number of channels {list(self.scan_channels)} that a "
                 f"scan is seen in, got {self.num_channels}."
             )
+
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> Any:
+        """Save it with its own files, so that it loads elsewhere with trust_remote_code=True."""
+        self.register_for_auto_class("AutoImageProcessor")  # imports what the class does without
+        return super().save_pretrained(*args, **kwargs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what is saved: the fields that have a value, and the name of the class."""
+        return {name: value for name, value in super().to_dict().items() if value is not None}
 
     def __call__(self, images: Any, *args: Any, **kwargs: Any) -> BatchFeature:
         """`preprocess`."""

@@ -363,3 +363,8 @@ class DdptModel(DdptPreTrainedModel):
             ]
         heatmaps = torch.stack(rows, 1)[..., 1:].unflatten(2, (height, width))
         return logits.detach().softmax(1)[:, UNHEALTHY], heatmaps.detach().contiguous()
+
+
+# A saved model carries its own files and loads elsewhere with trust_remote_code=True.
+DdptConfig.register_for_auto_class()
+DdptModel.register_for_auto_class("AutoModel")

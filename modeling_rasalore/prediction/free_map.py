@@ -124,11 +124,11 @@ def fill_ranks(
     cut = zip(_planes(slices, box), inside, strict=True)
     sample = np.sort(np.concatenate([plane[within][::step] for plane, within in cut]))
     for row, plane, within in zip(ranks, _planes(slices, box), inside, strict=True):
-        darker, not_brighter = (
-            np.searchsorted(sample, plane[within], s) for s in ("left", "right")
-        )
+        # Each value once and in order: looked up as they lie, they take two to five times as long.
+        values, places = np.unique(plane[within], return_inverse=True)
+        darker, not_brighter = (np.searchsorted(sample, values, s) for s in ("left", "right"))
         share = (darker + not_brighter) / (2 * sample.size)
-        row[within] = share if polarity is Polarity.BRIGHT else 1 - share
+        row[within] = (share if polarity is Polarity.BRIGHT else 1 - share)[places]
 
 
 def _sampling_step(brain: BoolImage) -> int:

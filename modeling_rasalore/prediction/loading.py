@@ -2,20 +2,22 @@
 
 import hashlib
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoImageProcessor, AutoModel
-from transformers.utils import logging
+from safetensors.torch import load_file
+from transformers.utils import cached_file, logging
 
 from ..files import first_line
-from ..models import RasaloreModel
+from ..models.configuration_rasalore import RasaloreConfig
+from ..models.image_processing_rasalore import RasaloreImageProcessor
+from ..models.network_rasalore import RasaloreNetwork
 from ..packaged import WEIGHTS, packaged_model
-from ..remote_files import require_model_source, without_waiting_for_hub
+from ..remote_files import read_model_config, require_model_source, without_waiting_for_hub
 
 
 def load_model(
@@ -37,23 +39,69 @@ def load_model(
         ValueError: no folder and no repo id, no stage-2 model, weights that lack a tensor, or a
             package whose own weights are missing or damaged.
     """
+    from transformers import AutoImageProcessor, AutoModel
+
+    from ..models import register
+
+    register()
     name = str(packaged_model(modality)) if name is None else name
+    with complete_files(name):
+        loaded = AutoModel.from_pretrained(name, revision=revision, output_loading_info=True)
+        model, report = loaded[0], loaded[1]
+        refuse_other_kind(type(model).__name__)
+        refuse_missing(name, report["missing_keys"])
+        processor = AutoImageProcessor.from_pretrained(name, revision=revision)
+    return model.to(find_device(device)).eval(), processor
+
+
+def load_network(
+    name: str, revision: str = "main", device: str = "auto"
+) -> tuple[RasaloreNetwork, RasaloreImageProcessor]:
+    """Return network and image processor for scoring alone, in half the time of `load_model`.
+
+    Args:
+        name, revision, device: as for `load_model`.
+
+    Raises:
+        ValueError: as `load_model`.
+    """
+    with complete_files(name):
+        kinds = read_model_config(name, revision).get("architectures")
+        refuse_other_kind(*(kinds or ["one of an unknown kind"]))
+        config = RasaloreConfig.from_pretrained(name, revision=revision)
+        config.name_or_path = name
+        network = RasaloreNetwork(config).to(config.dtype or torch.float32)
+        weights = load_file(str(cached_file(name, "model.safetensors", revision=revision)))
+        fill(network, weights, name)
+        processor = RasaloreImageProcessor.from_pretrained(name, revision=revision)
+    return network.to(find_device(device)).eval(), processor
+
+
+def fill(network: RasaloreNetwork, weights: Mapping[str, torch.Tensor], name: str) -> None:
+    """Give a network its weights; ValueError where they lack a tensor or one has another shape."""
+    own = network.state_dict()
+    refuse_missing(name, own.keys() - weights.keys())
+    if misfits := [key for key, tensor in own.items() if tensor.shape != weights[key].shape]:
+        raise ValueError(
+            f"the weights of {name} do not fit its config.json: {misfits[0]} has the shape "
+            f"{tuple(weights[misfits[0]].shape)}, not {tuple(own[misfits[0]].shape)}; take both "
+            "files from one training."
+        )
+    network.load_state_dict({key: weights[key] for key in own})
+
+
+@contextmanager
+def complete_files(name: str) -> Iterator[None]:
+    """Load a model's files in silence; a ValueError tells of one that lacks or is damaged."""
     require_model_source(name)
-    if device == "auto":
-        accelerator = torch.accelerator.current_accelerator(check_available=True)
-        device = accelerator.type if accelerator else "cpu"
     with without_waiting_for_hub(name), without_progress_bars():
         try:
-            loaded = AutoModel.from_pretrained(name, revision=revision, output_loading_info=True)
-            model, report = loaded[0], loaded[1]
-            refuse_unfit(name, model, report["missing_keys"])
-            processor = AutoImageProcessor.from_pretrained(name, revision=revision)
+            yield
         except (OSError, SafetensorError) as error:
             raise ValueError(
                 f"--model {name} is incomplete: it needs config.json, model.safetensors and "
                 f"preprocessor_config.json; {first_line(error)}"
             ) from error
-    return model.to(device).eval(), processor
 
 
 @contextmanager
@@ -68,13 +116,25 @@ def without_progress_bars() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def refuse_unfit(name: str, model: Any, missing: Collection[str]) -> None:
-    """Raise ValueError for another kind of model, and for weights that lack tensors."""
-    if not isinstance(model, RasaloreModel):
-        raise ValueError(f"--model needs a RASALoRE model (stage 2), got {type(model).__name__}.")
-    if missing:  # the library would go on with random numbers in their place
+def refuse_other_kind(kind: str) -> None:
+    """Raise ValueError for the name of another model's class."""
+    if kind != "RasaloreModel":
+        raise ValueError(f"--model needs a RASALoRE model (stage 2), got {kind}.")
+
+
+def refuse_missing(name: str, missing: Collection[str]) -> None:
+    """Raise ValueError for weights that lack tensors: random numbers would take their place."""
+    if missing:
         names = ", ".join(sorted(missing)[:3])
         raise ValueError(f"the weights of {name} are incomplete: {names} are missing.")
+
+
+def find_device(device: str) -> str:
+    """Return the device; for "auto" an accelerator, where there is one."""
+    if device != "auto":
+        return device
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    return accelerator.type if accelerator else "cpu"
 
 
 def pick_device(device: str) -> str:

@@ -17,7 +17,7 @@ from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import parse_flag_from_env, set_seed
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import BaseImageProcessor, PreTrainedConfig, PreTrainedModel
+from transformers import ImageProcessingMixin, PreTrainedConfig, PreTrainedModel
 
 from ..data.patient import EACH, LabelledSlice, Patient, See
 from ..data.splits import split_hash, write_split
@@ -252,7 +252,7 @@ class RunFolder:
             **self.facts,
         }
 
-    def save_model(self, model: PreTrainedModel, processor: BaseImageProcessor) -> None:
+    def save_model(self, model: PreTrainedModel, processor: ImageProcessingMixin) -> None:
         """Write the model folder that `from_pretrained` reads."""
         if self.accelerator.is_main_process:
             model.save_pretrained(self.path)

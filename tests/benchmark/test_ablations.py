@@ -25,7 +25,7 @@ from modeling_rasalore.benchmark.ablations import (
 from modeling_rasalore.benchmark.recipe import BenchmarkRecipe
 from modeling_rasalore.benchmark.running import score_row
 from modeling_rasalore.benchmark.slices import HeldOut
-from modeling_rasalore.models.attention_rasalore import LocationEmbeddings
+from modeling_rasalore.models.network_rasalore import LocationEmbeddings
 from modeling_rasalore.pseudo_masks.rule import SCALING, PseudoMaskRule
 from modeling_rasalore.training.stage2 import Stage2Recipe, train_stage2
 

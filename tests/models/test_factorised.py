@@ -11,7 +11,7 @@ from small_rasalore import make_input, make_model
 from torch import Tensor
 
 from modeling_rasalore import RasaloreConfig, RasaloreModel
-from modeling_rasalore.models.modeling_rasalore import RasaloreOutput
+from modeling_rasalore.models.network_rasalore import RasaloreOutput
 
 
 @st.composite

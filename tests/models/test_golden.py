@@ -13,7 +13,7 @@ from torch import Tensor
 
 from modeling_rasalore import DdptModel, RasaloreModel
 from modeling_rasalore.models.loss_rasalore import sample_at_points
-from modeling_rasalore.models.modeling_rasalore import RasaloreOutput
+from modeling_rasalore.models.network_rasalore import RasaloreOutput
 from modeling_rasalore.publishing.released_checkpoints import (
     load_released_ddpt,
     load_released_rasalore,

@@ -10,8 +10,8 @@ from small_rasalore import SMALL, make_input, make_masks, make_model, small_conf
 from torch import Tensor
 
 from modeling_rasalore import RasaloreConfig, RasaloreModel
-from modeling_rasalore.models.attention_rasalore import LocationEmbeddings, ValueNoise
 from modeling_rasalore.models.encoder_rasalore import Refiner
+from modeling_rasalore.models.network_rasalore import LocationEmbeddings, ValueNoise
 
 POSTER: dict[str, Any] = {}
 RELEASED = {"attention_head_dim": 16, "value_noise": "learned", "decoder_loss": "el_tversky"}

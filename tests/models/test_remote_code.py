@@ -175,11 +175,11 @@ def test_a_saved_folder_holds_the_code_of_its_own_model_only(elsewhere: dict[str
     code = {name: {p.stem for p in folder.glob("*.py")} for name, folder in elsewhere.items()}
     processor = {"image_processing_rasalore", "scan_view_rasalore"}
     assert code["stage2"] == processor | {
-        "attention_rasalore",
         "configuration_rasalore",
         "encoder_rasalore",
         "loss_rasalore",
         "modeling_rasalore",
+        "network_rasalore",
     }
     assert code["stage1"] == processor | {
         "configuration_ddpt",

@@ -25,7 +25,7 @@ from modeling_rasalore import RasaloreConfig, RasaloreImageProcessor, RasaloreMo
 from modeling_rasalore.data.layouts import find_patients
 from modeling_rasalore.data.slices import read_slices
 from modeling_rasalore.data.splits import split_patients, write_split
-from modeling_rasalore.prediction.loading import load_model
+from modeling_rasalore.prediction.loading import load_model, load_network
 from modeling_rasalore.prediction.saved_options import load_threshold
 from modeling_rasalore.prediction.volume import describe_model, predict_slices
 from modeling_rasalore.publishing.checks import outputs_without_package
@@ -261,6 +261,19 @@ def test_the_calibrated_threshold_is_found_on_the_hub(published: Published) -> N
         "| 5 % of healthy voxels, all scans together | 0.31 | 3 scans, 60 slices, 9000 voxels |"
         in card
     )
+
+
+def test_what_scores_alone_is_the_same_model_from_the_hub_and_then_offline(
+    published: Published, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    revision = published.revision("model")
+    model, _ = load_model("me/rasalore", revision, "cpu")
+    network, processor = load_network("me/rasalore", revision, "cpu")
+    assert describe_model(network) == describe_model(model)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    again, same = load_network("me/rasalore", revision, "cpu")
+    assert describe_model(again) == describe_model(model)
+    assert same.to_dict() == processor.to_dict()
 
 
 def test_the_space_arrives_complete(published: Published) -> None:

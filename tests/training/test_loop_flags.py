@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import default_collate
 
 from modeling_rasalore import RasaloreConfig, RasaloreModel
-from modeling_rasalore.models.modeling_rasalore import RasaloreOutput
+from modeling_rasalore.models.network_rasalore import RasaloreOutput
 from modeling_rasalore.recipes import BaseRecipe, LoopRecipe
 from modeling_rasalore.training import loop
 from modeling_rasalore.training.loop import Objective, loss_parts

@@ -17,7 +17,7 @@ from modeling_rasalore import DdptConfig, DdptModel, RasaloreConfig, RasaloreMod
 from modeling_rasalore.data.layouts import find_patients
 from modeling_rasalore.data.patient import Patient
 from modeling_rasalore.data.slices import read_slices
-from modeling_rasalore.models.modeling_rasalore import RasaloreOutput
+from modeling_rasalore.models.network_rasalore import RasaloreOutput
 from modeling_rasalore.scans.volume_writing import write_nifti
 
 SLICES_SKIPPED = 15
