@@ -27,7 +27,9 @@ FLOORS: dict[str, set[str]] = {
     "prediction": {"models", "formats", "scans", "brains", "evaluation", "reports"},
     "pseudo_masks": {"models", "scans", "data", "evaluation", "prediction"},
     "training": {"models", "scans", "data", "evaluation", "prediction", "pseudo_masks"},
-    "publishing": {"models", "scans", "data", "evaluation", "prediction", "pseudo_masks"},
+    "publishing": {
+        *("models", "scans", "brains", "data", "evaluation", "prediction", "pseudo_masks"),
+    },
 }
 FLOORS["labelling"] = {"scans", "data", "evaluation", "prediction", "pseudo_masks"}
 FLOORS["benchmark"] = set(FLOORS)

@@ -4,9 +4,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from ..brains.sequences import load_table
 from ..files import write_json
 from ..models.scan_view_rasalore import CHANNELS
-from ..packaged import EXAMPLE_SCAN, packaged_model, packaged_sequences
+from ..packaged import EXAMPLE_SCAN, packaged_model
 from ..prediction.free_map import Polarity, polarity_of
 from ..prediction.loading import describe_model, load_model
 from ..prediction.options import PredictionOptions
@@ -14,6 +15,7 @@ from ..prediction.saved_options import at_false_alarms, complete_options
 from ..provenance import DISCLAIMER
 from .onnx_export import export_network
 
+SEQUENCES = ("flair", "t2")  # that the page offers
 # What the page shares with the Space that has a server, and lies there.
 SHARED = (
     "niivue",
@@ -45,10 +47,10 @@ def complete_page(source: Path, out: Path) -> Path:
             shutil.copy(shared, target)
     (out / EXAMPLE).mkdir()
     shutil.copy(EXAMPLE_SCAN, out / EXAMPLE)
-    models = {s: export_model(s, out / MODELS) for s in packaged_sequences()}
-    if not models:
-        packaged_model()  # says what to do
-    write_json(out / MODELS / MODELS_FILE, {"disclaimer": DISCLAIMER, "models": models})
+    models = {sequence: export_model(sequence, out / MODELS) for sequence in SEQUENCES}
+    table = {name: values.tolist() for name, values in vars(load_table()).items()}
+    facts = {"disclaimer": DISCLAIMER, "table": table, "models": models}
+    write_json(out / MODELS / MODELS_FILE, facts)
     return out
 
 

@@ -1,10 +1,12 @@
 // Scores a scan: bytes of a NIfTI file in; scores, masks, findings and files to take away out.
+import { measureAnatomy, problemOf, sampleScan } from './anatomy.js';
 import { boxOf, cutBox, rankOf } from './arrays.js';
 import { zeroBackground } from './background.js';
 import { measureFindings, maskAbove } from './findings.js';
 import { Finisher } from './free_map.js';
 import { require } from './header.js';
 import { pack, readScan, unpack, writeLayer, writeMask } from './nifti.js';
+import { recogniseSequence } from './recognition.js';
 import { ScanView } from './scan_view.js';
 
 const SMALLEST_BRAIN_ML = 0.1;
@@ -14,22 +16,25 @@ const MARGIN = 4; // voxels around the brain that the viewer shows
 const WHITE = 99.5; // percentile of the brain's intensities that is drawn white
 
 export class Analysis {
-  // `model` is an entry of models.json; `score` takes pixel values (4, size, size) and gives scores
+  // `model` is an entry of models.json with its `sequence`, `table` tells sequences; `score` takes pixel values (4, size, size) and gives scores
   // as `{data, side}`; `tell` learns (slices done, slices in all).
-  static async of(file, model, score, tell = () => {}) {
+  static async of(file, model, table, score, tell = () => {}) {
     const scan = readScan(await unpack(file));
     const images = zeroBackground(scan);
     scan.voxelMl = scan.spacing.reduce((product, size) => product * size, 1) / 1000;
     const millilitres = images.brainVoxels * scan.voxelMl;
     require(images.brainVoxels, `no voxel differs from the background, ${images.background}; give a scan that shows a brain.`);
     require(millilitres >= SMALLEST_BRAIN_ML, `only ${images.brainVoxels} voxels are not background; give a scan that shows a brain.`);
-    const analysis = new Analysis(scan, images, model);
+    const analysis = new Analysis(scan, images, model, table);
     await analysis.run(score, tell);
     return analysis;
   }
 
-  constructor(scan, images, model) {
+  constructor(scan, images, model, table) {
     Object.assign(this, { scan, images, model });
+    const sample = sampleScan(scan), anatomy = measureAnatomy(sample);
+    this.problem = anatomy && problemOf(anatomy);
+    this.looksLike = this.problem ? null : recogniseSequence(sample, table); // of brains alone
     this.brain = boxOf(images.slices, scan.shape);
   }
 
@@ -39,11 +44,11 @@ export class Analysis {
     const withBrain = Array.from({ length: depth }, (_, index) => index).filter((index) => view.showsBrain(index));
     this.scores = new Float32Array(images.slices.length);
     for (const [done, index] of withBrain.entries()) {
-      tell(done, withBrain.length);
+      await tell(done, withBrain.length);
       const { data, side } = await score(view.channels(index));
       view.placeScores(data, side, index, this.scores.subarray(index * height * width, (index + 1) * height * width));
     }
-    tell(withBrain.length, withBrain.length);
+    await tell(withBrain.length, withBrain.length);
     this.finish();
   }
 
@@ -71,8 +76,12 @@ export class Analysis {
 
   // Sentences on what forbids to rely on a result.
   get unfit() {
-    const { scan, images } = this, background = images.equal / scan.slices.length;
-    const reasons = [];
+    const { scan, images, model } = this, background = images.equal / scan.slices.length;
+    const reasons = this.problem ? [this.problem] : [];
+    if (this.looksLike && this.looksLike !== model.sequence) {
+      reasons.push(`Its image looks like a ${this.looksLike.toUpperCase()}, but it was read as ` +
+        `${model.sequence.toUpperCase()}: check which of them is right.`);
+    }
     if (background < SMALLEST_BACKGROUND) {
       reasons.push(`Only ${Math.round(100 * background)} % of the voxels have the background's value: the model ` +
         'expects scans with everything but the brain removed.');

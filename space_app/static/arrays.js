@@ -1,4 +1,4 @@
-// Ranks, medians, holes and boxes of arrays, as numpy and scipy have them.
+// Ranks, medians, holes, depths and boxes of arrays, as numpy and scipy have them.
 
 // The value that many percent of which are smaller.
 export function rankOf(values, percent) {
@@ -12,6 +12,12 @@ export const lowerMedianOf = (values) => sortedCopy(values)[(values.length - 1) 
 export function medianOf(values) {
   const sorted = sortedCopy(values), half = values.length >> 1;
   return values.length % 2 ? sorted[half] : Math.fround((sorted[half - 1] + sorted[half]) / 2);
+}
+
+// Between two values where the rank lies between them.
+export function percentileOf(values, percent) {
+  const sorted = sortedCopy(values), rank = (percent / 100) * (values.length - 1), below = Math.floor(rank);
+  return sorted[below] + (rank - below) * (sorted[Math.min(below + 1, values.length - 1)] - sorted[below]);
 }
 
 const sortedCopy = (values) => Float32Array.from(values).sort();
@@ -41,25 +47,57 @@ export class Plane {
   }
 }
 
-// Returns a mask (H, W) with all that its pixels enclose; what leads outside, leads along sides.
-export function fillHoles(mask, height, width) {
-  const outside = new Uint8Array(mask.length), stack = [];
-  const visit = (row, column) => {
-    const at = row * width + column;
-    if (row < 0 || column < 0 || row >= height || column >= width || mask[at] || outside[at]) return;
+// Returns a mask (S, H, W) with all that its voxels enclose; what leads outside, leads along sides.
+// One slice is filled as a plane.
+export function fillHoles(mask, shape) {
+  const axes = axesOf(shape), outside = new Uint8Array(mask.length), stack = [];
+  const visit = (at) => {
+    if (mask[at] || outside[at]) return;
     outside[at] = 1;
-    stack.push([row, column]);
+    stack.push(at);
   };
-  for (let row = 0; row < height; row++) [0, width - 1].forEach((column) => visit(row, column));
-  for (let column = 0; column < width; column++) [0, height - 1].forEach((row) => visit(row, column));
+  for (let at = 0; at < mask.length; at++) {
+    if (axes.some(({ position, length }) => position(at) === 0 || position(at) === length - 1)) visit(at);
+  }
   while (stack.length) {
-    const [row, column] = stack.pop();
-    visit(row - 1, column);
-    visit(row + 1, column);
-    visit(row, column - 1);
-    visit(row, column + 1);
+    const at = stack.pop();
+    for (const { position, length, stride } of axes) {
+      if (position(at) > 0) visit(at - stride);
+      if (position(at) < length - 1) visit(at + stride);
+    }
   }
   return outside.map((value) => 1 - value);
+}
+
+// Returns mm from each voxel of a mask (S, H, W) to the nearest outside it; beyond the ends of the
+// array nothing is inside. One slice is measured as a plane.
+export function depthsInside(mask, shape, spacing) {
+  let squares = new Float64Array(mask.length);
+  mask.forEach((value, at) => { squares[at] = value ? Infinity : 0; });
+  for (const { position, length, stride, axis } of axesOf(shape)) {
+    const nearer = squares.slice();
+    for (let at = 0; at < mask.length; at++) {
+      const place = position(at);
+      for (let k = 1; (k * spacing[axis]) ** 2 < nearer[at]; k++) {
+        const before = place - k < 0 ? 0 : squares[at - k * stride];
+        const after = place + k >= length ? 0 : squares[at + k * stride];
+        nearer[at] = Math.min(nearer[at], Math.min(before, after) + (k * spacing[axis]) ** 2);
+      }
+    }
+    squares = nearer;
+  }
+  return squares.map(Math.sqrt);
+}
+
+// Axes along which there is more than one voxel to go.
+function axesOf([depth, height, width]) {
+  const strides = [height * width, width, 1];
+  return [depth, height, width]
+    .map((length, axis) => {
+      const stride = strides[axis];
+      return { axis, length, stride, position: (at) => Math.floor(at / stride) % length };
+    })
+    .filter(({ axis }) => depth > 1 || axis > 0);
 }
 
 // Returns `{low, high}`, the smallest box that holds all values (S, H, W) above 0; null without any.

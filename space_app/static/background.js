@@ -24,23 +24,23 @@ export function zeroBackground(scan) {
   const planeOf = (array, index) => array.subarray(index * size, (index + 1) * size);
   const dominated = [];
   let brainVoxels = 0;
-  const counts = { lowered: new Uint32Array(depth) };
+  const loweredIn = new Uint32Array(depth);
   for (let index = 0; index < depth; index++) {
     const image = raise(planeOf(scan.slices, index), scale, height, width);
     brainVoxels += image.reduce((sum, value) => sum + (value !== 0), 0);
     const lowered = lowerOutliers(new Plane(image, height, width));
     planeOf(result, index).set(lowered);
-    counts.lowered[index] = countDifferences(image, lowered);
+    loweredIn[index] = countDifferences(image, lowered);
     if (maxOf(lowered) > fewVoxelsLimit(lowered, DOMINATED, 98)) dominated.push(index);
   }
   for (const index of dominated.length > MOST_DOMINATED * depth ? dominated : []) {
     const plane = planeOf(result, index);
     const cutPlane = cut(plane, fewVoxelsLimit(plane, DOMINATED, 98));
-    counts.lowered[index] += countDifferences(plane, cutPlane);
+    loweredIn[index] += countDifferences(plane, cutPlane);
     plane.set(cutPlane);
   }
   const equal = scan.slices.reduce((sum, value) => sum + (near(value, scale) ? 1 : 0), 0);
-  const lowered = counts.lowered.reduce((sum, count) => sum + count, 0);
+  const lowered = loweredIn.reduce((sum, count) => sum + count, 0);
   return { slices: result, brainVoxels, lowered, background: scale.background, equal };
 }
 
@@ -109,8 +109,9 @@ function raise(image, scale, height, width) {
   const { background, zero, tolerance, least } = scale;
   const above = image.map((value) => value - zero);
   if (zero === background) return above.map((value) => (value <= tolerance ? 0 : value));
-  let inside = Uint8Array.from(image, (value) => !near(value, scale));
-  if (background > zero) inside = fillHoles(inside, height, width);
+  let inside = new Uint8Array(image.length);
+  image.forEach((value, i) => { inside[i] = near(value, scale) ? 0 : 1; });
+  if (background > zero) inside = fillHoles(inside, [1, height, width]);
   return above.map((value, i) => (inside[i] ? Math.max(value, least) : 0));
 }
 

@@ -9,7 +9,8 @@ const HEIGHTS = ['lower third', 'middle third', 'upper third'];
 // `smallest`, and the parts that are left, as lists of indices.
 export function maskAbove(scores, shape, threshold, smallest) {
   const limit = Math.fround(threshold);
-  const mask = Uint8Array.from(scores, (score) => (score > limit ? 1 : 0));
+  const mask = new Uint8Array(scores.length);
+  for (let at = 0; at < scores.length; at++) mask[at] = scores[at] > limit ? 1 : 0;
   const parts = [];
   for (const part of connectedParts(mask, shape)) {
     if (part.length >= smallest) parts.push(part);

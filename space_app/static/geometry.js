@@ -7,6 +7,7 @@ import { ScanError, require } from './header.js';
 const HEAD_MM = [20, 600]; // what a scan of a head covers along an axis
 const FINE_VOXELS = 64; // along an axis shorter than a head: no scanner's voxels are as small
 const UNITS = { 1: 1000, 3: 0.001 }; // of header codes, in mm; all others count as mm
+const ROUNDING = 3 * 2 ** -23; // of the squared length of a float32 quaternion
 const FURTHEST = { z: 2, y: 1, x: 0 };
 
 // Returns `{shape, spacing, frame, start, steps}`: sizes and mm in the order slices, rows, columns;
@@ -44,6 +45,7 @@ function chooseForm(header) {
     if (!code) continue;
     const affine = read[name]();
     if (affine && affine.flat().every(Number.isFinite) && closestAxes(affine)) {
+      if (problems.length) header.codes[1] = 0; // so that a mask says the same
       problems.forEach((other) => header.warnings.push(`the ${other} is no affine, so the ${name} is used.`));
       warnOfMirroredForms(header, name, affine);
       return affine;
@@ -62,12 +64,9 @@ function sformOf({ srow }) {
 
 // null where the quaternion is longer than that of any rotation.
 function qformOf({ quatern, pixdim }) {
-  let [b, c, d, ...origin] = quatern;
-  const length = b * b + c * c + d * d;
-  if (!(length <= 1 + 1e-5)) return null;
-  if (length > 1) [b, c, d] = [b, c, d].map((part) => part / Math.sqrt(length)); // rounding
-  const rest = 1 - (b * b + c * c + d * d);
-  const a = rest > 3.6e-7 ? Math.sqrt(rest) : 0;
+  const [b, c, d, ...origin] = quatern, rest = 1 - (b * b + c * c + d * d);
+  if (!(rest >= -ROUNDING)) return null;
+  const a = rest > ROUNDING ? Math.sqrt(rest) : 0;
   const rotation = [
     [a * a + b * b - c * c - d * d, 2 * (b * c - a * d), 2 * (b * d + a * c)],
     [2 * (b * c + a * d), a * a + c * c - b * b - d * d, 2 * (c * d - a * b)],
@@ -164,10 +163,11 @@ function chooseUnit(affine, own, shape, header) {
     const [, middle, longest] = [...extent].sort((one, other) => one - other);
     return middle >= HEAD_MM[0] && longest <= HEAD_MM[1];
   };
-  let unit = UNITS[header.unitCode] ?? 1;
+  let unit = UNITS[header.unitCode & 7] ?? 1;
   if (unit !== 1 && coversHead(extentIn(1)) && !coversHead(extentIn(unit))) {
     header.warnings.push('the header names another unit of length, but its numbers are taken as mm.');
     unit = 1;
+    header.unitCode = (header.unitCode & ~7) | 2;
   }
   const extent = extentIn(unit), words = extent.map((length) => Number(length.toPrecision(4))).join(' x ');
   const isTooFine = shape.some((count, i) => count >= FINE_VOXELS && extent[i] < HEAD_MM[0]);

@@ -8,6 +8,8 @@ const OTHER_TYPES = { 1: 'bit', 32: 'complex', 128: 'RGB', 1792: 'complex', 2304
 const MOST_VOXELS = 30_000_000; // a BraTS scan has 9 million
 const LARGEST_OFFSET = 2 ** 24; // bytes before the voxels
 const SCALES = [1e-30, 1e30]; // outside them a float32 overflows or vanishes
+const SIZES_MM = [1e-4, 1e4];
+const LONGEST_QUATERNION = 1 + 1e-5; // squared; rounding makes it longer than 1
 const FIELDS = {
   1: { size: 348, least: 352, dim: [40, 'Int16', 2], datatype: 70, bitpix: 72, pixdim: [76, 'Float32', 4],
     offset: [108, 'Float32'], slope: [112, 'Float32'], inter: [116, 'Float32'], units: [123, 'Uint8'],
@@ -42,12 +44,13 @@ export function readHeader(bytes) {
     offset: checkOffset(one(fields.offset), fields.least),
     pixdim: many(fields.pixdim, 4), codes: many(fields.codes, 2),
     quatern: many(fields.quatern, 6), srow: many(fields.srow, 12),
-    unitCode: one(fields.units) & 7,
+    unitCode: one(fields.units),
   };
   const voxels = header.shape[0] * header.shape[1] * header.shape[2];
   require(bytes.length >= header.offset + voxels * header.itemBytes,
     'the file ends before the last voxel that its header announces; copy it again.');
   checkVoxelSizes(header);
+  shortenQuaternion(header);
   return { ...header, ...readScaling(one(fields.slope), one(fields.inter), warnings) };
 }
 
@@ -114,9 +117,21 @@ function checkVoxelSizes(header) {
   const sizes = header.pixdim.slice(1);
   require(sizes.every((size) => Number.isFinite(size) && size !== 0),
     `voxel sizes must be above 0, got ${sizes.join(', ')}; write the true sizes into the header.`);
+  const inMm = sizes.map((size) => Math.abs(size) * ({ 1: 1000, 3: 0.001 }[header.unitCode & 7] ?? 1));
+  const areSizes = (values) => values.every((size) => Math.abs(size) >= SIZES_MM[0] && Math.abs(size) <= SIZES_MM[1]);
+  require(areSizes(inMm) || areSizes(sizes), `voxels must measure ${SIZES_MM.join(' to ')} mm, got ` +
+    `${inMm.join(', ')} mm; write the true sizes and unit into the header.`);
   if (sizes.some((size) => size < 0)) {
     header.warnings.push(`voxel sizes below 0, ${sizes.join(', ')}, are taken as positive.`);
     header.pixdim = [header.pixdim[0], ...sizes.map(Math.abs)];
   }
   header.codes = header.codes.map((code) => (code >= 0 && code <= 5 ? code : 0));
+}
+
+// Puts right a quaternion that rounding made longer than that of any rotation.
+function shortenQuaternion(header) {
+  const parts = header.quatern.slice(0, 3), length = parts.reduce((sum, part) => sum + part * part, 0);
+  if (length > 1 && length <= LONGEST_QUATERNION) {
+    header.quatern.splice(0, 3, ...parts.map((part) => part / Math.sqrt(length)));
+  }
 }

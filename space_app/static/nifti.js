@@ -8,9 +8,9 @@ const MOST_LABELS = 10; // of a label map, with its background
 const GEOMETRY_BYTES = { 1: [[76, 108], [39, 40], [123, 124], [252, 328]], 2: [[104, 168], [500, 504], [344, 496], [524, 525]] };
 const PLACES = { // of what a mask says otherwise
   1: { dim: [40, 'Int16', 2], datatype: 70, bitpix: 72, offset: [108, 'Float32'], slope: [112, 'Float32'],
-    descrip: 148, magic: 344, size: 348 },
+    descrip: 148, magic: 344, size: 348, codes: 252, codeBytes: 2, pixdim: [76, 'Float32', 4], units: [123, 'Uint8'], quatern: 256 },
   2: { dim: [16, 'BigInt64', 8], datatype: 12, bitpix: 14, offset: [168, 'BigInt64'], slope: [176, 'Float64'],
-    descrip: 240, magic: 4, size: 540 },
+    descrip: 240, magic: 4, size: 540, codes: 344, codeBytes: 4, pixdim: [104, 'Float64', 8], units: [500, 'Int32'], quatern: 352 },
 };
 
 // Returns the bytes (Uint8Array) of a file, unpacked where it is gzip data.
@@ -115,6 +115,10 @@ export function writeMask(mask, { shape, grid: { header, headerBytes, start, ste
     view[`set${kind}`](at, kind.startsWith('Big') ? BigInt(value) : value, littleEndian);
   view.setInt32(0, places.size, littleEndian);
   for (const [from, to] of GEOMETRY_BYTES[version]) bytes.set(headerBytes.subarray(from, to), from);
+  header.codes.forEach((code, i) => put([places.codes + i * places.codeBytes, `Int${8 * places.codeBytes}`], code));
+  header.pixdim.forEach((size, i) => put([places.pixdim[0] + i * places.pixdim[2], places.pixdim[1]], size));
+  header.quatern.forEach((part, i) => put([places.quatern + i * places.pixdim[2], places.pixdim[1]], part));
+  put(places.units, header.unitCode);
   bytes.set(headerBytes.subarray(places.magic, places.magic + (version === 1 ? 4 : 8)), places.magic);
   const [dim, kind, width] = places.dim;
   [3, ...header.shape, 1, 1, 1, 1].forEach((size, i) => put([dim + i * width, kind], size));

@@ -77,7 +77,7 @@ async function analyse() {
   const { name, bytes } = chosen, read = sequence();
   tell('');
   setState('running');
-  find('#status').textContent = `Reading ${name} …`;
+  find('#status').textContent = `Reading and scoring ${name} …`;
   find('#slices-told').textContent = '';
   find('#stop').focus();
   try {
@@ -112,10 +112,10 @@ function showNumbers() {
 
 // --- Thresholds -----------------------------------------------------------------------------------
 function offerPresets() {
-  const { presets, threshold } = settings.models[result.sequence];
+  const { presets, threshold } = settings.models[result.sequence], volumes = new Map(result.volumes);
   find('#presets').innerHTML = presets.map((preset) => `<label><input type="radio" name="preset"
     value="${preset.threshold}"${preset.threshold === threshold ? ' checked' : ''}>
-    marks ${100 * preset.rate} in 100 healthy voxels</label>`).join('');
+    ${100 * preset.rate} in 100 healthy voxels: ${volumes.get(preset.rate).toFixed(1)} mL</label>`).join('');
   find('#threshold').value = threshold;
   find('#threshold-value').textContent = threshold.toFixed(2);
 }
@@ -145,7 +145,7 @@ function saveNumbers() {
   const report = {
     disclaimer: settings.disclaimer, input: name, modality: result.sequence,
     modality_source: 'chosen on the page', model: { name: model, weights_sha256 }, threshold, millilitres,
-    unfit_because: unfit, warnings, shape, spacing_mm: spacing, findings,
+    millilitres_at_rates: Object.fromEntries(result.volumes), unfit_because: unfit, warnings, shape, spacing_mm: spacing, findings,
   };
   window.Controls.save(`${stem()}_summary.json`, new TextEncoder().encode(JSON.stringify(report, null, 2)));
 }

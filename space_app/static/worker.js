@@ -3,7 +3,7 @@ import { Analysis } from './analysis.js';
 import { ScanError } from './header.js';
 import { openNetworks } from './network.js';
 
-let models = {}, networks = {};
+let settings = {}, networks = {};
 let analysis = null; // of the scan that was read last
 let isStopped = false;
 let current = { threshold: null }; // the mask that was made last
@@ -37,22 +37,23 @@ function resultAt(threshold) {
 
 const actions = {
   async open() {
-    const settings = JSON.parse(new TextDecoder().decode(await read('models/models.json')));
-    models = settings.models;
-    networks = await openNetworks(models, read);
+    settings = JSON.parse(new TextDecoder().decode(await read('models/models.json')));
+    networks = await openNetworks(settings.models, read);
     return settings;
   },
   async analyse({ file, sequence, threshold }) {
     isStopped = false;
     [analysis, current] = [null, { threshold: null }];
-    analysis = await Analysis.of(new Uint8Array(file), models[sequence], networks[sequence], tell);
+    const model = { sequence, ...settings.models[sequence] };
+    analysis = await Analysis.of(new Uint8Array(file), model, settings.table, networks[sequence], tell);
+    const volumes = model.presets.map((preset) => [preset.rate, analysis.at(preset.threshold).millilitres]);
     const { scan, scores, first_slice } = analysis.layers();
     const layers = {
       scan: { name: 'scan.nii', content: encode(scan) },
       scores: { name: 'scores.nii', content: encode(scores) }, first_slice, has_truth: false,
     };
     const { unfit, warnings, scan: { shape, spacing } } = analysis;
-    return { layers, unfit, warnings, shape, spacing, ...resultAt(threshold) };
+    return { layers, unfit, warnings, shape, spacing, volumes, ...resultAt(threshold) };
   },
   at: ({ threshold }) => resultAt(threshold),
   maskFile: ({ threshold }) => analysis.maskFile(maskAt(threshold).mask),
