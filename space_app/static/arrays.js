@@ -10,21 +10,28 @@ export const lowerMedianOf = (values) => sortedCopy(values)[(values.length - 1) 
 
 // Of two middle values the mean.
 export function medianOf(values) {
-  const sorted = sortedCopy(values), half = values.length >> 1;
+  const sorted = sortedCopy(values),
+    half = values.length >> 1;
   return values.length % 2 ? sorted[half] : Math.fround((sorted[half - 1] + sorted[half]) / 2);
 }
 
 // Between two values where the rank lies between them.
 export function percentileOf(values, percent) {
-  const sorted = sortedCopy(values), rank = (percent / 100) * (values.length - 1), below = Math.floor(rank);
-  return sorted[below] + (rank - below) * (sorted[Math.min(below + 1, values.length - 1)] - sorted[below]);
+  const sorted = sortedCopy(values),
+    rank = (percent / 100) * (values.length - 1),
+    below = Math.floor(rank);
+  return (
+    sorted[below] +
+    (rank - below) * (sorted[Math.min(below + 1, values.length - 1)] - sorted[below])
+  );
 }
 
 const sortedCopy = (values) => Float32Array.from(values).sort();
 
 // To whole numbers, halves to the even one, as Python rounds.
 export function roundToEven(number) {
-  const below = Math.floor(number), rest = number - below;
+  const below = Math.floor(number),
+    rest = number - below;
   if (rest !== 0.5) return Math.round(number);
   return below % 2 === 0 ? below : below + 1;
 }
@@ -37,7 +44,9 @@ export class Plane {
 
   // Indices of a pixel and the up to 8 around it.
   around(place) {
-    const row = Math.floor(place / this.width), column = place % this.width, found = [];
+    const row = Math.floor(place / this.width),
+      column = place % this.width,
+      found = [];
     for (let r = Math.max(row - 1, 0); r <= Math.min(row + 1, this.height - 1); r++) {
       for (let c = Math.max(column - 1, 0); c <= Math.min(column + 1, this.width - 1); c++) {
         found.push(r * this.width + c);
@@ -50,14 +59,17 @@ export class Plane {
 // Returns a mask (S, H, W) with all that its voxels enclose; what leads outside, leads along sides.
 // One slice is filled as a plane.
 export function fillHoles(mask, shape) {
-  const axes = axesOf(shape), outside = new Uint8Array(mask.length), stack = [];
+  const axes = axesOf(shape),
+    outside = new Uint8Array(mask.length),
+    stack = [];
   const visit = (at) => {
     if (mask[at] || outside[at]) return;
     outside[at] = 1;
     stack.push(at);
   };
   for (let at = 0; at < mask.length; at++) {
-    if (axes.some(({ position, length }) => position(at) === 0 || position(at) === length - 1)) visit(at);
+    if (axes.some(({ position, length }) => position(at) === 0 || position(at) === length - 1))
+      visit(at);
   }
   while (stack.length) {
     const at = stack.pop();
@@ -73,7 +85,9 @@ export function fillHoles(mask, shape) {
 // array nothing is inside. One slice is measured as a plane.
 export function depthsInside(mask, shape, spacing) {
   let squares = new Float64Array(mask.length);
-  mask.forEach((value, at) => { squares[at] = value ? Infinity : 0; });
+  mask.forEach((value, at) => {
+    squares[at] = value ? Infinity : 0;
+  });
   for (const { position, length, stride, axis } of axesOf(shape)) {
     const nearer = squares.slice();
     for (let at = 0; at < mask.length; at++) {
@@ -100,9 +114,10 @@ function axesOf([depth, height, width]) {
     .filter(({ axis }) => depth > 1 || axis > 0);
 }
 
-// Returns `{low, high}`, the smallest box that holds all values (S, H, W) above 0; null without any.
+// Returns `{low, high}`, the smallest box that holds all values (S, H, W) above 0, or null.
 export function boxOf(values, [depth, height, width]) {
-  const low = [Infinity, Infinity, Infinity], high = [0, 0, 0];
+  const low = [Infinity, Infinity, Infinity],
+    high = [0, 0, 0];
   for (let s = 0, at = 0; s < depth; s++) {
     for (let r = 0; r < height; r++) {
       for (let c = 0; c < width; c++, at++) {

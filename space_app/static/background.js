@@ -18,7 +18,8 @@ const MOST_DOMINATED = 0.1;
 // Returns `{slices, brainVoxels, lowered, background, equal}`: slices (S, H, W) with background 0,
 // how many voxels are brain, were too bright, and have the background's value.
 export function zeroBackground(scan) {
-  const [depth, height, width] = scan.shape, size = height * width;
+  const [depth, height, width] = scan.shape,
+    size = height * width;
   const scale = findScale(scan);
   const result = new Float32Array(scan.slices.length);
   const planeOf = (array, index) => array.subarray(index * size, (index + 1) * size);
@@ -44,9 +45,11 @@ export function zeroBackground(scan) {
   return { slices: result, brainVoxels, lowered, background: scale.background, equal };
 }
 
-const near = (value, { background, tolerance }) => Math.abs(Math.fround(value - background)) <= tolerance;
+const near = (value, { background, tolerance }) =>
+  Math.abs(Math.fround(value - background)) <= tolerance;
 const maxOf = (values) => values.reduce((most, value) => (value > most ? value : most), -Infinity);
-const countDifferences = (one, other) => one.reduce((sum, value, i) => sum + (value !== other[i]), 0);
+const countDifferences = (one, other) =>
+  one.reduce((sum, value, i) => sum + (value !== other[i]), 0);
 
 function findScale({ slices, shape }) {
   const sample = sampleRows(slices, shape);
@@ -54,7 +57,10 @@ function findScale({ slices, shape }) {
   let background = rankOf(border, 50);
   let { distance, reach } = measureReach(sample, background);
   const limit = Math.fround(NEARLY_EQUAL * reach);
-  const equal = border.reduce((sum, value) => sum + (Math.abs(Math.fround(value - background)) <= limit), 0);
+  const equal = border.reduce(
+    (sum, value) => sum + (Math.abs(Math.fround(value - background)) <= limit),
+    0,
+  );
   if (equal < border.length / 2) {
     background = rankOf(sample, 0.01); // brain or noise up to the border
     distance = measureReach(sample, background).distance; // `reach` stays, as in the package
@@ -62,7 +68,8 @@ function findScale({ slices, shape }) {
   const tissue = sample.filter((_, i) => distance[i] > limit);
   const tolerance = Math.fround(SAME * reach);
   if (!tissue.length) return { background, zero: background, tolerance, least: 0 };
-  const low = rankOf(tissue, 1), high = rankOf(tissue, 99);
+  const low = rankOf(tissue, 1),
+    high = rankOf(tissue, 99);
   const zero = chooseZero(tissue, background, low, high);
   return { background, zero, tolerance, least: Math.fround(SAME * Math.abs(high - zero)) };
 }
@@ -70,7 +77,8 @@ function findScale({ slices, shape }) {
 function sampleRows(slices, [depth, height, width]) {
   const step = Math.ceil(slices.length / SAMPLED_VOXELS);
   if (step === 1) return slices;
-  const rows = Math.ceil(height / step), sample = new Float32Array(depth * rows * width);
+  const rows = Math.ceil(height / step),
+    sample = new Float32Array(depth * rows * width);
   for (let s = 0, at = 0; s < depth; s++) {
     for (let r = 0; r < height; r += step, at += width) {
       const from = (s * height + r) * width;
@@ -110,12 +118,14 @@ function raise(image, scale, height, width) {
   const above = image.map((value) => value - zero);
   if (zero === background) return above.map((value) => (value <= tolerance ? 0 : value));
   let inside = new Uint8Array(image.length);
-  image.forEach((value, i) => { inside[i] = near(value, scale) ? 0 : 1; });
+  image.forEach((value, i) => {
+    inside[i] = near(value, scale) ? 0 : 1;
+  });
   if (background > zero) inside = fillHoles(inside, [1, height, width]);
   return above.map((value, i) => (inside[i] ? Math.max(value, least) : 0));
 }
 
-// --- Voxels far brighter than all around them -----------------------------------------------------
+// --- Voxels far brighter than all around them ----------------------------------------------------
 function lowerOutliers(plane) {
   const { values } = plane;
   if (values.reduce((sum, value) => sum + (value !== 0), 0) < FEWEST_VOXELS) return values;
@@ -124,18 +134,26 @@ function lowerOutliers(plane) {
   if (maxOf(rest) > limit) rest = cut(rest, limit);
   if (places.length) rest = rest.slice();
   for (const place of places) {
-    const brain = plane.around(place).map((at) => rest[at]).filter((value) => value > 0);
+    const brain = plane
+      .around(place)
+      .map((at) => rest[at])
+      .filter((value) => value > 0);
     rest[place] = brain.length ? medianOf(Float32Array.from(brain)) : 0;
   }
   return rest;
 }
 
 function withoutSingleVoxels(plane) {
-  const image = plane.values, places = [];
+  const image = plane.values,
+    places = [];
   let rest = image;
   while (places.length <= MOST_SINGLE_VOXELS) {
     const brightest = rest.indexOf(maxOf(rest));
-    const around = plane.around(brightest).map((at) => rest[at]).sort((one, other) => one - other).at(-2);
+    const around = plane
+      .around(brightest)
+      .map((at) => rest[at])
+      .sort((one, other) => one - other)
+      .at(-2);
     if (!(rest[brightest] > Math.fround(SINGLE_VOXEL * around))) break;
     if (rest === image) rest = image.slice();
     rest[brightest] = 0;
@@ -158,6 +176,9 @@ function fewVoxelsLimit(image, times, percent) {
 }
 
 function cut(image, limit) {
-  const brightest = image.reduce((most, value) => (value <= limit && value > most ? value : most), 0);
+  const brightest = image.reduce(
+    (most, value) => (value <= limit && value > most ? value : most),
+    0,
+  );
   return image.map((value) => (value > limit ? brightest : value));
 }

@@ -20,13 +20,15 @@ export function maskAbove(scores, shape, threshold, smallest) {
 }
 
 function connectedParts(mask, [depth, height, width]) {
-  const isSeen = new Uint8Array(mask.length), parts = [];
+  const isSeen = new Uint8Array(mask.length),
+    parts = [];
   for (let seed = 0; seed < mask.length; seed++) {
     if (!mask[seed] || isSeen[seed]) continue;
     isSeen[seed] = 1;
     const part = [seed];
     for (let next = 0; next < part.length; next++) {
-      const column = part[next] % width, row = Math.floor(part[next] / width) % height;
+      const column = part[next] % width,
+        row = Math.floor(part[next] / width) % height;
       const slice = Math.floor(part[next] / (width * height));
       for (let s = Math.max(slice - 1, 0); s <= Math.min(slice + 1, depth - 1); s++) {
         for (let r = Math.max(row - 1, 0); r <= Math.min(row + 1, height - 1); r++) {
@@ -54,8 +56,12 @@ export function measureFindings(parts, scores, scan, brain) {
     const voxels = part.map((at) => voxelOf(at, scan.shape));
     const nearest = nearestToCentre(voxels);
     return {
-      sum, millilitres: part.length * scan.voxelMl, score: sum / part.length,
-      position: positionInWords(voxels, brain), slice: nearest[0], point: applyAffine(scan.frame, nearest),
+      sum,
+      millilitres: part.length * scan.voxelMl,
+      score: sum / part.length,
+      position: positionInWords(voxels, brain),
+      slice: nearest[0],
+      point: applyAffine(scan.frame, nearest),
     };
   });
   return rows.sort((one, other) => other.sum - one.sum);
@@ -66,8 +72,11 @@ function voxelOf(at, [, height, width]) {
 }
 
 function nearestToCentre(voxels) {
-  const centre = [0, 1, 2].map((axis) => voxels.reduce((sum, voxel) => sum + voxel[axis], 0) / voxels.length);
-  const distance = (voxel) => voxel.reduce((sum, index, axis) => sum + (index - centre[axis]) ** 2, 0);
+  const centre = [0, 1, 2].map(
+    (axis) => voxels.reduce((sum, voxel) => sum + voxel[axis], 0) / voxels.length,
+  );
+  const distance = (voxel) =>
+    voxel.reduce((sum, index, axis) => sum + (index - centre[axis]) ** 2, 0);
   return voxels.reduce((best, voxel) => (distance(voxel) < distance(best) ? voxel : best));
 }
 

@@ -2,7 +2,8 @@
 // `free_map.py` of the package does. All arrays are of the box that holds the brain, (S, H, W).
 import { medianOf } from './arrays.js';
 
-const INTENSITY_MM = 2, MIRROR_MM = 4;
+const INTENSITY_MM = 2,
+  MIRROR_MM = 4;
 const SAMPLED_VOXELS = 2 ** 20;
 const MAD_OF_NORMAL = 1.4826;
 const NEXT_TO_END = 2 ** -24;
@@ -54,15 +55,18 @@ export class Finisher {
   }
 
   freeMap() {
-    const maps = this.ranks(), smoother = maps.slice();
+    const maps = this.ranks(),
+      smoother = maps.slice();
     this.smooth(maps, INTENSITY_MM);
     this.smooth(smoother, MIRROR_MM);
-    const [depth, height, width] = this.shape, mirror = this.mirrorColumns();
+    const [depth, height, width] = this.shape,
+      mirror = this.mirrorColumns();
     for (let row = 0; row < depth * height; row++) {
       for (let c = 0; c < width; c++) {
         const at = row * width + c;
         if (!this.brain[at]) continue;
-        let total = 0, known = 0;
+        let total = 0,
+          known = 0;
         for (const { column, share } of mirror[c]) {
           total += smoother[row * width + column] * share;
           known += this.brain[row * width + column] * share;
@@ -81,8 +85,12 @@ export class Finisher {
     for (let i = 0; i < this.brain.length; i++) sum += this.brain[i] * (i % width);
     const midline = sum / this.voxels;
     return Array.from({ length: width }, (_, c) => {
-      const place = 2 * midline - c, left = Math.floor(place);
-      const both = [{ column: left, share: 1 + left - place }, { column: left + 1, share: place - left }];
+      const place = 2 * midline - c,
+        left = Math.floor(place);
+      const both = [
+        { column: left, share: 1 + left - place },
+        { column: left + 1, share: place - left },
+      ];
       return both
         .filter(({ column }) => column >= 0 && column < width)
         .map(({ column, share }) => ({ column, share: Math.fround(share) }));
@@ -91,7 +99,8 @@ export class Finisher {
 
   // Each brain voxel's rank: the share of darker voxels and half of the equal ones.
   ranks() {
-    const size = this.shape[1] * this.shape[2], sampled = [];
+    const size = this.shape[1] * this.shape[2],
+      sampled = [];
     for (let start = 0; start < this.slices.length; start += size) {
       let count = 0; // every slice is sampled from its first brain voxel on
       for (let i = start; i < start + size; i++) {
@@ -108,7 +117,8 @@ export class Finisher {
 
 // How many of the sorted values are less than one, or not more.
 function firstAt(sorted, value, isBeyond) {
-  let low = 0, high = sorted.length;
+  let low = 0,
+    high = sorted.length;
   while (low < high) {
     const middle = (low + high) >> 1;
     if (sorted[middle] < value || (isBeyond && sorted[middle] === value)) low = middle + 1;
@@ -117,7 +127,7 @@ function firstAt(sorted, value, isBeyond) {
   return low;
 }
 
-// --- Gaussians ------------------------------------------------------------------------------------
+// --- Gaussians -----------------------------------------------------------------------------------
 // Rows, columns, then slices; beyond the ends lie zeros.
 function blurVolume(values, [depth, height, width], spacing, sigmaMm) {
   const [across, along, beside] = spacing.map((size) => gaussian(sigmaMm / size));
@@ -131,7 +141,9 @@ function blurVolume(values, [depth, height, width], spacing, sigmaMm) {
 
 function gaussian(sigma) {
   const radius = Math.trunc(TRUNCATE * sigma + 0.5);
-  const weights = Float64Array.from({ length: 2 * radius + 1 }, (_, i) => Math.exp((-0.5 * (i - radius) ** 2) / sigma ** 2));
+  const weights = Float64Array.from({ length: 2 * radius + 1 }, (_, i) =>
+    Math.exp((-0.5 * (i - radius) ** 2) / sigma ** 2),
+  );
   const total = weights.reduce((sum, weight) => sum + weight, 0);
   return weights.map((weight) => weight / total);
 }

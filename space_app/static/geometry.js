@@ -2,11 +2,10 @@
 //
 // Slice frame: (S, H, W), slices inferior -> superior, rows anterior -> posterior, columns patient
 // right -> left. Affines are three rows of four numbers; the world is RAS+ in mm.
-import { ScanError, require } from './header.js';
+import { ScanError, otherUnits, check, unitOf } from './header.js';
 
 const HEAD_MM = [20, 600]; // what a scan of a head covers along an axis
 const FINE_VOXELS = 64; // along an axis shorter than a head: no scanner's voxels are as small
-const UNITS = { 1: 1000, 3: 0.001 }; // of header codes, in mm; all others count as mm
 const ROUNDING = 3 * 2 ** -23; // of the squared length of a float32 quaternion
 const FURTHEST = { z: 2, y: 1, x: 0 };
 
@@ -15,7 +14,9 @@ const FURTHEST = { z: 2, y: 1, x: 0 };
 export function placeVoxels(header) {
   const affine = chooseForm(header);
   const axes = closestAxes(affine);
-  const own = [FURTHEST.z, FURTHEST.y, FURTHEST.x].map((out) => axes.findIndex((axis) => axis.out === out));
+  const own = [FURTHEST.z, FURTHEST.y, FURTHEST.x].map((out) =>
+    axes.findIndex((axis) => axis.out === out),
+  );
   const shape = own.map((axis) => header.shape[axis]);
   // Slices run along +z, rows along -y, columns along -x.
   const isFlipped = own.map((axis, i) => axes[axis].sign !== [1, -1, -1][i]);
@@ -28,7 +29,9 @@ export function placeVoxels(header) {
     unit * (row[3] + own.reduce((sum, axis, i) => sum + row[axis] * last[i], 0)),
   ]);
   return {
-    shape, frame, spacing: measureSpacing(affine, own, unit),
+    shape,
+    frame,
+    spacing: measureSpacing(affine, own, unit),
     start: own.reduce((sum, axis, i) => sum + strides[axis] * last[i], 0),
     steps: own.map((axis, i) => signs[i] * strides[axis]),
   };
@@ -41,19 +44,27 @@ function chooseForm(header) {
   const [qform, sform] = header.codes;
   const read = { sform: () => sformOf(header), qform: () => qformOf(header) };
   const problems = [];
-  for (const [name, code] of [['sform', sform], ['qform', qform]]) {
+  for (const [name, code] of [
+    ['sform', sform],
+    ['qform', qform],
+  ]) {
     if (!code) continue;
     const affine = read[name]();
     if (affine && affine.flat().every(Number.isFinite) && closestAxes(affine)) {
       if (problems.length) header.codes[1] = 0; // so that a mask says the same
-      problems.forEach((other) => header.warnings.push(`the ${other} is no affine, so the ${name} is used.`));
+      problems.forEach((other) =>
+        header.warnings.push(`the ${other} is no affine, so the ${name} is used.`),
+      );
       warnOfMirroredForms(header, name, affine);
       return affine;
     }
     problems.push(name);
   }
-  require(!problems.length, `the ${problems.join(' and ')} must map voxels to 3-D space; save the ` +
-    'scan with a valid form.');
+  check(
+    !problems.length,
+    `the ${problems.join(' and ')} must map voxels to 3-D space; save the ` +
+      'scan with a valid form.',
+  );
   header.warnings.push('the header says nothing about orientation; left and right may be swapped.');
   return centredAffine(header);
 }
@@ -64,7 +75,8 @@ function sformOf({ srow }) {
 
 // null where the quaternion is longer than that of any rotation.
 function qformOf({ quatern, pixdim }) {
-  const [b, c, d, ...origin] = quatern, rest = 1 - (b * b + c * c + d * d);
+  const [b, c, d, ...origin] = quatern,
+    rest = 1 - (b * b + c * c + d * d);
   if (!(rest >= -ROUNDING)) return null;
   const a = rest > ROUNDING ? Math.sqrt(rest) : 0;
   const rotation = [
@@ -93,7 +105,7 @@ function warnOfMirroredForms(header, used, affine) {
   }
 }
 
-// --- Closest axes ---------------------------------------------------------------------------------
+// --- Closest axes --------------------------------------------------------------------------------
 // Returns per own axis the world axis it runs along and its sign; null where an axis is lost.
 //
 // As nibabel's `io_orientation`: the nearest rotation to the affine (its polar factor) decides, the
@@ -104,9 +116,12 @@ function closestAxes(affine) {
   const nearest = polarFactor(affine.map((row) => lengths.map((length, j) => row[j] / length)));
   if (!nearest) return null;
   const fit = (j) => Math.max(...nearest.map((row) => row[j] ** 2));
-  const free = new Set([0, 1, 2]), axes = [];
+  const free = new Set([0, 1, 2]),
+    axes = [];
   for (const j of [0, 1, 2].sort((one, other) => fit(other) - fit(one))) {
-    const out = [...free].reduce((best, i) => (Math.abs(nearest[i][j]) > Math.abs(nearest[best][j]) ? i : best));
+    const out = [...free].reduce((best, i) =>
+      Math.abs(nearest[i][j]) > Math.abs(nearest[best][j]) ? i : best,
+    );
     free.delete(out);
     axes[j] = { out, sign: nearest[out][j] < 0 ? -1 : 1 };
   }
@@ -131,16 +146,22 @@ function inverseTransposed(m) {
   const size = determinant(m);
   if (!(Math.abs(size) > 1e-12)) return null;
   const at = (i, j) => m[i % 3][j % 3];
-  return m.map((_, i) => [0, 1, 2].map((j) =>
-    (at(i + 1, j + 1) * at(i + 2, j + 2) - at(i + 1, j + 2) * at(i + 2, j + 1)) / size));
+  return m.map((_, i) =>
+    [0, 1, 2].map(
+      (j) => (at(i + 1, j + 1) * at(i + 2, j + 2) - at(i + 1, j + 2) * at(i + 2, j + 1)) / size,
+    ),
+  );
 }
 
 function determinant([a, b, c]) {
-  return a[0] * (b[1] * c[2] - b[2] * c[1]) - a[1] * (b[0] * c[2] - b[2] * c[0]) +
-    a[2] * (b[0] * c[1] - b[1] * c[0]);
+  return (
+    a[0] * (b[1] * c[2] - b[2] * c[1]) -
+    a[1] * (b[0] * c[2] - b[2] * c[0]) +
+    a[2] * (b[0] * c[1] - b[1] * c[0])
+  );
 }
 
-// --- Sizes ----------------------------------------------------------------------------------------
+// --- Sizes ---------------------------------------------------------------------------------------
 // mm between slices, rows and columns, each at right angles, so that their product is the volume of
 // a voxel in sheared scans too.
 function measureSpacing(affine, own, unit) {
@@ -163,22 +184,30 @@ function chooseUnit(affine, own, shape, header) {
     const [, middle, longest] = [...extent].sort((one, other) => one - other);
     return middle >= HEAD_MM[0] && longest <= HEAD_MM[1];
   };
-  let unit = UNITS[header.unitCode & 7] ?? 1;
+  let unit = unitOf(header);
   if (unit !== 1 && coversHead(extentIn(1)) && !coversHead(extentIn(unit))) {
-    header.warnings.push('the header names another unit of length, but its numbers are taken as mm.');
+    header.warnings.push(
+      'the header names another unit of length, but its numbers are taken as mm.',
+    );
     unit = 1;
     header.unitCode = (header.unitCode & ~7) | 2;
   }
-  const extent = extentIn(unit), words = extent.map((length) => Number(length.toPrecision(4))).join(' x ');
+  const extent = extentIn(unit),
+    words = extent.map((length) => Number(length.toPrecision(4))).join(' x ');
   const isTooFine = shape.some((count, i) => count >= FINE_VOXELS && extent[i] < HEAD_MM[0]);
-  const fitsInOther = !coversHead(extent) && Object.values(UNITS).some((other) => coversHead(extentIn(other)));
+  const fitsInOther =
+    !coversHead(extent) && otherUnits.some((other) => coversHead(extentIn(other)));
   if (fitsInOther || isTooFine || Math.max(...extent) > HEAD_MM[1]) {
-    throw new ScanError(`a head measures ${HEAD_MM.join(' to ')} mm along each axis, got ${words} mm; ` +
-      'write the true voxel sizes and unit into the header.');
+    throw new ScanError(
+      `a head measures ${HEAD_MM.join(' to ')} mm along each axis, got ${words} mm; ` +
+        'write the true voxel sizes and unit into the header.',
+    );
   }
   if (Math.min(...extent) < HEAD_MM[0]) {
-    header.warnings.push(`the scan covers ${words} mm (slices, rows, columns): it is a part of a head, or ` +
-      'its voxel sizes are wrong, and volumes in mL with them.');
+    header.warnings.push(
+      `the scan covers ${words} mm (slices, rows, columns): it is a part of a head, or ` +
+        'its voxel sizes are wrong, and volumes in mL with them.',
+    );
   }
   return unit;
 }

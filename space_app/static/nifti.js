@@ -1,17 +1,10 @@
 // Reads a scan from the bytes of a NIfTI file, and writes masks on its own grid.
 import { applyAffine, placeVoxels } from './geometry.js';
-import { ScanError, readHeader, require } from './header.js';
+import { FIELDS, ScanError, readHeader, check } from './header.js';
 
 const LARGEST_BYTES = 300_000_000; // of an unpacked file
+const OWN_MARK = 'rasalore result'; // in whatever is written, so that a later run knows it again
 const MOST_LABELS = 10; // of a label map, with its background
-// What a mask takes over from the scan's header: where its voxels lie, in which unit.
-const GEOMETRY_BYTES = { 1: [[76, 108], [39, 40], [123, 124], [252, 328]], 2: [[104, 168], [500, 504], [344, 496], [524, 525]] };
-const PLACES = { // of what a mask says otherwise
-  1: { dim: [40, 'Int16', 2], datatype: 70, bitpix: 72, offset: [108, 'Float32'], slope: [112, 'Float32'],
-    descrip: 148, magic: 344, size: 348, codes: 252, codeBytes: 2, pixdim: [76, 'Float32', 4], units: [123, 'Uint8'], quatern: 256 },
-  2: { dim: [16, 'BigInt64', 8], datatype: 12, bitpix: 14, offset: [168, 'BigInt64'], slope: [176, 'Float64'],
-    descrip: 240, magic: 4, size: 540, codes: 344, codeBytes: 4, pixdim: [104, 'Float64', 8], units: [500, 'Int32'], quatern: 352 },
-};
 
 // Returns the bytes (Uint8Array) of a file, unpacked where it is gzip data.
 export async function unpack(bytes) {
@@ -27,13 +20,17 @@ export async function unpack(bytes) {
       length += value.length;
       if (length > LARGEST_BYTES) {
         await reader.cancel();
-        throw new ScanError(`the file unpacks to more than ${LARGEST_BYTES / 1e6} MB; use the command line.`);
+        throw new ScanError(
+          `the file unpacks to more than ${LARGEST_BYTES / 1e6} MB; use the command line.`,
+        );
       }
     }
   } catch (error) {
     if (error instanceof ScanError) throw error;
-    throw new ScanError('the file cannot be unpacked: it is damaged, or its gzip data has several ' +
-      'parts; unpack it first and give the .nii file.');
+    throw new ScanError(
+      'the file cannot be unpacked: it is damaged, or its gzip data has several ' +
+        'parts; unpack it first and give the .nii file.',
+    );
   }
   return joined(parts, length);
 }
@@ -53,14 +50,15 @@ function joined(parts, length) {
   return whole;
 }
 
-// Returns a scan in the slice frame: `{slices, shape, spacing, frame, warnings, replaced, ...}`;
-// slices (S, H, W) are a Float32Array, `replaced` counts NaN or infinite voxels that became 0.
+// Returns a scan in the slice frame: `{slices, shape, spacing, frame, warnings, grid}`; slices
+// (S, H, W) are a Float32Array, and `grid` is what `writeMask` needs.
 export function readScan(bytes) {
   const header = readHeader(bytes);
   const { shape, spacing, frame, start, steps } = placeVoxels(header);
   const voxels = readVoxels(bytes, header);
   const slices = new Float32Array(voxels.length);
-  let at = 0, replaced = 0;
+  let at = 0,
+    replaced = 0;
   for (let s = 0; s < shape[0]; s++) {
     for (let r = 0; r < shape[1]; r++) {
       let from = start + s * steps[0] + r * steps[1];
@@ -76,8 +74,7 @@ export function readScan(bytes) {
   refuseMask(slices);
   const { warnings } = header;
   if (replaced) warnings.push(`${replaced} NaN or infinite voxels were set to 0.`);
-  const grid = { header, headerBytes: bytes.slice(0, PLACES[header.version].size), start, steps };
-  return { slices, shape, spacing, frame, warnings, replaced, grid };
+  return { slices, shape, spacing, frame, warnings, grid: { header, start, steps } };
 }
 
 // In the file's own order, scaled, as float64 numbers that are then rounded to float32.
@@ -100,33 +97,41 @@ function refuseMask(slices) {
     values.add(value);
     if (values.size > MOST_LABELS) return;
   }
-  const areLabels = [...values].every((value) => value >= 0 && value <= 255 && Number.isInteger(value));
+  const areLabels = [...values].every(
+    (value) => value >= 0 && value <= 255 && Number.isInteger(value),
+  );
   const shown = values.size > 1 && slices.reduce((sum, value) => sum + (value !== 0), 0) >= 100;
-  require(!shown || !(areLabels || values.size === 2),
-    `all voxels are one of ${values.size} values, as in a mask; give the scan instead.`);
+  check(
+    !shown || !(areLabels || values.size === 2),
+    `all voxels are one of ${values.size} values, as in a mask; give the scan instead.`,
+  );
 }
 
 // Returns the bytes of a mask (S, H, W) of 0 and 1 as NIfTI on the grid of the scan's own file.
-export function writeMask(mask, { shape, grid: { header, headerBytes, start, steps } }) {
-  const { version, littleEndian } = header, places = PLACES[version];
-  const offset = version === 1 ? 352 : 544;
-  const bytes = new Uint8Array(offset + mask.length), view = new DataView(bytes.buffer);
-  const put = ([at, kind], value) =>
-    view[`set${kind}`](at, kind.startsWith('Big') ? BigInt(value) : value, littleEndian);
-  view.setInt32(0, places.size, littleEndian);
-  for (const [from, to] of GEOMETRY_BYTES[version]) bytes.set(headerBytes.subarray(from, to), from);
-  header.codes.forEach((code, i) => put([places.codes + i * places.codeBytes, `Int${8 * places.codeBytes}`], code));
-  header.pixdim.forEach((size, i) => put([places.pixdim[0] + i * places.pixdim[2], places.pixdim[1]], size));
-  header.quatern.forEach((part, i) => put([places.quatern + i * places.pixdim[2], places.pixdim[1]], part));
-  put(places.units, header.unitCode);
-  bytes.set(headerBytes.subarray(places.magic, places.magic + (version === 1 ? 4 : 8)), places.magic);
-  const [dim, kind, width] = places.dim;
-  [3, ...header.shape, 1, 1, 1, 1].forEach((size, i) => put([dim + i * width, kind], size));
-  put([places.datatype, 'Int16'], 2);
-  put([places.bitpix, 'Int16'], 8);
-  put(places.offset, offset);
-  put(places.slope, 1);
-  bytes.set(new TextEncoder().encode('rasalore result'), places.descrip);
+//
+// Only what tells where voxels lie is taken over: no text of the header can carry a name out.
+export function writeMask(mask, { shape, grid: { header, start, steps } }) {
+  const fields = FIELDS[header.version],
+    offset = fields.least;
+  const bytes = new Uint8Array(offset + mask.length),
+    view = new DataView(bytes.buffer);
+  const put = ([at, kind, width = 0], ...values) =>
+    values.forEach((value, i) => {
+      const number = kind.startsWith('Big') ? BigInt(value) : value;
+      view[`set${kind}`](at + i * width, number, header.littleEndian);
+    });
+  put([0, 'Int32'], fields.size);
+  bytes.set(new TextEncoder().encode(fields.magic[1]), fields.magic[0]);
+  if (fields.magicBytes === 8) bytes.set([0, 13, 10, 26, 10], fields.magic[0] + 3);
+  for (const name of ['pixdim', 'codes', 'quatern', 'srow']) put(fields[name], ...header[name]);
+  put(fields.units, header.unitCode);
+  bytes[fields.axes] = header.axesCode;
+  put(fields.dim, 3, ...header.shape, 1, 1, 1, 1);
+  put(fields.datatype, 2); // uint8
+  put(fields.bitpix, 8);
+  put(fields.offset, offset);
+  put(fields.slope, 1);
+  bytes.set(new TextEncoder().encode(OWN_MARK), fields.descrip);
   let at = 0;
   for (let s = 0; s < shape[0]; s++) {
     for (let r = 0; r < shape[1]; r++) {
@@ -141,14 +146,17 @@ export function writeMask(mask, { shape, grid: { header, headerBytes, start, ste
 // front and the top, as the viewer wants them.
 export function writeLayer(values, { shape, frame }, { low, high }) {
   const sizes = [2, 1, 0].map((axis) => high[axis] - low[axis]); // columns, rows, slices
-  const bytes = new Uint8Array(352 + sizes[0] * sizes[1] * sizes[2]), view = new DataView(bytes.buffer);
+  const bytes = new Uint8Array(352 + sizes[0] * sizes[1] * sizes[2]),
+    view = new DataView(bytes.buffer);
   view.setInt32(0, 348, true);
   [3, ...sizes, 1, 1, 1, 1].forEach((size, i) => view.setInt16(40 + 2 * i, size, true));
   view.setInt16(70, 2, true);
   view.setInt16(72, 8, true);
   const corner = applyAffine(frame, [low[0], high[1] - 1, high[2] - 1]);
   frame.forEach((row, i) => {
-    [-row[2], -row[1], row[0], corner[i]].forEach((value, j) => view.setFloat32(280 + 16 * i + 4 * j, value, true));
+    [-row[2], -row[1], row[0], corner[i]].forEach((value, j) =>
+      view.setFloat32(280 + 16 * i + 4 * j, value, true),
+    );
   });
   const lengths = [2, 1, 0].map((axis) => Math.hypot(...frame.map((row) => row[axis])));
   [1, ...lengths].forEach((size, i) => view.setFloat32(76 + 4 * i, size, true));
@@ -160,7 +168,8 @@ export function writeLayer(values, { shape, frame }, { low, high }) {
   let at = 352;
   for (let s = low[0]; s < high[0]; s++) {
     for (let r = high[1] - 1; r >= low[1]; r--) {
-      for (let c = high[2] - 1; c >= low[2]; c--, at++) bytes[at] = values[(s * shape[1] + r) * shape[2] + c];
+      for (let c = high[2] - 1; c >= low[2]; c--, at++)
+        bytes[at] = values[(s * shape[1] + r) * shape[2] + c];
     }
   }
   return bytes;

@@ -14,7 +14,9 @@ const SURE = 0.95;
 export function recogniseSequence(sample, { weights, offsets }) {
   const profile = measureProfile(sample);
   if (!profile) return null;
-  const logits = weights.map((row, kind) => row.reduce((sum, weight, i) => sum + weight * profile[i], offsets[kind]));
+  const logits = weights.map((row, kind) =>
+    row.reduce((sum, weight, i) => sum + weight * profile[i], offsets[kind]),
+  );
   const shares = logits.map((logit) => Math.exp(logit - Math.max(...logits)));
   const best = shares.indexOf(Math.max(...shares));
   return shares[best] / shares.reduce((sum, share) => sum + share, 0) >= SURE ? KINDS[best] : null;
@@ -24,7 +26,9 @@ export function recogniseSequence(sample, { weights, offsets }) {
 export function measureProfile({ slices, shape, spacing, brainVoxels }) {
   if ((brainVoxels * spacing[0] * spacing[1] * spacing[2]) / 1000 < JUDGED_ML) return null;
   const brain = new Uint8Array(slices.length);
-  slices.forEach((value, i) => { brain[i] = value > 0 ? 1 : 0; });
+  slices.forEach((value, i) => {
+    brain[i] = value > 0 ? 1 : 0;
+  });
   const depths = depthsInside(fillHoles(brain, shape), shape, spacing);
   const shells = SHELLS_MM.map(() => []);
   slices.forEach((value, i) => {

@@ -1,6 +1,7 @@
 // Guesses from a file's name which sequence a scan is.
 
-const WORDS = [ // the first row with a word of the name decides: T2_FLAIR is a FLAIR
+const WORDS = [
+  // the first row with a word of the name decides: T2_FLAIR is a FLAIR
   ['flair', ['flair', 't2f', 'tirm', 't2flair']],
   ['t1ce', ['t1ce', 't1c', 't1gd', 't1post']],
   ['t2', ['t2', 't2w']],

@@ -3,7 +3,8 @@ import { Analysis } from './analysis.js';
 import { ScanError } from './header.js';
 import { openNetworks } from './network.js';
 
-let settings = {}, networks = {};
+let settings = {},
+  networks = {};
 let analysis = null; // of the scan that was read last
 let isStopped = false;
 let current = { threshold: null }; // the mask that was made last
@@ -44,25 +45,39 @@ const actions = {
   async analyse({ file, sequence, threshold }) {
     isStopped = false;
     [analysis, current] = [null, { threshold: null }];
-    const model = { sequence, ...settings.models[sequence] };
-    analysis = await Analysis.of(new Uint8Array(file), model, settings.table, networks[sequence], tell);
-    const volumes = model.presets.map((preset) => [preset.rate, analysis.at(preset.threshold).millilitres]);
+    const model = settings.models[sequence];
+    const bytes = new Uint8Array(file);
+    analysis = await Analysis.of(bytes, model, settings.table, networks[sequence], tell);
+    const volumes = model.presets.map((preset) => [
+      preset.rate,
+      analysis.at(preset.threshold).millilitres,
+    ]);
     const { scan, scores, first_slice } = analysis.layers();
     const layers = {
       scan: { name: 'scan.nii', content: encode(scan) },
-      scores: { name: 'scores.nii', content: encode(scores) }, first_slice, has_truth: false,
+      scores: { name: 'scores.nii', content: encode(scores) },
+      first_slice,
+      has_truth: false,
     };
-    const { unfit, warnings, scan: { shape, spacing } } = analysis;
-    return { layers, unfit, warnings, shape, spacing, volumes, ...resultAt(threshold) };
+    const {
+      unfit,
+      warnings,
+      looksLike,
+      scan: { shape, spacing },
+    } = analysis;
+    return { layers, unfit, warnings, looksLike, shape, spacing, volumes, ...resultAt(threshold) };
   },
   at: ({ threshold }) => resultAt(threshold),
   maskFile: ({ threshold }) => analysis.maskFile(maskAt(threshold).mask),
-  stop() { isStopped = true; },
+  stop() {
+    isStopped = true;
+  },
 };
 
 function explain(error) {
   if (error instanceof ScanError) return error.message;
-  if (error instanceof RangeError) return 'the browser has not enough memory for this scan; use the command line.';
+  if (error instanceof RangeError)
+    return 'the browser has not enough memory for this scan; use the command line.';
   return `the scan could not be analysed: ${error.message}`;
 }
 

@@ -187,8 +187,9 @@ def test_masks_lie_where_their_scan_does(page: Any, tmp_path: Path) -> None:
 
 def test_hostile_and_damaged_files_are_refused_in_one_sentence(page: Any, tmp_path: Path) -> None:
     for case, (name, make, _) in REFUSED.items():
-        if "GiB" in case or not name.endswith((".nii", ".nii.gz")):
-            continue
+        is_large, by_content = "GiB" in case, case in ("plain file named .gz", "gzip named .nii")
+        if is_large or by_content or not name.endswith((".nii", ".nii.gz")):
+            continue  # the page goes by a file's content, not by its ending
         path = tmp_path / name
         path.write_bytes(make())
         read = read_in_browser(page, path)
@@ -271,10 +272,10 @@ def test_a_run_is_stopped_and_says_so(page: Any) -> None:
 def test_presets_and_threshold_change_mask_findings_and_numbers(page: Any, tmp_path: Path) -> None:
     analyse(page, EXAMPLE_SCAN, "t2")
     first = json.loads(save(page, "numbers", tmp_path).read_text("utf-8"))
+    before = page.inner_text("#headline")
     page.check("#presets input >> nth=1")
     page.wait_for_function(
-        "before => document.querySelector('#headline').textContent !== before",
-        arg=page.inner_text("#headline"),
+        "before => document.querySelector('#headline').textContent !== before", arg=before
     )
     second = json.loads(save(page, "numbers", tmp_path).read_text("utf-8"))
     assert second["threshold"] < first["threshold"]
