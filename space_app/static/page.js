@@ -68,9 +68,10 @@ async function choose(file) {
   const guess = guessSequence(file.name);
   for (const radio of document.querySelectorAll('[name=sequence]'))
     radio.checked = radio.value === guess;
-  find('#guess').textContent = sequence()
-    ? 'The file’s name says so; correct it if it is wrong.'
-    : `The file’s name says ${guess?.toUpperCase() ?? 'nothing of its sequence'}: choose it.`;
+  const silent = 'The file’s name does not tell its sequence: choose it.';
+  const other = `The file’s name says ${guess?.toUpperCase()}, which this page does not read.`;
+  const agreed = 'The file’s name says so; correct it if it is wrong.';
+  find('#guess').textContent = sequence() ? agreed : guess ? other : silent;
   allow();
 }
 
