@@ -256,7 +256,8 @@ def test_the_sequence_is_guessed_from_the_name_or_asked_for(page: Any, tmp_path:
     scan.write_bytes(EXAMPLE_SCAN.read_bytes())
     page.set_input_files("#file", str(scan))
     page.wait_for_selector("#chosen >> text=scan.nii.gz")
-    assert page.is_disabled("#analyse") and "does not tell its sequence" in page.inner_text("#guess")
+    assert page.is_disabled("#analyse")
+    assert "does not tell its sequence" in page.inner_text("#guess")
     page.check("[name=sequence][value=t2]")
     assert page.is_enabled("#analyse")
 
