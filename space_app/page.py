@@ -8,6 +8,7 @@ import gradio as gr
 from modeling_rasalore.provenance import DISCLAIMER
 
 BROWSER = Path(__file__).parent / "browser"
+SCRIPTS = ("viewer.js", "controls.js", "page.js")
 TITLE = "RASALoRE: anomalies in brain MRI"
 WARNING = f'<p role="note"><strong>{DISCLAIMER}</strong></p>'
 # Filled by the page's script: what went wrong stays until the next scan.
@@ -16,29 +17,7 @@ MESSAGE = (
 )
 EMPTY = """<h2>Nothing to see yet</h2><p>Upload a scan, or open one of the examples: synthetic
 patients, with the outline of the true lesion.</p>"""
-VIEWER = """<div id="stage"><canvas id="planes" tabindex="0" role="application"
-  aria-label="Brain scan with overlay" aria-describedby="keys"></canvas></div>
-<div class="bar"><label id="slice-label" for="plane-slice">Slice</label>
-<input id="plane-slice" type="range" step="1"><output id="here" for="plane-slice"></output></div>
-<div class="bar" role="group" aria-label="Planes">
-<button type="button" data-plane="planes">3 planes</button>
-<button type="button" data-plane="axial">Axial</button>
-<button type="button" data-plane="coronal">Coronal</button>
-<button type="button" data-plane="sagittal">Sagittal</button>
-<button type="button" data-plane="brain">3-D</button>
-<button type="button" id="hide" aria-pressed="false">Hide overlay (H)</button></div>
-<div class="bar" role="group" aria-label="Layers">
-<label><input type="checkbox" data-layer="scores" checked> <i class="scores"></i>Scores</label>
-<label><input type="checkbox" data-layer="mask" checked> <i class="mask"></i>Mask</label>
-<label id="truth-layer"><input type="checkbox" data-layer="truth" checked>
-<i class="truth"></i>Truth</label>
-<label id="doubt-layer"><input type="checkbox" data-layer="doubt">
-<i class="doubt"></i>Uncertainty</label></div>
-<div class="bar"><label>Opacity <input id="overlay-opacity" type="range" min="0" max="100"
-value="70"></label><label>Window <input id="window" type="range" min="10" max="255" value="255">
-</label><label>Level <input id="level" type="range" min="0" max="255" value="128"></label></div>
-<p id="keys">Arrow keys, wheel or a swipe across change the slice; a click moves the crosshair; H
-hides the overlay; N goes to the next finding. In 3-D, arrow keys turn the brain.</p>"""
+VIEWER = (BROWSER / "viewer.html").read_text("utf-8")
 LEGEND = """<p>R is the patient's right, which is on the left; slices are counted from below. Purple
 to orange is the anomaly score, the yellow line the mask, the blue one the truth of an example.
 Uncertainty, in blue, is how much a score depends on the model's own noise.</p>"""
@@ -56,7 +35,7 @@ THEME = gr.themes.Default(
 )
 # In the head, and not as Gradio's own `css`, which would begin each rule inside its container.
 HEAD = f"<style>{(BROWSER / 'page.css').read_text('utf-8')}</style>" + "".join(
-    f"<script>{(BROWSER / name).read_text('utf-8')}</script>" for name in ("viewer.js", "page.js")
+    f"<script>{(BROWSER / name).read_text('utf-8')}</script>" for name in SCRIPTS
 )
 
 

@@ -10,7 +10,7 @@ a fresh process that cannot see this package, and must give the same logits and 
 push=true uploads, in one commit; pushing the same thing again makes none. New repositories are
 private unless private=false. No path of this machine and, with a model, no patient id is published.
 A `calibration.json` that `rasalore calibrate` left beside the model goes with it. space=<folder>
-publishes a folder as a Space, a metric with its formulas.
+publishes a folder as a Space, a metric with its formulas, a page without server with its models.
 """
 
 from pathlib import Path

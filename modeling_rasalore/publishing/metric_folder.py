@@ -1,4 +1,4 @@
-"""Complete the folder of the `evaluate` metric with the package's own formulas."""
+"""Complete the folder of a Space: a metric with the package's formulas, a page with its models."""
 
 import shutil
 from pathlib import Path
@@ -6,18 +6,23 @@ from pathlib import Path
 from huggingface_hub import RepoCard
 
 from ..evaluation import intervals, lesion_metrics, metrics
+from .browser_page import complete_page
 
 FORMULAS = tuple(Path(str(module.__file__)) for module in (metrics, lesion_metrics, intervals))
 
 
 def complete_space(source: Path, out: Path) -> Path:
-    """Return the folder of a Space to publish: `source` itself, or of a metric a copy in `out`.
+    """Return the folder of a Space to publish: `source` itself, or a copy in `out`, completed.
 
-    A metric is a Space that its README's header tags `metric`. Whoever loads it has no package, so
-    the files with the formulas that its script imports go with it.
+    The tags in its README's header say what it is. Whoever loads a `metric` has no package, so the
+    files with the formulas that its script imports go with it. A page that runs `in-browser` gets
+    all that `complete_page` writes.
     """
     readme = source / "README.md"
-    if not readme.is_file() or "metric" not in (RepoCard.load(readme).data.get("tags") or []):
+    tags = RepoCard.load(readme).data.get("tags") or [] if readme.is_file() else []
+    if "in-browser" in tags:
+        return complete_page(source, out)
+    if "metric" not in tags:
         return source
     shutil.copytree(source, out, dirs_exist_ok=True)
     for formulas in FORMULAS:

@@ -7,6 +7,8 @@ number of slices cannot be recorded.
 Cropping to the brain depends on the data, which a graph of fixed shapes cannot follow. But crop and
 resize are linear along each axis, so both become products with two matrices of weights whose
 entries are computed from the box; the same goes for putting the map back into the slice.
+
+The network alone is exported too, for whoever measures a scan once and prepares its slices.
 """
 
 from copy import deepcopy
@@ -132,6 +134,17 @@ class ScanToScores(nn.Module):
         return box, half_side
 
 
+class PixelsToScores(nn.Module):
+    """`pixel_values` (1, C, S, S) of a processor -> anomaly scores (1, 1, 2 S, 2 S) in [0, 1]."""
+
+    def __init__(self, model: Any):
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        return self.model(pixel_values=pixel_values).logits.sigmoid()
+
+
 def middle(values: Tensor, inside: Tensor) -> Tensor:
     """Return the median inside; of two middle values the lower.
 
@@ -209,20 +222,57 @@ def export_onnx(model: Any, processor: Any, path: Path) -> Path:
         ValueError: another ending, or a model of several sequences.
         ImportError: the extra [onnx] is not installed.
     """
-    if path.suffix != ".onnx":
-        raise ValueError(f"an ONNX file is written to a name ending in .onnx, got {path}.")
     if model.config.num_channels != processor.num_channels:
         raise ValueError(
             f"model and processor must agree in channels, got {model.config.num_channels} and "
             f"{processor.num_channels}."
         )
+    return write_graph(*describe_graph(deepcopy(model).float(), processor), path)
+
+
+def export_network(model: Any, path: Path) -> Path:
+    """Return `path`, an ONNX file of the network alone, for slices that are prepared elsewhere.
+
+    Its input is `pixel_values` (1, C, S, S), its output `scores` (1, 1, 2 S, 2 S), both float32.
+
+    Raises:
+        ValueError: another ending.
+        ImportError: the extra [onnx] is not installed.
+    """
+    config = model.config
+    example = torch.rand(1, config.num_channels, config.image_size, config.image_size)
+    graph = PixelsToScores(deepcopy(model).float())
+    return write_graph(graph, (example,), ["pixel_values"], ({},), path)
+
+
+def write_graph(
+    graph: nn.Module,
+    example: tuple[Tensor, ...],
+    names: list[str],
+    shapes: tuple[dict[int, Any], ...],
+    path: Path,
+) -> Path:
+    """Return `path` after recording a graph with one output, `scores`.
+
+    Args:
+        graph: what is recorded.
+        example: inputs to record it with.
+        names: of the inputs.
+        shapes: which sizes of each input vary.
+        path: a name ending in .onnx.
+
+    Raises:
+        ValueError: another ending.
+        ImportError: the extra [onnx] is not installed.
+    """
+    if path.suffix != ".onnx":
+        raise ValueError(f"an ONNX file is written to a name ending in .onnx, got {path}.")
     try:
         import onnxscript  # noqa: F401 - the exporter's own message names no extra of ours
     except ImportError as error:
         raise ImportError(
             "export needs the extra [onnx]; run pip install 'rasalore[onnx]'."
         ) from error
-    graph, example, names, shapes = describe_graph(deepcopy(model).float(), processor)
     with torch.no_grad():
         program = torch.onnx.export(
             graph.eval(),
