@@ -14,7 +14,10 @@ Reading = tuple[int | None, str | None, bool, str | None]  # channel, modality, 
 
 
 def choose_package_model(
-    inputs: Sequence[Path], reading: Reading, strip: str | None = None
+    inputs: Sequence[Path],
+    reading: Reading,
+    brain_mask: Path | None = None,
+    strip: str | None = None,
 ) -> tuple[Path, FoundScans, bool]:
     """Return a model of the package, the scans that it reads, and whether names told that.
 
@@ -25,7 +28,7 @@ def choose_package_model(
     Args:
         inputs: files and folders, as for `find_scans`.
         reading: volume, sequence, whether it is assumed, and series, as for `read_brain`.
-        strip: as for `read_brain`.
+        brain_mask, strip: as for `read_brain`.
 
     Raises:
         ValueError: no model in the package, none for these scans, or files of several sequences.
@@ -47,7 +50,8 @@ def choose_package_model(
         )
     if told:
         return packaged_model(fitting[0] if fitting else told[0]), found, True
-    return packaged_model(look_at_first(found.scans, reading, strip)), found, False
+    looked = look_at_first(found.scans, reading, brain_mask, strip)
+    return packaged_model(looked), found, False
 
 
 def tell_sequence_of(path: Path) -> str | None:
@@ -59,7 +63,12 @@ def tell_sequence_of(path: Path) -> str | None:
         return None  # it fails when it is read, with its reason
 
 
-def look_at_first(scans: Sequence[Path], reading: Reading, strip: str | None = None) -> str | None:
+def look_at_first(
+    scans: Sequence[Path],
+    reading: Reading,
+    brain_mask: Path | None = None,
+    strip: str | None = None,
+) -> str | None:
     """Return the sequence that the first readable scan looks like; None where none can be read.
 
     Raises:
@@ -67,7 +76,7 @@ def look_at_first(scans: Sequence[Path], reading: Reading, strip: str | None = N
     """
     for path in scans:
         try:
-            volume = read_brain(path, *reading, strip=strip)
+            volume = read_brain(path, *reading, brain_mask=brain_mask, strip=strip)
         except VolumeError:
             continue
         if volume.sequence is None:

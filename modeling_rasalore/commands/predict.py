@@ -92,19 +92,14 @@ def predict(
             from ..prediction.loading import load_network, pick_device
             from ..prediction.planning import settle_precision
             from ..prediction.run import predict_scans
-            from ..prediction.saved_options import at_false_alarms, complete_options
 
         open_model = partial(load_network, model, revision, pick_device(device))
         network, processor = open_model()
         goes_on, shared = resume or shard is not None, part != (0, 1) or ray_workers > 0
         options = replace(options, precision=precision)
         options = settle_precision(options, network, out if goes_on else None, shared)
-        if threshold is not None:
-            options = replace(options, threshold=threshold, threshold_source="given")
-        chosen = {*given} if threshold is None and false_alarms is None else {*given, "threshold"}
-        options = complete_options(options, chosen, network, model, revision)
-        if false_alarms is not None:
-            options = at_false_alarms(options, false_alarms, per, model, network, revision)
+        opened = {"model": network, "source": model, "revision": revision}
+        options = settle_threshold(options, given, threshold, false_alarms, per, opened)
         computing = next(network.parameters()).device
         say(f"computing on {computing} in {options.precision}: {options.precision_reason}")
         manifest = predict_scans(
@@ -139,9 +134,37 @@ def take_package_model(
     """
     from ..brains.choice import choose_package_model
 
-    folder, found, told = choose_package_model(scans, options.reading, options.strip)
+    folder, found, told = choose_package_model(
+        scans, options.reading, options.brain_mask, options.strip
+    )
     say(f"model: {folder.parent.name}, {folder.name}, which comes with the package")
     return str(folder), found, replace(options, modality=folder.name) if told else options
+
+
+def settle_threshold(
+    options: PredictionOptions,
+    given: frozenset[str],
+    threshold: float | None,
+    false_alarms: float | None,
+    per: str,
+    opened: dict[str, Any],
+) -> PredictionOptions:
+    """Return the options with those of the model's folder, and the threshold that was asked for.
+
+    Args:
+        given: names of the options that the user gave.
+        threshold, false_alarms, per: as of the command.
+        opened: model, source and revision, as for `complete_options`.
+    """
+    from ..prediction.saved_options import at_false_alarms, complete_options
+
+    if threshold is not None:
+        options = replace(options, threshold=threshold, threshold_source="given")
+    own = {"threshold"} if threshold is not None or false_alarms is not None else set()
+    options = complete_options(options, {*given, *own}, **opened)
+    if false_alarms is None:
+        return options
+    return at_false_alarms(options, false_alarms, per, **opened)
 
 
 def ray_cluster(open_model: Callable[[], Any], workers: int, gpus: float) -> Any:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from heads import make_brain, make_head, write_slices
 from own_model import save_own_model, use_own_model
 
 from modeling_rasalore.brains import choice
@@ -76,6 +77,14 @@ def test_a_scan_that_nothing_tells_is_looked_at(
         choose_package_model([scan], UNTOLD)
     monkeypatch.setattr(choice, "look_at_first", lambda *_: "t2")
     assert choose_package_model([scan], UNTOLD)[0] == weights / "t2"
+
+
+def test_a_head_that_nothing_names_is_looked_at_within_the_mask_that_is_given(
+    weights: Path, tmp_path: Path
+) -> None:
+    head = write_slices(tmp_path / "head.nii.gz", make_head(60, "t2"))
+    mask = write_slices(tmp_path / "mask.nii.gz", (make_brain(60, "t2") > 0).astype(np.uint8))
+    assert choose_package_model([head], UNTOLD, mask)[0] == weights / "t2"
 
 
 def test_a_scan_that_cannot_be_read_is_told_by_the_run(
