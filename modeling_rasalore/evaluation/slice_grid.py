@@ -21,6 +21,7 @@ from ..scans.overlays import (
 )
 
 COLUMNS = 8  # the slice and seven systems; more systems go below, beside the slice again
+LEAST_COLUMNS = 4  # as wide as the words below
 CELL, GAP = 194, 5  # px; 8 cells are 1597 wide
 HEADER, LEGEND = 46, 44  # px; a title of two lines fits
 Map = NDArray[np.floating]
@@ -39,7 +40,7 @@ class GridSlice:
 def results_grid(
     slices: Sequence[GridSlice], maps: Mapping[str, Sequence[Map]], path: str | Path
 ) -> Path:
-    """Return `path` after drawing slices in rows and systems in columns, 1597 px wide.
+    """Return `path` after drawing slices in rows and systems in columns, up to 1597 px wide.
 
     Scores are grey, 0 black and 1 white, the same for all systems.
 
@@ -54,7 +55,8 @@ def results_grid(
     names = list(maps)
     blocks = [names[i : i + COLUMNS - 1] for i in range(0, max(len(names), 1), COLUMNS - 1)]
     block_height = HEADER + len(slices) * (CELL + GAP)
-    size = (COLUMNS * (CELL + GAP) + GAP, len(blocks) * block_height + LEGEND + GAP)
+    width = min(max(len(names) + 1, LEAST_COLUMNS), COLUMNS)  # columns
+    size = (width * (CELL + GAP) + GAP, len(blocks) * block_height + LEGEND + GAP)
     picture = Image.new("RGB", size, PAPER)
     for number, block in enumerate(blocks):
         columns = {"Slice": None} | {name: maps[name] for name in block}
