@@ -49,13 +49,15 @@ def __getattr__(name: str) -> Any:
 def register() -> None:
     """Register both networks, so that transformers' Auto classes and pipelines know them."""
     from transformers import IMAGE_PROCESSOR_MAPPING, AutoConfig, AutoModel
+    from transformers.pipelines import PIPELINE_REGISTRY
 
+    from ..packaged import WEIGHTS, packaged_sequences
     from .configuration_ddpt import DdptConfig
     from .configuration_rasalore import RasaloreConfig
     from .image_processing_rasalore import RasaloreImageProcessor
     from .modeling_ddpt import DdptModel
     from .modeling_rasalore import RasaloreModel
-    from .pipeline_rasalore import BrainAnomalyPipeline
+    from .pipeline_rasalore import TASK, BrainAnomalyPipeline
 
     stage1, stage2 = (DdptConfig, DdptModel), (RasaloreConfig, RasaloreModel)
     processors: Any = {"pil": RasaloreImageProcessor}
@@ -64,6 +66,9 @@ def register() -> None:
         AutoModel.register(config, model, exist_ok=True)
         # AutoImageProcessor.register writes here too, but takes subclasses of BaseImageProcessor.
         IMAGE_PROCESSOR_MAPPING.register(config, processors, exist_ok=True)
+    if known := packaged_sequences():  # of the pipeline's model, where none is named
+        default = {"model": (str(WEIGHTS / known[0]), "main")}
+        PIPELINE_REGISTRY.supported_tasks[TASK]["default"] = default
     classes = (*stage1, *stage2, RasaloreImageProcessor, BrainAnomalyPipeline)
     globals().update({public.__name__: public for public in classes})
 

@@ -20,6 +20,7 @@ from modeling_rasalore import (
     RasaloreModel,
 )
 from modeling_rasalore.models.pipeline_rasalore import TASK, soft_dice_confidence
+from modeling_rasalore.packaged import packaged_model, packaged_sequences
 from modeling_rasalore.prediction.volume import predict_slices
 
 # What someone runs who has torch, transformers and numpy; arguments: number of threads, folder,
@@ -155,6 +156,14 @@ def test_a_file_of_another_kind_is_refused(
 def test_a_threshold_outside_0_to_1_is_refused(pipe: BrainAnomalyPipeline) -> None:
     with pytest.raises(ValueError, match="threshold must lie in"):
         pipe(SLICES[0], threshold=1.5)
+
+
+def test_without_a_model_that_of_the_package_is_taken() -> None:
+    sequence, *_ = packaged_sequences()
+    own: BrainAnomalyPipeline = pipeline(TASK)
+    assert own.model.config.modality == sequence
+    own_weights = load_file(packaged_model(sequence) / "model.safetensors")
+    assert all(torch.equal(own.model.state_dict()[k], w.float()) for k, w in own_weights.items())
 
 
 def test_a_model_in_training_mode_is_put_into_evaluation_mode() -> None:
