@@ -11,7 +11,7 @@ import numpy as np
 from findings import Box, locate_findings
 from gpu import move_to_accelerator, on_gpu
 from scan_reading import Report, Scan
-from thresholds import Preset, usual_preset
+from thresholds import Preset, settle_threshold, usual_preset
 
 from modeling_rasalore.evaluation.metrics import dice
 from modeling_rasalore.prediction.loading import describe_model
@@ -130,6 +130,10 @@ class Analyst:
         self._lock = threading.Lock()
         self._predict = on_gpu(self.predict_where_computed)
         self._draw = on_gpu(self.draw_where_computed)
+
+    def settle_threshold(self, preset: str | None, number: float | None) -> float:
+        """Return the threshold that a preset's words or a number mean, as `settle_threshold`."""
+        return settle_threshold(self.options, self.presets, preset, number)
 
     def analyse(self, scan: Scan, threshold: float, tell: Tell) -> Analysis:
         """Return the scores of a scan; `tell` learns how far it is."""

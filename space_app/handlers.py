@@ -14,7 +14,7 @@ from example_cases import Cases
 from layers import Layer, pack_layers, pack_outlines, pack_spread
 from model_choice import Models
 from scan_reading import REFUSE, Report
-from thresholds import settle_threshold, source_of
+from thresholds import source_of
 from traffic import HandedOver
 from uploads import ENDINGS, UploadRegister
 from words import write_findings, write_result
@@ -60,7 +60,7 @@ class Handlers:
                     mask = stack.enter_context(self.uploads.reading(brain_mask))
                 offer, read = self.models.read(path, model, mask, strip)
             analyst = self.models.open(offer)
-            at = settle_threshold(analyst.options, analyst.presets, preset, threshold)
+            at = analyst.settle_threshold(preset, threshold)
             return analyst.analyse(read, at, progress)
 
     def analyse_case(self, title: str, progress: gr.Progress = PROGRESS) -> Analysis:
@@ -79,7 +79,7 @@ class Handlers:
         if analysis is None:
             return "", "", None, gr.skip(), gr.skip()
         analyst = analysis.analyst
-        at = settle_threshold(analyst.options, analyst.presets, preset, threshold)
+        at = analyst.settle_threshold(preset, threshold)
         shown = pack_layers(analysis, at) | {
             "from_dicom": bool(analysis.scan.slice_headers),
             "draws_noise": analyst.draws_noise,
@@ -115,7 +115,7 @@ class Handlers:
     def preset(self, analysis: Analysis | None, words: str) -> float:
         """Return the threshold of a preset of the model that made a result."""
         analyst = self.usual if analysis is None else analysis.analyst
-        return settle_threshold(analyst.options, analyst.presets, words, None)
+        return analyst.settle_threshold(words, None)
 
     def draw(
         self,
@@ -187,9 +187,8 @@ class Handlers:
 
 def threshold_of(analysis: Analysis, threshold: float | None) -> float:
     """Return a threshold for a result; its model's usual one where the field was emptied."""
-    analyst = analysis.analyst
     with one_line_errors():
-        return settle_threshold(analyst.options, analyst.presets, None, threshold)
+        return analysis.analyst.settle_threshold(None, threshold)
 
 
 def report_at(analysis: Analysis, threshold: float | None) -> Report:

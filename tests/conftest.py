@@ -113,6 +113,24 @@ def address(model: Path, cache: Path) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium, for a file of tests."""
+    from space_pages import browsing_with_webgl
+
+    with browsing_with_webgl() as browser:
+        yield browser
+
+
+@pytest.fixture
+def page(browser: Any, address: str) -> Iterator[Any]:
+    """The Space in a browser session of its own."""
+    from space_pages import visit
+
+    with visit(browser, address) as page:
+        yield page
+
+
+@pytest.fixture(scope="module")
 def handlers(model: Path) -> Any:
     """The handlers of the Space, without a server."""
     from space import make_handlers

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from ..prediction.options import PredictionOptions, takes_options
-from .saying import one_line_errors, say_left_out
+from .saying import describe_computing, one_line_errors, say_left_out
 from .words import SCORING, Device, Per, Precision, Quiet
 
 
@@ -65,8 +65,7 @@ def calibrate(
         network, processor = load_network(str(model), device=device)
         options = settle_precision(replace(options, precision=precision), network)
         if not quiet:
-            computing = next(network.parameters()).device
-            print(f"computing on {computing} in {options.precision}: {options.precision_reason}")
+            print(describe_computing(network, options))
         options = complete_options(options, {*given, "threshold"}, network, model)
         if options.strip:
             require_extractor(options.strip)

@@ -14,7 +14,7 @@ from ..files import printable
 from ..prediction.options import PredictionOptions, takes_options
 from .importing import quick_imports
 from .places import make_results_folder
-from .saying import one_line_errors, say_errors, say_left_out, say_line
+from .saying import describe_computing, one_line_errors, say_errors, say_left_out, say_line
 from .words import SCORING, Device, Json, Model, Per, Precision, Quiet, Revision, Scans
 
 
@@ -100,8 +100,7 @@ def predict(
         options = settle_precision(options, network, out if goes_on else None, shared)
         opened = {"model": network, "source": model, "revision": revision}
         options = settle_threshold(options, given, threshold, false_alarms, per, opened)
-        computing = next(network.parameters()).device
-        say(f"computing on {computing} in {options.precision}: {options.precision_reason}")
+        say(describe_computing(network, options))
         manifest = predict_scans(
             network,
             processor,

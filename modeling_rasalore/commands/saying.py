@@ -32,6 +32,12 @@ def say_line(line: str) -> None:
     print(line, file=sys.stderr if line.startswith(("error: ", "warning: ")) else sys.stdout)
 
 
+def describe_computing(network: Any, options: Any) -> str:
+    """Return on what a network computes, in which float type, and why."""
+    device = next(network.parameters()).device
+    return f"computing on {device} in {options.precision}: {options.precision_reason}"
+
+
 def say_errors(line: str) -> None:
     """Print a line if it is an error."""
     if line.startswith("error: "):

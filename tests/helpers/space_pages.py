@@ -41,6 +41,15 @@ def open_example(page: Any, title: str = "Small tumour") -> None:
     page.wait_for_selector(DRAWN)
 
 
+def download(page: Any, kind: str, folder: Path) -> Path:
+    """The file behind one of the page's buttons."""
+    with page.expect_download() as started:
+        page.click(f"#save-{kind}")
+    path = folder / started.value.suggested_filename
+    started.value.save_as(path)
+    return path
+
+
 def read_error(page: Any) -> str:
     """What the page says is wrong."""
     return page.wait_for_selector("#message:not([hidden])").inner_text()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from space_pages import DRAWN, download
 
 from modeling_rasalore.prediction.loading import load_model
 from modeling_rasalore.prediction.volume import predict_volume
@@ -20,7 +21,6 @@ from modeling_rasalore.scans.volumes import read_mask, read_volume
 SOURCE = Path(__file__).parents[2] / "space_app" / "static"
 READY = "body[data-ready]"
 RESULT = "body[data-state='result'] #result"
-DRAWN = "body[data-state='result'] #planes[data-volumes]"
 READ = """async ([content, name]) => {
   const { readScan, unpack, writeMask } = await import('/nifti.js');
   const given = Uint8Array.from(atob(content), (letter) => letter.charCodeAt(0));
@@ -70,15 +70,6 @@ def analyse(page: Any, scan: Path, sequence: str) -> None:
     page.wait_for_selector(DRAWN)
 
 
-def save(page: Any, kind: str, folder: Path) -> Path:
-    """The file behind one of the page's buttons."""
-    with page.expect_download() as started:
-        page.click(f"#save-{kind}")
-    path = folder / started.value.suggested_filename
-    started.value.save_as(path)
-    return path
-
-
 def compare_with_package(page: Any, scan: Path, sequence: str, folder: Path) -> dict[str, float]:
     """How the page's mask and numbers differ from what `rasalore predict` says of a scan.
 
@@ -90,8 +81,8 @@ def compare_with_package(page: Any, scan: Path, sequence: str, folder: Path) -> 
     analyse(page, scan, sequence)
     volume = read_volume(scan)
     prediction = predict_volume(*load_model(modality=sequence, device="cpu"), volume)
-    mask = read_mask(save(page, "mask", folder), volume)
-    report = json.loads(save(page, "numbers", folder).read_text("utf-8"))
+    mask = read_mask(download(page, "mask", folder), volume)
+    report = json.loads(download(page, "numbers", folder).read_text("utf-8"))
     return {
         "share": float(np.mean(mask != prediction.mask)),
         "voxels": float(prediction.mask.sum()),

@@ -15,7 +15,7 @@ from space import AFFINE, left_in, serving, write_scan
 from space_pages import (
     DRAWN,
     SIZES,
-    browsing_with_webgl,
+    download,
     open_example,
     read_error,
     see,
@@ -37,18 +37,6 @@ HTMLCanvasElement.prototype.getContext = function (kind, ...others) {
 };"""
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with browsing_with_webgl() as browser:
-        yield browser
-
-
-@pytest.fixture
-def page(browser: Any, address: str) -> Iterator[Any]:
-    with visit(browser, address) as page:
-        yield page
-
-
 @pytest.fixture(scope="module", params=SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
 def example(browser: Any, address: str, request: pytest.FixtureRequest) -> Iterator[Any]:
     """A page that shows an example, and every address that it asked for."""
@@ -60,24 +48,19 @@ def example(browser: Any, address: str, request: pytest.FixtureRequest) -> Itera
         yield page
 
 
-def download(page: Any, kind: str, folder: Path) -> Path:
-    with page.expect_download() as started:
-        page.click(f"#save-{kind}")
-    path = folder / started.value.suggested_filename
-    started.value.save_as(path)
-    return path
-
-
 def press_on_threshold(page: Any, key: str) -> None:
     """Open the threshold's slider and press a key on it."""
     page.focus("#advanced button")
     page.keyboard.press("Enter")
-    slider = page.wait_for_selector("#threshold input[type=range]")
-    before = slider.input_value()
-    while slider.input_value() == before:  # Gradio sets what it unfolds once more
-        slider.focus()
-        page.keyboard.press(key)
+    slider = page.locator("#threshold input[type=range]")
+    before, seen = slider.input_value(), 0
+    while seen < 2:  # Gradio makes and sets what it unfolds once more
+        if slider.input_value() == before:
+            slider.focus()
+            page.keyboard.press(key)
+            seen = 0
         page.wait_for_timeout(1000)
+        seen += slider.input_value() != before
 
 
 def see_point(page: Any) -> list[float]:

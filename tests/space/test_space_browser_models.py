@@ -1,17 +1,14 @@
 """The Space in a real browser: sequences, models, heads and their masks."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 from chromium import IN_CHROMIUM
 from heads import make_brain, make_head, write_slices
 from space import left_in, save_model, serving, write_scan
 from space_pages import (
-    browsing_with_webgl,
     read_error,
     see,
     upload,
@@ -22,18 +19,6 @@ from space_pages import (
 from modeling_rasalore.prediction.loading import describe_model, load_model
 
 pytestmark = IN_CHROMIUM
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with browsing_with_webgl() as browser:
-        yield browser
-
-
-@pytest.fixture
-def page(browser: Any, address: str) -> Iterator[Any]:
-    with visit(browser, address) as page:
-        yield page
 
 
 def test_a_scan_of_another_sequence_is_told_in_red_above_its_numbers(

@@ -12,16 +12,16 @@ import nibabel as nib
 import numpy as np
 import odd_geometry
 import pytest
-from chromium import IN_CHROMIUM, browsing, visiting
+from chromium import IN_CHROMIUM, visiting
 from crafted_headers import REFUSED
 from heads import make_head, write_slices
+from space_pages import download, violations
 from static_page import (
     READY,
     SOURCE,
     analyse,
     compare_with_package,
     read_in_browser,
-    save,
     serving_page,
 )
 
@@ -56,14 +56,6 @@ MEASURE = """async (content) => {
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with browsing(
-        "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist"
-    ) as browser:
-        yield browser
-
-
-@pytest.fixture(scope="module")
 def static_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with serving_page(tmp_path_factory.mktemp("static") / "page") as address:
         yield address
@@ -83,17 +75,6 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Folders of a healthy person and two with a tumour, at 3 mm."""
     folder = tmp_path_factory.mktemp("phantoms")
     return write_phantoms(folder, 3, 0, 1, (64, 75, 64), 3.0, processes=1)
-
-
-def violations(page: Any) -> set[tuple[str, str]]:
-    """Rule of axe and element, for what is moderate or worse."""
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright")
-    return {
-        (rule["id"], node["html"][:200])
-        for rule in axe.Axe().run(page).response["violations"]
-        for node in rule["nodes"]
-        if rule["impact"] != "minor"
-    }
 
 
 # --- The same as the package --------------------------------------------------------------------
@@ -272,13 +253,13 @@ def test_a_run_is_stopped_and_says_so(page: Any) -> None:
 
 def test_presets_and_threshold_change_mask_findings_and_numbers(page: Any, tmp_path: Path) -> None:
     analyse(page, EXAMPLE_SCAN, "t2")
-    first = json.loads(save(page, "numbers", tmp_path).read_text("utf-8"))
+    first = json.loads(download(page, "numbers", tmp_path).read_text("utf-8"))
     before = page.inner_text("#headline")
     page.check("#presets input >> nth=1")
     page.wait_for_function(
         "before => document.querySelector('#headline').textContent !== before", arg=before
     )
-    second = json.loads(save(page, "numbers", tmp_path).read_text("utf-8"))
+    second = json.loads(download(page, "numbers", tmp_path).read_text("utf-8"))
     assert second["threshold"] < first["threshold"]
     assert second["millilitres"] == pytest.approx(first["millilitres_at_rates"]["0.05"])
     assert second["millilitres"] > first["millilitres"]
