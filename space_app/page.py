@@ -57,3 +57,8 @@ def introduction(sequences: Sequence[str]) -> str:
 def call_page(name: str) -> str:
     """Return the script of an event that calls a function of the page's script."""
     return f"(given) => {{ window.page.{name}(given); }}"
+
+
+def ask_page(name: str) -> str:
+    """Return the script of an event whose outputs are what a function of the page's script says."""
+    return f"(...given) => window.page.{name}(...given)"

@@ -6,7 +6,7 @@ from typing import Any
 import gradio as gr
 from controls import Inputs, Results
 from handlers import Handlers
-from page import call_page
+from page import ask_page, call_page
 
 STATE_SECONDS = 1800  # a session's scan is forgotten so long after its last use
 
@@ -51,11 +51,10 @@ class Wiring:
             show_progress_on=self.results.progress,
             api_visibility="undocumented",
         )
-        self.show(started.success(lambda: (None, None), None, self.files, **QUICK), "show")
-        # In one step: once the field is empty, the next scan may be on its way.
-        started.failure(
-            None, None, self.files, js="() => { window.page.end(); return [null, null]; }"
-        )
+        # Each in one step: once the field is empty, the next scan may be on its way.
+        emptied = started.success(None, self.files, self.files, js=ask_page("emptied"))
+        self.show(emptied, "show")
+        started.failure(None, self.files, self.files, js=ask_page("end"))
 
     def show(self, ready: Any, how: str) -> None:
         """Show the result that is ready, by a function of the page's script."""

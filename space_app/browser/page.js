@@ -32,11 +32,17 @@
     find('#status').textContent = 'Reading and scoring the scan …';
   };
 
+  // What the fields of the scan and of its brain mask hold once the scan was read. A mask that was
+  // not given stays untouched: Gradio would empty its field only when it is next unfolded, and with
+  // it a mask that was given meanwhile.
+  const emptied = (scan, mask) => [null, mask ? null : { __type__: 'update' }];
+
   // A request ended without a result: usually a toast says why.
-  const end = () => {
+  const end = (scan, mask) => {
     if (document.body.dataset.state === 'running') {
       fail('The scan could not be analysed, and the server does not say why: try it again.');
     }
+    return emptied(scan, mask);
   };
 
   const showSlices = () => {
@@ -120,5 +126,5 @@
     if (event.target.closest?.('#scan') && event.dataTransfer.files.length) begin();
   }, true);
 
-  window.page = { begin, end, open, show, outline, doubt, save };
+  window.page = { begin, end, emptied, open, show, outline, doubt, save };
 })();

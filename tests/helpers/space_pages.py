@@ -30,8 +30,10 @@ def upload(page: Any, scan: Path) -> None:
 
 
 def see(page: Any, name: str) -> None:
-    """Wait until the result of a file is drawn."""
-    page.wait_for_selector(f"#summary >> text={name}")
+    """Wait until the result of a file is drawn; what the page says instead fails the test."""
+    refused = page.locator("#message:not([hidden])")
+    page.locator(f"#summary >> text={name}").or_(refused).wait_for()
+    assert not refused.count(), refused.inner_text()
     page.wait_for_selector(DRAWN)
 
 
