@@ -69,6 +69,9 @@ def convert_released(
 def export(
     out: Annotated[Path, typer.Option(help="file to write, ending in .onnx")],
     model: Model = None,
+    precision: Annotated[
+        str, typer.Option(help="of the network: float32, float16 or int8; all else is float32")
+    ] = "float32",
     revision: Revision = "main",
 ) -> None:
     """Write a model with its pre- and post-processing as ONNX: a slice in, its scores out."""
@@ -79,7 +82,10 @@ def export(
         model = str(packaged_model()) if model is None else model
         read_model_config(model, revision)  # a name that is none is told before the heavy imports
         from ..prediction.loading import load_model
+        from ..publishing.graph_precision import compare_graph
         from ..publishing.onnx_export import export_onnx
 
         network, processor = load_model(model, revision, "cpu")
-        print(f"the model is in {export_onnx(network, processor, out)}")
+        path = export_onnx(network, processor, out, precision)
+        print(compare_graph(path, network, processor))
+        print(f"the model is in {path}, {path.stat().st_size / 1e6:.1f} MB, {precision}")

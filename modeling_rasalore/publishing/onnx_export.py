@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from ..files import replace_file
 from ..models.image_processing_rasalore import RasaloreImageProcessor
 from ..models.scan_view_rasalore import BRIGHTEST, LEAST_MAD, MAD_TO_STD, MARGIN
+from .graph_precision import check_precision, network_of_precision, quantise
 
 OPSET = 18
 EXAMPLE_SHAPE = (60, 50)  # of the slice the graph is recorded with; any other fits afterwards
@@ -210,7 +211,7 @@ def _total(centres: Tensor, pixels: Tensor, scale: Tensor, inside: Tensor) -> Te
     return torch.where(total > 0, total, 1.0)
 
 
-def export_onnx(model: Any, processor: Any, path: Path) -> Path:
+def export_onnx(model: Any, processor: Any, path: Path, precision: str = "float32") -> Path:
     """Return `path`, an ONNX file with input `slice` (H, W) and output `scores` (H, W), float32.
 
     Of a network that sees whole scans inputs are `scan` (S, H, W) and `spacing` (slice, row, column
@@ -218,16 +219,23 @@ def export_onnx(model: Any, processor: Any, path: Path) -> Path:
     scan says of its background and of voxels that are too bright is not known to it: slices of
     `zero_background` give the scores of `predict_volume`.
 
+    Args:
+        model, processor: of stage 2.
+        path: a name ending in .onnx.
+        precision: one of GRAPH_PRECISIONS, of the network alone.
+
     Raises:
-        ValueError: another ending, or a model of several sequences.
+        ValueError: another ending or precision, or a model of several sequences.
         ImportError: the extra [onnx] is not installed.
     """
+    check_precision(precision)
     if model.config.num_channels != processor.num_channels:
         raise ValueError(
             f"model and processor must agree in channels, got {model.config.num_channels} and "
             f"{processor.num_channels}."
         )
-    return write_graph(*describe_graph(deepcopy(model).float(), processor), path)
+    write_graph(*describe_graph(network_of_precision(model, precision), processor), path)
+    return quantise(path) if precision == "int8" else path
 
 
 def export_network(model: Any, path: Path) -> Path:
@@ -268,6 +276,7 @@ def write_graph(
     if path.suffix != ".onnx":
         raise ValueError(f"an ONNX file is written to a name ending in .onnx, got {path}.")
     try:
+        import onnxruntime  # noqa: F401 - told before minutes of work
         import onnxscript  # noqa: F401 - the exporter's own message names no extra of ours
     except ImportError as error:
         raise ImportError(

@@ -9,6 +9,7 @@ import torch
 
 from modeling_rasalore import RasaloreConfig, RasaloreImageProcessor, RasaloreModel
 from modeling_rasalore.prediction.volume import predict_slices
+from modeling_rasalore.publishing.graph_precision import compare_graph
 from modeling_rasalore.publishing.onnx_export import ScanToScores, SliceToScores, export_onnx
 
 AGREEMENT = 1e-4
@@ -62,6 +63,31 @@ def test_the_exported_file_agrees_with_torch_on_slices_of_any_size(tmp_path: Pat
         (found,) = session.run(["scores"], {"slice": image})
         assert np.abs(found - scores).max() < AGREEMENT
     assert [file.name for file in path.parent.iterdir()] == ["rasalore.onnx"]
+
+
+@pytest.mark.parametrize(
+    ("precision", "bytes_share", "difference"), [("float16", 0.9, 5e-3), ("int8", 0.95, 0.2)]
+)
+def test_a_graph_of_fewer_bits_is_smaller_and_tells_how_its_scores_differ(
+    precision: str, bytes_share: float, difference: float, tmp_path: Path
+) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    model, processor = make()
+    whole = export_onnx(model, processor, tmp_path / "whole.onnx")
+    path = export_onnx(model, processor, tmp_path / "small.onnx", precision)
+    assert path.stat().st_size < bytes_share * whole.stat().st_size
+    exact, rounded = (compare_graph(file, model, processor) for file in (whole, path))
+    assert exact.difference < 1e-5 < rounded.difference < difference
+    assert exact.dice[1] == rounded.dice[1]  # of the network, on the same slices
+    assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
+    assert "scores differ from the network's by at most" in str(rounded)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["small.onnx", "whole.onnx"]
+
+
+def test_a_precision_that_a_graph_cannot_have_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="must be float32, float16 or int8, got bfloat16"):
+        export_onnx(*make(), tmp_path / "model.onnx", "bfloat16")
 
 
 def test_another_ending_is_refused(tmp_path: Path) -> None:
