@@ -215,7 +215,8 @@ def counting_slices(model: Any, total: int, passes: int, tell: Tell) -> Iterator
         nonlocal seen
         seen += len(given["pixel_values"])
         left = (time.monotonic() - start) * (total * passes / seen - 1)
-        tell((seen // passes, total), f"scoring, {left:.0f} s left", unit="slices")
+        done = seen // passes
+        tell((done, total), f"scored {done} of {total} slices, {left:.0f} s left")
 
     hook = model.register_forward_hook(count, with_kwargs=True)
     try:

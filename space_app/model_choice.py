@@ -9,7 +9,7 @@ from analysis import Analyst
 from scan_reading import REFUSE, Scan, offer_ways, pick_series, read_scan, strip_of
 from thresholds import offer_presets
 
-from modeling_rasalore.brains.sequences import recognise_sequence
+from modeling_rasalore.brains.sequences import LOOKS, recognise_sequence
 from modeling_rasalore.packaged import packaged_model, packaged_sequences
 from modeling_rasalore.precision import choose_for_model
 from modeling_rasalore.prediction.loading import load_model, name_folder
@@ -134,12 +134,13 @@ class Models:
 
 def tell_sequence(volume: Volume) -> tuple[Statement | None, bool]:
     """Return what tells a scan's sequence, None where nothing does; and whether its image does."""
-    image = recognise_sequence(volume)
-    if image is not None and volume.sequence_source in ("", image.words):
-        return image, True
+    source = volume.sequence_source
+    if not source or source.startswith(LOOKS):
+        image = recognise_sequence(volume)
+        return image, image is not None
     if volume.sequence is None:
         return None, False
-    return Statement(volume.sequence_source, frozenset({volume.sequence})), False
+    return Statement(source, frozenset({volume.sequence})), False
 
 
 def open_model(name: str, revision: str = "main") -> Analyst:

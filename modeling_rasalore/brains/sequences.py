@@ -24,6 +24,7 @@ SHELLS_MM = (0, 4, 6, 8, 10, 12, 15, 18, 22, 26, 30, 36)  # depths where shells 
 FEWEST_VOXELS = 20  # of a shell that tells its brightness
 SURE = 0.95  # probability; on 305 real scans, 210 are told so and 7 of them wrong
 TABLE = "sequences.json"
+LOOKS = "its image looks like"  # how a statement of this module begins
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +64,7 @@ def recognise_sequence(volume: Volume) -> Statement | None:
         return None
     name, fits = list(KINDS.items())[best]
     agent = ", with or without contrast agent" if len(fits) > 1 else ""
-    return Statement(f"its image looks like a {name}{agent}", fits)
+    return Statement(f"{LOOKS} a {name}{agent}", fits)
 
 
 def measure_profile(

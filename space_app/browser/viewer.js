@@ -52,37 +52,55 @@
       this.nv.addColormap('scores', ramp([120, 20, 140], [255, 120, 40]));
       this.nv.addColormap('doubt', ramp([20, 60, 160], [80, 240, 255]));
       this.nv.drawRimOpacity = 1;
+      this.nv.setDrawColormap(OUTLINES);
       this.listen();
     }
 
     async show(layers) {
-      while (this.nv.volumes.length) this.nv.removeVolumeByIndex(0);
-      this.nv.closeDrawing();
+      const files = [layers.scan, layers.scores, layers.outlines].map((file) => this.read(file));
+      const [scan, scores, outlines] = await Promise.all(files);
       this.layers.doubt = false;
       this.firstSlice = layers.first_slice;
-      await this.add(layers.scan, 'gray', { cal_min: 0, cal_max: 255 });
-      await this.add(layers.scores, 'scores');
-      await this.outline(layers.outlines);
-      this.setPlane(this.plane);
+      this.atOnce(() => {
+        while (this.nv.volumes.length) this.nv.removeVolumeByIndex(0);
+        this.nv.closeDrawing();
+        this.add(scan, 'gray', { cal_min: 0, cal_max: 255 });
+        this.add(scores, 'scores');
+        this.layOut();
+      });
+      this.mix();
+      this.draw(outlines);
     }
 
-    async add(file, colormap, range = FADING) {
-      const given = { name: file.name, base64: file.content, colormap };
-      const volume = await window.niivue.NVImage.loadFromBase64(given);
-      this.nv.addVolume(Object.assign(volume, range));
+    read(file) {
+      return window.niivue.NVImage.loadFromBase64({ name: file.name, base64: file.content });
     }
 
-    async outline(file) {
-      const given = { name: file.name, base64: file.content };
-      this.nv.loadDrawing(await window.niivue.NVImage.loadFromBase64(given));
-      this.nv.setDrawColormap(OUTLINES);
+    add(volume, colormap, range = FADING) {
+      this.nv.addVolume(Object.assign(volume, { colormap }, range));
+    }
+
+    // NiiVue mixes all layers after each of its steps, which takes seconds without a graphics card:
+    // here it does nothing until all steps are done.
+    atOnce(change) {
+      const { nv } = this;
+      nv.updateGLVolume = nv.drawScene = () => {};
+      try { change(); } finally { delete nv.updateGLVolume; delete nv.drawScene; }
+    }
+
+    async outline(file) { this.draw(await this.read(file)); }
+
+    draw(outlines) {
+      this.nv.loadDrawing(outlines);
       this.bits = this.nv.drawBitmap.slice();
       this.paint();
     }
 
     async addDoubt(file) {
-      if (this.nv.volumes.length < 3) await this.add(file, 'doubt');
-      this.setLayer('doubt', true);
+      const volume = await this.read(file);
+      this.atOnce(() => { if (!this.hasDoubt) this.add(volume, 'doubt'); });
+      this.layers.doubt = true;
+      this.mix();
     }
 
     get hasDoubt() { return this.nv.volumes.length > 2; }
@@ -104,11 +122,15 @@
 
     setPlane(plane) {
       this.plane = plane;
-      this.nv.setSliceType(SLICE_TYPES[plane]);
-      this.nv.clearCustomLayout();
-      if (plane === 'planes') this.arrange();
+      this.atOnce(() => this.layOut());
       this.paint();
       this.moved();
+    }
+
+    layOut() {
+      this.nv.setSliceType(SLICE_TYPES[this.plane]);
+      this.nv.clearCustomLayout();
+      if (this.plane === 'planes') this.arrange();
     }
 
     fit() {
@@ -127,18 +149,27 @@
       this.nv.updateGLVolume();
     }
 
-    // Bring what is drawn in line with what is asked for.
+    get opacities() {
+      const { layers } = this, inside = this.plane === 'brain';
+      const colours = this.hidden || inside ? 0 : this.opacity;
+      const [scores, doubt] = ['scores', 'doubt'].map((name) => (layers[name] ? colours : 0));
+      return [inside ? 0.3 : 1, scores, doubt]; // the mask is seen through the brain
+    }
+
+    mix() {
+      this.nv.volumes.forEach((volume, layer) => { volume.opacity = this.opacities[layer]; });
+      this.nv.updateGLVolume();
+    }
+
+    // Bring what is drawn in line with what is asked for; layers are mixed anew only if they differ.
     paint() {
       const { nv, layers } = this, inside = this.plane === 'brain';
-      const colours = this.hidden || inside ? 0 : this.opacity;
-      nv.volumes[0].opacity = inside ? 0.3 : 1; // the mask is seen through the brain
-      nv.volumes[1].opacity = layers.scores ? colours : 0;
-      if (this.hasDoubt) nv.volumes[2].opacity = layers.doubt ? colours : 0;
       const wanted = (layers.mask ? MASK_BIT : 0) | (layers.truth && !inside ? TRUTH_BIT : 0);
       nv.drawBitmap = this.bits.map((bits) => (this.hidden ? 0 : bits & wanted));
       nv.drawOpacity = inside ? 0.9 : 0.02; // in planes, outlines only
       nv.refreshDrawing(false);
-      nv.updateGLVolume();
+      if (nv.volumes.some((volume, layer) => volume.opacity !== this.opacities[layer])) this.mix();
+      else nv.drawScene();
     }
 
     go(point) {

@@ -105,6 +105,28 @@ def test_nothing_is_loaded_from_elsewhere(example: Any, address: str) -> None:
     assert [url for url in example.asked if not url.startswith(own)] == []
 
 
+def test_layers_are_mixed_once_when_shown_and_again_when_their_mixture_changes(page: Any) -> None:
+    open_example(page)
+    page.evaluate(f"""() => {{
+        const mixer = Object.getPrototypeOf({VIEWER}.nv), mix = mixer.refreshLayers;
+        window.mixed = 0;
+        mixer.refreshLayers = function (...given) {{
+            window.mixed++;
+            return mix.apply(this, given);
+        }};
+    }}""")
+    open_example(page, "Large tumour")
+    page.wait_for_function("mixed > 0")
+    page.wait_for_selector(DRAWN)
+    layers = page.evaluate(f"{VIEWER}.nv.volumes.length")
+    assert page.evaluate("mixed") == layers == 2
+    page.click("[data-plane=coronal]")
+    page.uncheck("[data-layer=mask]")
+    assert page.evaluate("mixed") == layers
+    page.uncheck("[data-layer=scores]")
+    assert page.evaluate("mixed") == 2 * layers
+
+
 # --- Scans ----------------------------------------------------------------------------------------
 
 
