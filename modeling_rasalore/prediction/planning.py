@@ -28,6 +28,7 @@ from .journal import (
 from .loading import describe_model
 from .options import FORMATS, PredictionOptions
 from .outputs import FILES
+from .volume import VolumePrediction
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,23 @@ class LoadedScan:
     task: Task
     volume: Volume
     digest: str
+    seconds: float
+
+
+@dataclass(frozen=True, eq=False)
+class ScoredScan:
+    """A scan in memory with what the model says of it.
+
+    Attributes:
+        loaded: the scan.
+        prediction: of its volume.
+        source: what `outputs.describe_input` says of it.
+        seconds: that reading and scoring took.
+    """
+
+    loaded: LoadedScan
+    prediction: VolumePrediction
+    source: dict[str, Any]
     seconds: float
 
 

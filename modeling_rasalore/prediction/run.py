@@ -35,7 +35,7 @@ from .outputs import (
     require_format,
     write_prediction,
 )
-from .planning import LoadedScan, Outcome, Run, Task, plan_run, plan_tasks
+from .planning import LoadedScan, Outcome, Run, ScoredScan, Task, plan_run, plan_tasks
 from .volume import predict_volume
 
 Item = TypeVar("Item")
@@ -100,23 +100,37 @@ def predict_scans(
 
 
 def segment_here(model: Any, processor: Any, run: Run, tasks: Sequence[Task]) -> Iterator[Outcome]:
-    """Yield what becomes of each scan; the next one is read while the model computes."""
-    for _, loading in read_ahead(partial(load_scan, run), tasks):
-        yield segment_scan(run, model, processor, loading.result())
+    """Yield what becomes of each scan.
+
+    While the model computes, the next one is read and the last one is written.
+    """
+    loading = read_ahead(partial(load_scan, run), tasks)
+    scored = (score_scan(run, model, processor, loaded.result()) for _, loaded in loading)
+    for _, written in read_ahead(partial(write_scan, run), scored):
+        yield written.result()
 
 
 def read_ahead(
     load: Callable[[Item], Loaded], items: Iterable[Item], depth: int = 1
 ) -> Iterator[tuple[Item, "Future[Loaded]"]]:
-    """Yield every item with what a thread loads for it; at most `depth` wait in memory."""
+    """Yield every item with what a thread makes of it; at most `depth` wait in memory.
+
+    Where the items end with an error, those that came before it are yielded first.
+    """
     with ThreadPoolExecutor(1) as pool:
         waiting: deque[tuple[Item, Future[Loaded]]] = deque()
-        for item in items:
-            waiting.append((item, pool.submit(load, item)))
-            if len(waiting) > depth:
-                yield waiting.popleft()
+        failure: BaseException | None = None
+        try:
+            for item in items:
+                waiting.append((item, pool.submit(load, item)))
+                if len(waiting) > depth:
+                    yield waiting.popleft()
+        except (Exception, KeyboardInterrupt) as error:
+            failure = error
         while waiting:
             yield waiting.popleft()
+        if failure is not None:
+            raise failure
 
 
 def load_scan(run: Run, task: Task) -> LoadedScan | Outcome:
@@ -146,15 +160,28 @@ def is_finished(run: Run, task: Task, digest: str) -> bool:
     return all((run.out / path).is_file() for path in task.finished["outputs"].values())
 
 
-def segment_scan(run: Run, model: Any, processor: Any, loaded: LoadedScan | Outcome) -> Outcome:
-    """Return what becomes of a scan, after writing its files; an outcome is passed on."""
+def score_scan(
+    run: Run, model: Any, processor: Any, loaded: LoadedScan | Outcome
+) -> ScoredScan | Outcome:
+    """Return a scan with its scores, or the outcome where there are none; one is passed on."""
     if isinstance(loaded, Outcome):
         return loaded
-    task, volume, start = loaded.task, loaded.volume, time.monotonic()
-    model_facts = run.facts["model"]
+    volume, start, facts = loaded.volume, time.monotonic(), run.facts["model"]
     try:
-        source = describe_input(volume, loaded.digest, model_facts["modality"])
-        prediction = predict_volume(model, processor, volume, run.options, model_facts)
+        source = describe_input(volume, loaded.digest, facts["modality"])
+        prediction = predict_volume(model, processor, volume, run.options, facts)
+    except SCAN_ERRORS as error:
+        return tell_failure(run, loaded.task, error)
+    return ScoredScan(loaded, prediction, source, loaded.seconds + time.monotonic() - start)
+
+
+def write_scan(run: Run, scored: ScoredScan | Outcome) -> Outcome:
+    """Return what becomes of a scan, after writing its files; an outcome is passed on."""
+    if isinstance(scored, Outcome):
+        return scored
+    task, volume, start = scored.loaded.task, scored.loaded.volume, time.monotonic()
+    prediction, source = scored.prediction, scored.source
+    try:
         folder, name = (run.out / task.key).parent, Path(task.key).name
         endings, mask_format = endings_of(task.scan), run.options.format
         paths = write_prediction(
@@ -162,7 +189,7 @@ def segment_scan(run: Run, model: Any, processor: Any, loaded: LoadedScan | Outc
         )
     except SCAN_ERRORS as error:
         return tell_failure(run, task, error)
-    seconds = round(loaded.seconds + time.monotonic() - start, 2)
+    seconds = round(scored.seconds + time.monotonic() - start, 2)
     entry = {
         "input": task.scan.name,
         "status": "done",
@@ -174,7 +201,7 @@ def segment_scan(run: Run, model: Any, processor: Any, loaded: LoadedScan | Outc
         "bounding_box_mm": prediction.bounding_box_mm,
         "seconds": seconds,
         "warnings": source["warnings"],
-        "input_sha256": loaded.digest,
+        "input_sha256": scored.loaded.digest,
         "outputs": {role: path.relative_to(run.out).as_posix() for role, path in paths.items()},
     }
     others = [name for name in earlier_files(run, task) if name not in entry["outputs"].values()]
@@ -259,7 +286,8 @@ class Worker:
         self.run, (self.model, self.processor) = run, open_model()
 
     def __call__(self, item: ClusterItem) -> ClusterItem:
-        return {"outcome": segment_scan(self.run, self.model, self.processor, item["loaded"])}
+        scored = score_scan(self.run, self.model, self.processor, item["loaded"])
+        return {"outcome": write_scan(self.run, scored)}
 
 
 def conclude(

@@ -17,6 +17,7 @@ from modeling_rasalore.cli import main
 from modeling_rasalore.prediction.journal import close_line, pick_shard, read_journals
 from modeling_rasalore.prediction.options import PredictionOptions
 from modeling_rasalore.prediction.run import predict_scans, read_ahead
+from modeling_rasalore.prediction.volume import predict_volume
 from modeling_rasalore.scans.finding import find_scans
 from modeling_rasalore.scans.volumes import read_volume
 
@@ -166,6 +167,26 @@ def test_reading_ahead_keeps_order_errors_and_a_bounded_number(tmp_path: Path) -
     assert [item for item, _ in rest] == [2, 0, 1, 5, 6, 7, 8]
     with pytest.raises(ZeroDivisionError):
         rest[1][1].result()
+
+
+def test_a_scan_that_was_scored_is_kept_when_the_next_one_is_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scans, scored = write_archive(tmp_path, 3), []
+
+    def predict_two(*given: Any) -> Any:
+        scored.append(given)
+        if len(scored) == 3:
+            raise KeyboardInterrupt
+        return predict_volume(*given)
+
+    monkeypatch.setattr("modeling_rasalore.prediction.run.predict_volume", predict_two)
+    with pytest.raises(KeyboardInterrupt):
+        run(scans)
+    monkeypatch.undo()
+    said: list[str] = []
+    run(scans, say=said.append, resume=True)
+    assert ["skipped" in line for line in said if "warning" not in line] == [True, True, False]
 
 
 def test_shards_refuse_to_mix_two_models_and_inspect_tells_their_progress(
