@@ -86,7 +86,7 @@ class TsCam(LearnedSystem):
 
 
 class TokenClassifier(nn.Module):
-    """Slices (B, 1 | 3, p, p) -> semantic maps (B, 2, g, g) and CLS-to-patch attention (B, g, g)."""
+    """Slices (B, C, p, p) -> semantic maps (B, 2, g, g) and CLS-to-patch attention (B, g, g)."""
 
     mean: Tensor
     std: Tensor
