@@ -98,7 +98,9 @@ def test_slices_without_their_scan_are_refused() -> None:
 def test_a_map_made_in_the_square_returns_to_the_place_it_came_from(
     names: tuple[str, ...], spacing: tuple[float, float, float]
 ) -> None:
-    image = brain_with((slice(5, 9), slice(26, 31)))  # neither side of it is another's mirror
+    blob = np.s_[5:9, 26:31]
+    # Not the median, and not so bright that channels end there: a blob keeps its edges.
+    image = brain_with(blob, value=0.504)
     slices = seen([image] * 3, spacing)
     box = slices.views[0].scan.box  # type: ignore[index]
     assert box.top < 0 and box.bottom < 48  # it reaches beyond the slice
@@ -108,7 +110,7 @@ def test_a_map_made_in_the_square_returns_to_the_place_it_came_from(
     halfway = (0.5 + float(images[1, 0].max())) / 2  # the brain's median is 0.5
     back = grid.maps(images[:, 0], slices)
     assert back[1].shape == image.shape
-    assert np.array_equal(back[1].numpy() > halfway, image > 0.75)
+    assert np.array_equal(back[1].numpy() > halfway, image > 0.502)
 
 
 def test_the_slice_alone_keeps_its_scale() -> None:
