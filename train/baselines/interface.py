@@ -32,7 +32,8 @@ class LearnedSystem(ABC):
         SIZES: settings by size, "small" (two cores, minutes) and "paper" (the authors').
         ALL_SEQUENCES: whether slices hold all four sequences, (4, H, W), instead of one.
         SCAN_CHANNELS: what of its scan a slice is seen with, the slice itself first, by the names
-            of `scan_channels`; none for the slice alone, in the square of its scan.
+            of `scan_channels`; none for the slice alone in the square of its scan, as whatever
+            makes one slice of another needs it: its map is the difference of the two.
         HEALTHY_ONLY: whether unhealthy slices are dropped before anything is learned.
         numbers: what was learned besides weights, such as the native threshold `half`, the value
             of a raw map that becomes the score 0.5.
