@@ -24,6 +24,7 @@ from baselines.registry import LEARNED
 from baselines.ts_cam import TsCam
 from baselines.yoo import YooAll
 
+from modeling_rasalore.benchmark.finished import comparable
 from modeling_rasalore.benchmark.recipe import BenchmarkRecipe
 from modeling_rasalore.benchmark.running import check_words
 from modeling_rasalore.benchmark.systems import SeenSlices
@@ -166,6 +167,15 @@ def test_every_row_sees_at_least_96_pixels_and_says_so(row: Any) -> None:
     assert whole["settings"] == alone["settings"] | {"pixels": 96}
     assert row.facts(recipe(view="scan", size="paper"))["settings"]["pixels"] >= 128
     assert row.make(recipe(view="scan")).see is not None
+
+
+def test_folds_of_different_views_do_not_belong_in_one_table() -> None:
+    views = ("slice", "scan")
+    alone, whole = (
+        comparable(ROWS["dae"].facts(recipe(view=view, size="paper")) | {"data": {}})
+        for view in views
+    )
+    assert {key for key in whole if whole[key] != alone.get(key)} == {"view"}
 
 
 def test_another_view_is_refused() -> None:
