@@ -14,7 +14,7 @@ from ..recipes import DataRecipe
 
 # Facts of a system's settings.json that are of the benchmark; all others are of trained models.
 BENCHMARK_FACTS = (
-    *("flips", "size", "settings", "weights", "training_slices"),
+    *("flips", "size", "view", "settings", "weights", "training_slices"),
     *("false_alarm_rate", "scans_above"),
 )
 # What folds and seeds may differ in: who is in them, where files lie, what chance decides.

@@ -63,13 +63,19 @@ def write_tables(
         more: further tables, after the overview; "" is left out.
     """
     write_results(out / "results.json", meta, rows)
-    tables = [headline, promise_line(rows), overview_table(rows), *more, sequence_table(rows)]
-    tables += [results_table(rows), cost_table(rows)]
+    tables = [headline, view_line(meta), promise_line(rows), overview_table(rows), *more]
+    tables += [sequence_table(rows), results_table(rows), cost_table(rows)]
     text = "\n".join(filter(None, tables))
     replace_file(out / "results.md", lambda draft: draft.write_text(text, encoding="utf-8"))
     replace_file(out / "results.png", lambda draft: results_figure(rows, draft))
     print(text)
     print(f"done: {out / 'results.json'}, results.md, results.png")
+
+
+def view_line(meta: Mapping[str, Any]) -> str:
+    """Return how competing systems see slices, as a line of its own; "" for each by itself."""
+    sees_scan = meta["view"] == "scan"
+    return "Competing systems see slices in the square around their scan's brain.\n" * sees_scan
 
 
 def promise_line(rows: Sequence[Row]) -> str:

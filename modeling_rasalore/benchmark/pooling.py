@@ -167,6 +167,7 @@ def describe_runs(runs: Sequence[FinishedBenchmark]) -> dict[str, Any]:
     return {
         **provenance(),
         **{key: first[key] for key in ("modality", "size", "learned_from", "scored_on")},
+        "view": first.get("view", "slice"),
         "data_sha256": first["data_sha256"],
         "test_patients": sorted({patient for run in runs for patient in run.patients}),
         "seeds": len({run.seed for run in runs}),

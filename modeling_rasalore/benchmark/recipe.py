@@ -33,6 +33,9 @@ class BenchmarkRecipe(TrainedRuns):
         systems: "all"; "own": chance, threshold and the project's models; or names with commas
             between them. Models whose folder is not given have no row.
         size: of the competing systems: "small" (two cores, minutes) or "paper" (a GPU).
+        view: of the competing systems: "slice", each slice by itself, or "scan", the square around
+            the scan's brain at 96 px or more, with neighbours and mirror image where a system takes
+            channels: what the preset `base` sees.
         sam: repo id or folder of SAM.
         medsam: repo id or folder of MedSAM.
         medsam2: repo id or folder of MedSAM2; needs conversion to a Sam2Model folder first.
@@ -49,6 +52,7 @@ class BenchmarkRecipe(TrainedRuns):
     ablation: str = ""
     systems: str = "own"
     size: str = "small"
+    view: str = "slice"
     sam: str = "facebook/sam-vit-base"
     medsam: str = "flaviagiammarino/medsam-vit-base"
     medsam2: str = "wanglab/MedSAM2"

@@ -35,7 +35,7 @@ def run_benchmark(recipe: BenchmarkRecipe) -> Path:
     Raises:
         ValueError: a wrong name, a mask that is missing, or a scored patient that may be known.
     """
-    check_numbers(recipe)
+    check_words(recipe)
     chosen = choose_rows(recipe)
     split = load_split(recipe)
     held_out = load_held_out(recipe, split)
@@ -49,8 +49,10 @@ def run_benchmark(recipe: BenchmarkRecipe) -> Path:
     return recipe.results
 
 
-def check_numbers(recipe: BenchmarkRecipe) -> None:
-    """Raise ValueError for numbers that are none, before anything is fitted."""
+def check_words(recipe: BenchmarkRecipe) -> None:
+    """Raise ValueError for a view or numbers that are none, before anything is fitted."""
+    if recipe.view not in ("slice", "scan"):
+        raise ValueError(f"view must be slice or scan, got {recipe.view!r}.")
     if recipe.workers < 1:
         raise ValueError(f"workers must be at least 1, got {recipe.workers}.")
     if not (0 < recipe.false_alarm_rate < 1 and 0 <= recipe.scans_above < 1):
@@ -256,6 +258,7 @@ def write_benchmark(
         **provenance(),
         "modality": held_out.data.modality,
         "size": recipe.size,
+        "view": recipe.view,
         "learned_from": {"root": recipe.data.root, "modality": recipe.data.modality},
         "scored_on": {"root": held_out.data.root, "modality": held_out.data.modality},
         "test_patients": [patient.patient_id for patient in held_out.patients],

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import ResNetBackbone
 
+from modeling_rasalore.models.scan_view_rasalore import CHANNELS
 from modeling_rasalore.pseudo_masks.criteria import deletion_scores
 
 from .frames import random_views, stretch
@@ -46,11 +47,12 @@ class AmeCam(LearnedSystem):
         "small": AmeCamSettings(64, 16, False, 200, 60, 32, 1e-3),
         "paper": AmeCamSettings(240, 64, True, 10_000, 10_000, 128, 1e-4),
     }
+    SCAN_CHANNELS = CHANNELS  # the classifier's; the fusion weighs what exits show of the slice
 
     def build(self) -> dict[str, nn.Module]:
         self.numbers["inverted"] = 0.0
         return {
-            "exits": MultipleExits(self.settings.width, self.settings.early_pooling),
+            "exits": MultipleExits(self.channels, self.settings.width, self.settings.early_pooling),
             "fusion": fusion_network(),
         }
 
@@ -85,7 +87,9 @@ class AmeCam(LearnedSystem):
         falls = []
         for polarity in (self.fused_map, lambda batch: 1 - self.fused_map(batch)):
             with torch.no_grad():
-                scores = deletion_scores(polarity(chosen), chosen, self.unhealthy_probability)
+                scores = deletion_scores(
+                    polarity(chosen), chosen, self.unhealthy_probability, levels=self.grid.levels
+                )
             falls.append(float(scores.mean()))
         self.numbers["inverted"] = float(falls[1] > falls[0])
 
@@ -101,8 +105,8 @@ class AmeCam(LearnedSystem):
         return torch.stack([stretch(exit_map) for exit_map in larger], 1)
 
     def fuse(self, images: Tensor, exit_maps: Tensor) -> Tensor:
-        """Exit maps weighted pixel by pixel, (N, p, p)."""
-        weights = self.networks["fusion"](images * exit_maps).softmax(1)
+        """Exit maps weighted pixel by pixel, (N, p, p), by what they show of the slice itself."""
+        weights = self.networks["fusion"](images[:, :1] * exit_maps).softmax(1)
         return (weights * exit_maps).sum(1)
 
     def fused_map(self, images: Tensor) -> Tensor:
@@ -118,11 +122,11 @@ class AmeCam(LearnedSystem):
 
 
 class MultipleExits(nn.Module):
-    """(B, 1, p, p) -> four maps of logits, finest first, each (B, h, w)."""
+    """(B, C, p, p) -> four maps of logits, finest first, each (B, h, w)."""
 
-    def __init__(self, width: int, early_pooling: bool):
+    def __init__(self, channels: int, width: int, early_pooling: bool):
         super().__init__()
-        backbone = ResNetBackbone(resnet_config(1, width, out_features=STAGES))
+        backbone = ResNetBackbone(resnet_config(channels, width, out_features=STAGES))
         if not early_pooling:
             backbone.embedder.pooler = nn.Identity()  # type: ignore[assignment]
         self.backbone = with_instance_norm(backbone)
@@ -151,7 +155,7 @@ def fusion_network() -> nn.Sequential:
 
 
 def fusion_loss(images: Tensor, maps: Tensor) -> Tensor:
-    """Foregrounds alike, backgrounds alike, the two apart: images (B, 1, p, p), maps (B, p, p)."""
+    """Foregrounds alike, backgrounds alike, the two apart: images (B, C, p, p), maps (B, p, p)."""
     foreground = F.normalize((images[:, 0] * maps).flatten(1))
     background = F.normalize((images[:, 0] * (1 - maps)).flatten(1))
     across = _similarity(foreground, background)

@@ -21,6 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from modeling_rasalore.models.scan_view_rasalore import CHANNELS
+
 from .frames import BRAIN, random_views
 from .interface import LearnedSystem, step
 
@@ -44,6 +46,7 @@ class GpUnet(LearnedSystem):
         "small": GpUnetSettings(64, (16, 32, 64), 300, 32, 2e-3),
         "paper": GpUnetSettings(128, (32, 64, 128, 256), 10_000, 32, 1e-3),
     }
+    SCAN_CHANNELS = CHANNELS
 
     def build(self) -> dict[str, nn.Module]:
         unet = LocalUNet(self.channels, self.settings.widths)

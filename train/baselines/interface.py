@@ -11,13 +11,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from modeling_rasalore.benchmark.systems import Image
+from modeling_rasalore.benchmark.systems import Image, select
 from modeling_rasalore.data.labels import HEALTHY, UNHEALTHY
 from modeling_rasalore.data.patient import See
 from modeling_rasalore.files import replace_file, write_json
 from modeling_rasalore.scans.background import brain_of
 
-from .frames import from_grid, to_grid
+from .grids import ScanGrid, SliceGrid
 
 HEALTHY_SHARE = 0.98  # of healthy training pixels that a residual's native threshold lets pass
 
@@ -31,24 +31,37 @@ class LearnedSystem(ABC):
     Attributes:
         SIZES: settings by size, "small" (two cores, minutes) and "paper" (the authors').
         ALL_SEQUENCES: whether slices hold all four sequences, (4, H, W), instead of one.
+        SCAN_CHANNELS: what of its scan a slice is seen with, the slice itself first, by the names
+            of `scan_channels`; none for the slice alone in the square of its scan, as whatever
+            makes one slice of another needs it: its map is the difference of the two.
         HEALTHY_ONLY: whether unhealthy slices are dropped before anything is learned.
         numbers: what was learned besides weights, such as the native threshold `half`, the value
             of a raw map that becomes the score 0.5.
+        grid: how it sees slices.
+
+    Args:
+        settings: one of `SIZES`.
+        seed: of everything random.
+        view: "slice", or "scan" for slices in the square of their scan.
     """
 
     SIZES: ClassVar[dict[str, Any]]
     ALL_SEQUENCES: ClassVar[bool] = False
+    SCAN_CHANNELS: ClassVar[tuple[str, ...]] = ()
     whole_scans: bool = False
     HEALTHY_ONLY: ClassVar[bool] = False
     RESIDUAL: ClassVar[bool] = False  # its native threshold is read off healthy training slices
     weights = "trained"
     seconds: float | None = None
     peak_mib: float | None = None
-    see: See | None = None
 
-    def __init__(self, settings: Any, seed: int = 0):
+    def __init__(self, settings: Any, seed: int = 0, view: str = "slice"):
         self.settings, self.seed = settings, seed
-        self.channels = 4 if self.ALL_SEQUENCES else 1
+        self.grid: SliceGrid | ScanGrid = SliceGrid(settings.pixels)
+        if view == "scan":
+            self.grid = ScanGrid(settings.pixels, self.SCAN_CHANNELS)
+        self.see: See | None = self.grid.see
+        self.channels = 4 if self.ALL_SEQUENCES else self.grid.channels
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.numbers: dict[str, float] = {"half": 0.5}
         torch.manual_seed(seed)
@@ -82,7 +95,7 @@ class LearnedSystem(ABC):
         if missing := needed - set(known.tolist()):
             raise ValueError(f"{type(self).__name__} needs slices labelled {missing}, got none.")
         used = [i for i, label in enumerate(labels) if label == HEALTHY or not self.HEALTHY_ONLY]
-        images = to_grid([slices[index] for index in used], self.settings.pixels)
+        images = self.grid.images(select(slices, used))
         if self.ALL_SEQUENCES and not images.amax((0, 2, 3)).all():
             raise ValueError(
                 f"{type(self).__name__} learns from all four sequences, but the training patients "
@@ -105,10 +118,10 @@ class LearnedSystem(ABC):
         half = self.numbers["half"]
         scores = []
         for start in range(0, len(slices), 32):
-            batch = slices[start : start + 32]
-            grid = to_grid(batch, self.settings.pixels).to(self.device)
-            for raw, image in zip(self.raw_maps(grid), batch, strict=True):
-                in_frame = from_grid(raw, image.shape[-2:]).clamp(min=0)
+            batch = select(slices, range(start, min(start + 32, len(slices))))
+            raw = self.raw_maps(self.grid.images(batch).to(self.device))
+            for values, image in zip(self.grid.maps(raw, batch), batch, strict=True):
+                in_frame = values.clamp(min=0)
                 score = (in_frame / (in_frame + half)).numpy()
                 scores.append(np.where(brain_of(image), score, 0).astype(np.float32))
         return scores
@@ -136,9 +149,9 @@ class LearnedSystem(ABC):
         write_json(folder / "system.json", numbers)
 
     @classmethod
-    def load(cls, folder: Path, settings: Any) -> Self:
-        """The system that `save` wrote, built with the same settings."""
-        system = cls(settings)
+    def load(cls, folder: Path, settings: Any, view: str = "slice") -> Self:
+        """The system that `save` wrote, built with the same settings and view."""
+        system = cls(settings, view=view)
         system.networks.load_state_dict(load_file(folder / "model.safetensors"))
         numbers = json.loads((folder / "system.json").read_text())
         system.weights = numbers.pop("weights")

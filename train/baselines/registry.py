@@ -1,6 +1,6 @@
 """Registers every competing system with the benchmark, in the order of the table."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from .anofpdm import Anofpdm
 from .cae import Cae
 from .dae import Dae
 from .gp_unet import GpUnet
+from .grids import SCAN_PIXELS
 from .interface import LearnedSystem
 from .la_gan import LaGan
 from .prompted import MARGIN_FILE, PromptedByStage1, StandIn, tiny_sam, tiny_sam2
@@ -35,20 +36,24 @@ class LearnedRow:
 
     def facts(self, recipe: BenchmarkRecipe) -> dict[str, Any]:
         settings = asdict(self.settings(recipe))
-        return {"seed": recipe.seed, "size": recipe.size, "settings": settings}
+        view = {"view": recipe.view} if recipe.view != "slice" else {}  # older results say none
+        return {"seed": recipe.seed, "size": recipe.size, "settings": settings, **view}
 
     def make(self, recipe: BenchmarkRecipe) -> LearnedSystem:
-        return self.system(self.settings(recipe), recipe.seed)
+        return self.system(self.settings(recipe), recipe.seed, recipe.view)
 
     def restore(self, folder: Path, recipe: BenchmarkRecipe) -> LearnedSystem:
-        return self.system.load(folder, self.settings(recipe))
+        return self.system.load(folder, self.settings(recipe), recipe.view)
 
     def settings(self, recipe: BenchmarkRecipe) -> Any:
-        """Return the settings of the recipe's size; ValueError for an unknown size."""
+        """Return the settings of the recipe's size and view; ValueError for an unknown size."""
         sizes = self.system.SIZES
         if recipe.size not in sizes:
             raise ValueError(f"size must be {' or '.join(sizes)}, got {recipe.size!r}.")
-        return sizes[recipe.size]
+        settings = sizes[recipe.size]
+        if recipe.view == "slice":
+            return settings
+        return replace(settings, pixels=max(settings.pixels, SCAN_PIXELS))
 
 
 @dataclass(frozen=True)

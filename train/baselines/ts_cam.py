@@ -7,7 +7,8 @@ CLS-to-patch attention (mean over heads, sum over layers) x the unhealthy channe
 min-max.
 Leaves out: boxes and their threshold (0.1 of the maximum is far too loose here; 0.5 is used), drop
 path. Views of a slice are turned by any angle, where those of photographs are cropped and flipped.
-`small` is a shallow transformer from scratch at 64 px.
+`small` is a shallow transformer from scratch at 64 px. With `view=scan` the three colours are the
+slice, the mean of its neighbours and the mirror difference, so that pretrained weights fit.
 """
 
 from dataclasses import dataclass
@@ -45,6 +46,7 @@ class TsCam(LearnedSystem):
             224, 16, 384, 12, 6, 60_000, 128, 5e-5, "facebook/deit-small-patch16-224"
         ),
     }
+    SCAN_CHANNELS = ("this", "neighbours", "mirror")  # of `base` too, in as many as colours
 
     def build(self) -> dict[str, nn.Module]:
         settings = self.settings
@@ -84,7 +86,7 @@ class TsCam(LearnedSystem):
 
 
 class TokenClassifier(nn.Module):
-    """Slices (B, 1, p, p) -> semantic maps (B, 2, g, g) and CLS-to-patch attention (B, g, g)."""
+    """Slices (B, C, p, p) -> semantic maps (B, 2, g, g) and CLS-to-patch attention (B, g, g)."""
 
     mean: Tensor
     std: Tensor
@@ -97,8 +99,9 @@ class TokenClassifier(nn.Module):
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1))
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        grey = images / images.amax((1, 2, 3), keepdim=True).clamp(min=1e-6)
-        output = self.transformer((grey - self.mean) / self.std, output_attentions=True)
+        if images.shape[1] == 1:  # channels have the scale of their scan
+            images = images / images.amax((1, 2, 3), keepdim=True).clamp(min=1e-6)
+        output = self.transformer((images - self.mean) / self.std, output_attentions=True)
         patch = self.transformer.config.patch_size
         assert isinstance(patch, int)  # square patches
         side = images.shape[-1] // patch

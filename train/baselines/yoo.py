@@ -12,11 +12,14 @@ slice.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor, nn
+
+from modeling_rasalore.models.scan_view_rasalore import CHANNELS
 
 from .classifier import rise, rise_masks, train_classifier
 from .frames import BRAIN
@@ -120,6 +123,7 @@ class YooT2(LearnedSystem):
         "small": YooSettings(64, (8, 16, 32), 8, 200, 100, 128, 120, 16, 2e-3),
         "paper": YooSettings(128, (16, 32, 64, 128), 64, 10_000, 4000, 1_000_000, 30_000, 32),
     }
+    SCAN_CHANNELS: ClassVar[tuple[str, ...]] = CHANNELS  # in the place of four sequences
 
     def build(self) -> dict[str, nn.Module]:
         settings = self.settings
@@ -184,3 +188,4 @@ class YooAll(YooT2):
     """Scored superpixels of T1, T1ce, T2 and FLAIR together."""
 
     ALL_SEQUENCES = True
+    SCAN_CHANNELS = ()  # in the square of the scored sequence, without neighbours
