@@ -1,5 +1,6 @@
 """Plan what judges a study's networks: scores, pooled tables, mask-free criteria, a picture."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -10,6 +11,7 @@ from ..benchmark.recipe import BenchmarkRecipe, CrossRecipe
 from ..benchmark.running import load_held_out, run_benchmark
 from ..provenance import available_cores
 from ..pseudo_masks.comparison import ComparisonRecipe
+from ..recipes import preset_folder
 from .recipe import StudyRecipe
 from .steps import Plan, Run, Step, compare_networks, segment_test_patient
 
@@ -49,9 +51,17 @@ def benchmark_of(run: Run) -> BenchmarkRecipe:
         data=run.line.data,
         out=str(run.out),
         systems=run.line.study.systems,
+        view=view_of(run.line.study.preset),
         seed=run.line.seed,
         workers=available_cores(),
     )
+
+
+def view_of(preset: str) -> str:
+    """Return how a preset sees slices, which competing systems then do, too: "slice" or "scan"."""
+    path = preset_folder(preset) / "preprocessor_config.json"
+    view: str = json.loads(path.read_text(encoding="utf-8")).get("view", "slice")
+    return view
 
 
 def further_folders(run: Run) -> dict[str, str]:

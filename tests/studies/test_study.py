@@ -17,6 +17,7 @@ from modeling_rasalore.data.layouts import find_patients
 from modeling_rasalore.data.phantoms import write_phantoms
 from modeling_rasalore.recipes import load_recipe
 from modeling_rasalore.studies import study
+from modeling_rasalore.studies.judging import view_of
 from modeling_rasalore.studies.recipe import StudyRecipe
 
 ROOT = Path(__file__).parents[2]
@@ -175,6 +176,13 @@ def test_what_is_finished_is_not_done_again(whole: Path, monkeypatch: pytest.Mon
 
 
 # --- Refused before anything is made --------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("preset", "view"), [("rasalore-base", "scan"), ("rasalore-tiny", "slice")]
+)
+def test_competing_systems_see_what_the_preset_sees(preset: str, view: str) -> None:
+    assert view_of(preset) == view
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
