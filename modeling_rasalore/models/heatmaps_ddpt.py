@@ -39,8 +39,8 @@ def run_layer(layer: Any, hidden: Tensor, attentions: list[Tensor] | None) -> Te
 def read_cls_token(layer: Any, hidden: Tensor, attentions: list[Tensor]) -> Tensor:
     """The CLS token after one CLIP layer, (B, 1, D); its probabilities are collected.
 
-    One token's query is brought to the other tokens rather than their keys and values to it:
-    q (K x) = (q K) x and V (x a) = (V x) a, which is less work than to project all tokens x.
+    A single token needs no keys and values of all the others. With tokens x, weights K and V and
+    attention a: q (K x) = (q K) x and (V x) a = V (x a), and the right sides are far less work.
     """
     attention, normed = layer.self_attn, layer.layer_norm1(hidden)
     heads = (attention.num_heads, -1)
