@@ -19,7 +19,7 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from .configuration_ddpt import DdptConfig
-from .heatmaps_ddpt import HEATMAPS, mean_over_turned_copies, run_layer
+from .heatmaps_ddpt import HEATMAPS, mean_over_turned_copies, read_cls_token, run_layer
 from .prompts_ddpt import ClassAwarePrompts, TextPrompts
 
 HEALTHY, UNHEALTHY = 0, 1
@@ -222,21 +222,18 @@ class DdptModel(DdptPreTrainedModel):
             prompted = torch.cat([hidden, prompts.expand(len(hidden), -1, -1)], dim=1)
             hidden = self.run_vision_layer(layer, prompted, attentions)[:, :length]
         prompts, prompt_logits, prompt_attention = self.class_aware_prompts(text_features, hidden)
-        # In the open only what is read of the last layer is computed: its CLS token.
-        hidden = self.run_vision_layer(last, torch.cat([hidden, prompts], dim=1), attentions, 1)
+        prompted = torch.cat([hidden, prompts], dim=1)
+        if attentions is None:
+            hidden = self.run_vision_layer(last, prompted, None)
+        else:  # in the open only what is read of the last layer is computed
+            hidden = read_cls_token(last, prompted, attentions)
         features = self.clip.visual_projection(tower.post_layernorm(hidden[:, 0]))
         return EncodedImage(features, prompt_logits, prompt_attention)
 
     def run_vision_layer(
-        self,
-        layer: nn.Module,
-        hidden: Tensor,
-        attentions: list[Tensor] | None,
-        rows: int | None = None,
+        self, layer: nn.Module, hidden: Tensor, attentions: list[Tensor] | None
     ) -> Tensor:
         """One layer of the vision tower, checkpointed where that was asked for.
-
-        `rows` as for `run_layer`.
 
         Layers in training mode checkpoint themselves; a frozen tower's are in evaluation mode, and
         yet the gradients of the prompts run through them.
@@ -244,7 +241,7 @@ class DdptModel(DdptPreTrainedModel):
         checkpointed = self.gradient_checkpointing and self.training and not layer.training
         if checkpointed and attentions is None:
             return self._gradient_checkpointing_func(layer, hidden, None)
-        return run_layer(layer, hidden, attentions, rows)
+        return run_layer(layer, hidden, attentions)
 
     def similarity(self, image_features: Tensor, text_features: Tensor) -> Tensor:
         """logit_scale * cosine similarity, (B, 2), not below float32: the scale enlarges errors."""

@@ -7,6 +7,7 @@ import torch
 from small_ddpt import TRAINED, make_model, make_slices
 from torch import Tensor
 
+from modeling_rasalore import DdptModel
 from modeling_rasalore.models.heatmaps_ddpt import (
     HEATMAPS,
     attention_rollout,
@@ -141,3 +142,41 @@ def test_heatmaps_over_all_copies_turn_with_the_slice() -> None:
     turned = model.heatmaps(slices.flip(-1).rot90(1, (2, 3)), "attention_rollout")
     torch.testing.assert_close(turned, heatmaps.flip(-1).rot90(1, (1, 2)))
     assert not torch.allclose(heatmaps, untouched)
+
+
+# --- Against the definitions --------------------------------------------------------------------
+@pytest.mark.parametrize("kind", HEATMAPS)
+@pytest.mark.parametrize("fields", [{}, TRAINED])
+def test_heatmaps_are_those_of_whole_matrices(kind: str, fields: dict[str, Any]) -> None:
+    """Every row of every layer, gradients of all of them, and matrices multiplied by matrices."""
+    model, slices = make_model(**fields), make_slices(3)
+    expected = heatmaps_of_whole_matrices(model, slices, kind)
+    torch.testing.assert_close(model.heatmaps(slices, kind), expected, rtol=1e-5, atol=1e-7)
+
+
+def heatmaps_of_whole_matrices(model: DdptModel, slices: Tensor, kind: str) -> Tensor:
+    """Heatmaps (B, 4, 4) of transformers' eager attention, as they are defined."""
+    model.set_attn_implementation({"clip_config": "eager"})
+    seen: list[Tensor] = []  # probabilities of each layer, (B, heads, n, n)
+    layers = model.clip.vision_model.encoder.layers
+    hooks = [
+        layer.self_attn.register_forward_hook(lambda module, inputs, output: seen.append(output[1]))
+        for layer in layers
+    ]
+    unhealthy_logit = model(slices.requires_grad_()).logits[:, 1]
+    for hook in hooks:
+        hook.remove()
+    length = 1 + 16
+    if kind == "cls_attention":
+        return seen[-1].mean(1)[:, 0, 1:length].unflatten(1, (4, 4)).detach()
+    gradients = torch.autograd.grad(unhealthy_logit.sum(), seen)
+    product = torch.eye(length)
+    for attention, gradient in zip(seen, gradients, strict=True):
+        if kind == "relevance":
+            weighted = (attention * gradient).clamp(min=0).mean(1)[:, :length, :length]
+            product = product + weighted @ product
+        else:
+            mixed = attention.mean(1)[:, :length, :length]
+            mixed = mixed / mixed.sum(-1, keepdim=True)
+            product = 0.5 * (torch.eye(length) + mixed) @ product
+    return product[:, 0, 1:].unflatten(1, (4, 4)).detach()
