@@ -23,7 +23,6 @@ from modeling_rasalore.prediction.volume import (
     FloatImage,
     VolumePrediction,
     free_map_offsets,
-    free_map_polarity,
     mask_above,
     predict_volume,
 )
@@ -183,15 +182,16 @@ class Analyst:
         """Return the spread of one slice's scores, computed in the process that calls this."""
         move_to_accelerator(self.model)
         images, see, weight = BrainSlices(volume.slices), self.processor.see, self.options.free_map
-        polarity = free_map_polarity(volume, self.model) if weight else None
-        offsets = free_map_offsets(images, volume.spacing, polarity, weight)
+        offset = None
+        if weight:
+            offset = free_map_offsets(images, volume, weight, self.model)[index]
         return predict_uncertainty(
             self.model,
             self.processor,
             images[index],
             samples=NOISE_SAMPLES,
             view=see(images, volume.spacing)[index] if see else None,
-            offset=None if offsets is None else offsets[index],
+            offset=offset,
         )
 
 

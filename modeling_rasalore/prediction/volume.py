@@ -1,7 +1,6 @@
 """Predict the anomaly map, the mask and the volume of one scan."""
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -14,7 +13,7 @@ from ..reports.findings import Finding, measure_findings, part_sizes, remove_sma
 from ..scans.background import BrainSlices, brain_of, index_box
 from ..scans.slice_frame import box_corners
 from ..scans.volumes import Volume
-from .free_map import Polarity, finish_scores, free_map, fusion_offsets, polarity_of
+from .free_map import finish_scores, free_map, fusion_offsets, polarity_of
 from .loading import describe_model
 from .options import PredictionOptions
 from .saved_options import complete_options
@@ -130,14 +129,12 @@ def predict_volume(
     options = complete_options(PredictionOptions(), (), model) if options is None else options
     images = require_brain(volume)
     views = processor.see(images, volume.spacing) if processor.see else None
-    scores, weight = np.zeros(volume.slices.shape, np.float32), options.free_map
-    polarity = free_map_polarity(volume, model) if weight else None
-    precision = choose_for_model(model, options.precision).name
-    with ThreadPoolExecutor(1) as beside, computing_in(precision, model):
-        # The free map is work for one processor, which the network leaves some of its time.
-        mapping = beside.submit(free_map_offsets, images, volume.spacing, polarity, weight)
+    offsets = None
+    if options.free_map:
+        offsets = free_map_offsets(images, volume, options.free_map, model)
+    scores = np.zeros(volume.slices.shape, np.float32)
+    with computing_in(choose_for_model(model, options.precision).name, model):
         fill_maps(list(scores), model, processor, images, options.batch_size, options.flips, views)
-        offsets = mapping.result()
         if options.smooth_mm or offsets is not None:
             brain = images.foreground()
             finish_scores(scores, brain, volume.spacing, options.smooth_mm, offsets)
@@ -190,35 +187,18 @@ def mask_above(scores: FloatImage, threshold: float, smallest: float) -> NDArray
     return mask
 
 
-def free_map_polarity(volume: Volume, model: Any) -> Polarity:
-    """Return how lesions look in a scan, as `polarity_of` says of its sequence.
+def free_map_offsets(images: BrainSlices, volume: Volume, weight: float, model: Any) -> FloatImage:
+    """Return what the free map adds to the logits of a scan's scores, (S, H, W).
 
-    The scan's own sequence counts, else the one that the model learned from.
+    The scan's own sequence says how lesions look, else the one that the model learned from.
 
     Raises:
         ValueError: neither is known.
     """
     learned = getattr(getattr(model, "config", None), "modality", None)
-    return polarity_of(volume.sequence or learned)
-
-
-def free_map_offsets(
-    images: BrainSlices,
-    spacing: tuple[float, float, float],
-    polarity: Polarity | None,
-    weight: float,
-) -> FloatImage | None:
-    """Return what the free map adds to the logits of a scan's scores, (S, H, W).
-
-    Args:
-        images, spacing: of the scan.
-        polarity: how lesions look; None: nothing is added.
-        weight: of the free map.
-    """
-    if polarity is None:
-        return None
+    polarity = polarity_of(volume.sequence or learned)
     brain = images.foreground()
-    return fusion_offsets(free_map(images, brain, spacing, polarity), brain, weight)
+    return fusion_offsets(free_map(images, brain, volume.spacing, polarity), brain, weight)
 
 
 def require_brain(volume: Volume) -> BrainSlices:
