@@ -10,7 +10,15 @@ import pytest
 import speed
 import torch
 import torch.nn.functional as F
-from speed import NAMES, SpeedRecipe, check_agreement, count_gflop, run_for_peak
+from speed import (
+    NAMES,
+    ROUNDED,
+    SpeedRecipe,
+    check_agreement,
+    count_gflop,
+    prepared,
+    run_for_peak,
+)
 
 from modeling_rasalore.recipes import load_recipe
 
@@ -48,6 +56,18 @@ def test_every_figure_agrees_with_its_plain_form_and_is_written(
     finally:
         torch.set_num_threads(threads)
     check_table(tmp_path, NAMES, capsys.readouterr().out)
+
+
+def test_bfloat16_rounds_the_packages_form_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
+    results = {}
+    for precision in ("float32", "bfloat16"):
+        recipe = SpeedRecipe(names=["inference_b1"], toy=True, precision=precision)
+        with prepared("inference_b1", recipe) as case:
+            results[precision] = case.plain(), case.ours()
+    (plain, exact), (same_plain, rounded) = results.values()
+    assert torch.equal(plain, same_plain)
+    assert 1e-5 < (exact - rounded).abs().max() < ROUNDED
 
 
 def test_without_linux_s_files_no_peak_is_measured(

@@ -11,7 +11,7 @@ import torch
 from plain_ddpt import plain_heatmaps, plain_step
 from plain_rasalore import plain_forward, plain_loss
 from plain_slices import plain_cut
-from torch import Tensor
+from torch import Tensor, nn
 
 from modeling_rasalore import DdptConfig, DdptModel, RasaloreConfig, RasaloreModel
 from modeling_rasalore.data.layouts import find_patients
@@ -38,11 +38,14 @@ class Case:
         plain: the obvious way.
         ours: the package's.
         tolerance: how far the results may lie apart; None where the forms differ on purpose.
+        model: whose `forward` is the package's way alone, so that it can compute in another float
+            type; None where there is none.
     """
 
     plain: Callable[[], Tensor]
     ours: Callable[[], Tensor]
     tolerance: float | None = 1e-3
+    model: nn.Module | None = None
 
 
 # --- Stage 2 ----------------------------------------------------------------------------------
@@ -73,7 +76,7 @@ def inference_case(batch: int, toy: bool) -> Case:
     def ours() -> Tensor:
         return model(pixel_values).logits
 
-    return Case(plain, ours)
+    return Case(plain, ours, model=model)
 
 
 def training_case(preset: str, toy: bool) -> Case:
@@ -109,6 +112,7 @@ def training_case(preset: str, toy: bool) -> Case:
         lambda: step(plain_optimizer, plain_loss_now),
         lambda: step(optimizer, lambda: model(pixel_values, *masks).loss),
         1e-3 if preset == "released" else None,
+        model,
     )
 
 
@@ -156,6 +160,7 @@ def stage1_step_case(toy: bool) -> Case:
     return Case(
         lambda: step(plain_step(model, pixel_values, labels)),
         lambda: step(model(pixel_values, labels=labels, guidance=True).loss),
+        model=model,
     )
 
 

@@ -2,6 +2,7 @@
 
     python train/plain/speed.py out=runs/speed
     python train/plain/speed.py out=runs/speed names=[losses,heatmaps] rounds=9 root=scans
+    python train/plain/speed.py out=runs/speed names=[inference_b4,training_b4] precision=bfloat16
     python train/plain/speed.py --device cuda
     python train/plain/speed.py --device cpu --short
 
@@ -22,7 +23,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
@@ -36,10 +37,12 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from modeling_rasalore.files import write_json
+from modeling_rasalore.precision import PRECISIONS, computing_in
 from modeling_rasalore.provenance import provenance
 from modeling_rasalore.recipes import run_script
 
 NAMES = [*CASES, "cut_volume"]
+ROUNDED = 0.05  # how far results of bfloat16 may lie from those of float32
 # Of the printed table: heading, key of speed.json, width, digits.
 COLUMNS = [
     ("ratio", "ratio", 7, 2),
@@ -67,6 +70,7 @@ class SpeedRecipe:
         toy: take sizes that only show that everything runs, as --short.
         device: what to measure alone, as --device; "": compare with the plain forms on a processor.
         root: folder of scans, whose first patient is cut; "": a generated volume.
+        precision: float type that the package's networks compute in; plain forms stay in float32.
     """
 
     out: str = "runs/speed"
@@ -76,6 +80,7 @@ class SpeedRecipe:
     toy: bool = False
     device: str = ""
     root: str = ""
+    precision: str = "float32"
 
 
 def main(recipe: SpeedRecipe) -> None:
@@ -85,6 +90,8 @@ def main(recipe: SpeedRecipe) -> None:
             f"names must be some of {', '.join(NAMES)} and rounds at least 1, got "
             f"{', '.join(recipe.names)} and {recipe.rounds}."
         )
+    if recipe.precision not in PRECISIONS:
+        raise ValueError(f"precision must be {' or '.join(PRECISIONS)}, got {recipe.precision}.")
     Path(recipe.out).mkdir(parents=True, exist_ok=True)
     if recipe.device:
         write_device_figures(recipe)
@@ -156,8 +163,13 @@ def prepared(name: str, recipe: SpeedRecipe) -> Iterator[Case]:
     with TemporaryDirectory() as folder:
         if name == "cut_volume":
             yield cut_case(recipe.root, Path(folder), recipe.toy)
-        else:
-            yield CASES[name](recipe.toy)
+            return
+        case = CASES[name](recipe.toy)
+        if case.model is None or recipe.precision == "float32":
+            yield case
+            return
+        with computing_in(recipe.precision, case.model):
+            yield replace(case, tolerance=case.tolerance and ROUNDED)
 
 
 def row_of(name: str, figure: Mapping[str, Any]) -> str:
