@@ -33,6 +33,7 @@ from modeling_rasalore.scans.volumes import Volume
 
 WIDTH = 512  # of a slice's picture in pixels
 NOISE_SAMPLES = 8
+TELL_SECONDS = 0.5  # between two sentences on progress: for each, a browser draws its page anew
 
 Tell = Callable[..., Any]  # as gr.Progress: (done, total) and a sentence
 
@@ -209,12 +210,15 @@ def counting_slices(model: Any, total: int, passes: int, tell: Tell) -> Iterator
         passes: how often the model sees each.
         tell: learns it.
     """
-    seen, start = 0, time.monotonic()
+    seen, told, start = 0, -TELL_SECONDS, time.monotonic()
 
     def count(_: Any, __: Any, given: dict[str, Any], ___: Any) -> None:
-        nonlocal seen
+        nonlocal seen, told
         seen += len(given["pixel_values"])
-        left = (time.monotonic() - start) * (total * passes / seen - 1)
+        taken = time.monotonic() - start
+        if taken < told + TELL_SECONDS:
+            return
+        told, left = taken, taken * (total * passes / seen - 1)
         done = seen // passes
         tell((done, total), f"scored {done} of {total} slices, {left:.0f} s left")
 

@@ -15,6 +15,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio is imported
+# Read when torch is imported: threads that wait leave their core to requests, and to a browser.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import gradio as gr
 from controls import place_inputs, place_results
