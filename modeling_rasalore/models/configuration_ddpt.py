@@ -22,7 +22,7 @@ class DdptConfig(PreTrainedConfig):
     The defaults are the `poster` preset on `openai/clip-vit-base-patch32`.
     `DdptConfig.preset(name)` returns `poster`, `released`, `base` or `tiny`; the last two have a
     small backbone of their own that is trained from scratch and saved with the prompts, and `base`
-    sees a slice with its neighbours and its mirror image.
+    sees a slice with its neighbours.
 
     Raises:
         ValueError: for a misspelt field or a combination that cannot be built.

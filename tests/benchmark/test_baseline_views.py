@@ -15,9 +15,9 @@ from test_baselines import TINY
 
 # isort: split
 from baselines.ae import Ae
-from baselines.ame_cam import AmeCam
 from baselines.dae import Dae
 from baselines.frames import BRAIN, to_grid
+from baselines.gp_unet import GpUnet
 from baselines.grids import ScanGrid, SliceGrid
 from baselines.interface import LearnedSystem
 from baselines.registry import LEARNED
@@ -155,7 +155,7 @@ def test_neighbours_and_the_other_hemisphere_are_channels() -> None:
 
 def test_pretrained_weights_of_three_colours_take_three_channels() -> None:
     assert TsCam(TINY[TsCam], view="scan").channels == 3
-    assert AmeCam(TINY[AmeCam], view="scan").channels == 4
+    assert GpUnet(TINY[GpUnet], view="scan").channels == 4
     assert Dae(TINY[Dae], view="scan").channels == 1
 
 

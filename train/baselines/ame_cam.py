@@ -18,7 +18,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import ResNetBackbone
 
-from modeling_rasalore.models.scan_view_rasalore import CHANNELS
 from modeling_rasalore.pseudo_masks.criteria import deletion_scores
 
 from .frames import random_views, stretch
@@ -47,7 +46,9 @@ class AmeCam(LearnedSystem):
         "small": AmeCamSettings(64, 16, False, 200, 60, 32, 1e-3),
         "paper": AmeCamSettings(240, 64, True, 10_000, 10_000, 128, 1e-4),
     }
-    SCAN_CHANNELS = CHANNELS  # the classifier's; the fusion weighs what exits show of the slice
+    # The classifier's; the fusion weighs what exits show of the slice. Not the mirror difference:
+    # it is as large on the healthy side, which the maps then marked.
+    SCAN_CHANNELS = ("this", "below", "above")
 
     def build(self) -> dict[str, nn.Module]:
         self.numbers["inverted"] = 0.0

@@ -8,7 +8,7 @@ min-max.
 Leaves out: boxes and their threshold (0.1 of the maximum is far too loose here; 0.5 is used), drop
 path. Views of a slice are turned by any angle, where those of photographs are cropped and flipped.
 `small` is a shallow transformer from scratch at 64 px. With `view=scan` the three colours are the
-slice, the mean of its neighbours and the mirror difference, so that pretrained weights fit.
+slice and its neighbours, so that pretrained weights fit.
 """
 
 from dataclasses import dataclass
@@ -46,7 +46,8 @@ class TsCam(LearnedSystem):
             224, 16, 384, 12, 6, 60_000, 128, 5e-5, "facebook/deit-small-patch16-224"
         ),
     }
-    SCAN_CHANNELS = ("this", "neighbours", "mirror")  # of `base` too, in as many as colours
+    # Not the mirror difference: it is as large on the healthy side, where the attention then went.
+    SCAN_CHANNELS = ("this", "below", "above")
 
     def build(self) -> dict[str, nn.Module]:
         settings = self.settings
