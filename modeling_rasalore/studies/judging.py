@@ -1,6 +1,5 @@
 """Plan what judges a study's networks: scores, pooled tables, mask-free criteria, a picture."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -9,6 +8,7 @@ from pathlib import Path
 from ..benchmark.pooling import PoolRecipe, pool_folds
 from ..benchmark.recipe import BenchmarkRecipe, CrossRecipe
 from ..benchmark.running import load_held_out, run_benchmark
+from ..models.image_processing_rasalore import RasaloreImageProcessor
 from ..provenance import available_cores
 from ..pseudo_masks.comparison import ComparisonRecipe
 from ..recipes import preset_folder
@@ -59,8 +59,7 @@ def benchmark_of(run: Run) -> BenchmarkRecipe:
 
 def view_of(preset: str) -> str:
     """Return how a preset sees slices, which competing systems then do, too: "slice" or "scan"."""
-    path = preset_folder(preset) / "preprocessor_config.json"
-    view: str = json.loads(path.read_text(encoding="utf-8")).get("view", "slice")
+    view: str = RasaloreImageProcessor.from_pretrained(preset_folder(preset)).view
     return view
 
 

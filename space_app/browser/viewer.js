@@ -97,8 +97,10 @@
     }
 
     async addDoubt(file) {
-      const volume = await this.read(file);
-      this.atOnce(() => { if (!this.hasDoubt) this.add(volume, 'doubt'); });
+      if (!this.hasDoubt) {
+        const volume = await this.read(file);
+        this.atOnce(() => this.add(volume, 'doubt'));
+      }
       this.layers.doubt = true;
       this.mix();
     }

@@ -21,6 +21,7 @@ from transformers import ResNetBackbone
 from modeling_rasalore.pseudo_masks.criteria import deletion_scores
 
 from .frames import random_views, stretch
+from .grids import WITH_NEIGHBOURS
 from .interface import LearnedSystem, step
 from .networks import resnet_config
 
@@ -46,9 +47,7 @@ class AmeCam(LearnedSystem):
         "small": AmeCamSettings(64, 16, False, 200, 60, 32, 1e-3),
         "paper": AmeCamSettings(240, 64, True, 10_000, 10_000, 128, 1e-4),
     }
-    # The classifier's; the fusion weighs what exits show of the slice. Not the mirror difference:
-    # it is as large on the healthy side, which the maps then marked.
-    SCAN_CHANNELS = ("this", "below", "above")
+    SCAN_CHANNELS = WITH_NEIGHBOURS  # the classifier's; the fusion weighs the slice alone
 
     def build(self) -> dict[str, nn.Module]:
         self.numbers["inverted"] = 0.0

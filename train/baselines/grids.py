@@ -14,6 +14,9 @@ from .frames import BRAIN, from_grid, to_grid
 
 SCAN_PIXELS = 96  # of a scan's square at least: what the preset `base` sees
 DARKEST = 2 * BRAIN  # of a channel's brain, so that no ventricle counts as background
+# What systems of attention or class activation see of a scan. Not the mirror difference: it is as
+# large on the healthy side, which their maps then marked.
+WITH_NEIGHBOURS = ("this", "below", "above")
 CHUNK = 32  # slices whose channels are computed together
 
 

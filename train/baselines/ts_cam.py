@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers import ViTConfig, ViTModel
 
 from .frames import random_views, stretch
+from .grids import WITH_NEIGHBOURS
 from .interface import LearnedSystem, step
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -46,8 +47,7 @@ class TsCam(LearnedSystem):
             224, 16, 384, 12, 6, 60_000, 128, 5e-5, "facebook/deit-small-patch16-224"
         ),
     }
-    # Not the mirror difference: it is as large on the healthy side, where the attention then went.
-    SCAN_CHANNELS = ("this", "below", "above")
+    SCAN_CHANNELS = WITH_NEIGHBOURS
 
     def build(self) -> dict[str, nn.Module]:
         settings = self.settings
