@@ -7,8 +7,10 @@ r"""Judge a finished model as its users meet it, beside maps that learn nothing.
 Every patient with a scan of the sequence and a mask is segmented as `rasalore predict` does it, at
 the model's own threshold. The rows `smoothed_rank` and `mirror` get theirs from the same healthy
 scans, in the same way. Without model=FOLDER the package's own model is judged, which has learned
-from nobody. Writes judged.json and judged.md: average precision and Dice of slices with a lesion,
-healthy brain marked, and paired differences, with 95 % intervals over patients.
+from nobody. With rates=[0.002,0.005,0.01,0.02] it is judged at the thresholds of those rates, too:
+on synthetic patients, whose lesions are known, that chooses a rate. Writes judged.json and
+judged.md: average precision and Dice of slices with a lesion, healthy brain marked, and paired
+differences, with 95 % intervals over patients.
 """
 
 from collections.abc import Callable, Iterator
@@ -45,6 +47,7 @@ from modeling_rasalore.scans.reading import read_scan
 from modeling_rasalore.scans.volumes import Volume, read_mask
 
 RATE = 0.01  # of healthy brain
+FREE = ("mirror", "smoothed_rank")  # maps that learn nothing
 Maker = Callable[[Volume], np.ndarray]  # a scan -> scores (S, H, W)
 
 
@@ -57,6 +60,7 @@ class JudgeRecipe:
         model: folder or repo id of stage 2; empty: the package's own for data.modality.
         data: the patients.
         healthy: folder of healthy scans, whose sequence is chosen as the patients' is.
+        rates: of healthy brain that may be marked, at whose thresholds the model is judged as well.
         least_pixels: slices with a smaller lesion have no Dice and no average precision.
         seed: of the intervals.
     """
@@ -65,6 +69,7 @@ class JudgeRecipe:
     model: str = ""
     data: DataRecipe = field(default_factory=DataRecipe)
     healthy: str = MISSING
+    rates: list[float] = field(default_factory=list)
     least_pixels: int = 200
     seed: int = 0
 
@@ -82,6 +87,7 @@ def main(recipe: JudgeRecipe) -> None:
     """Print and write the table."""
     data, out = recipe.data, Path(recipe.out)
     out.mkdir(parents=True, exist_ok=True)
+    patients = find_judged(data)
     model, processor = load_model(recipe.model or None, modality=data.modality)
     options = complete_options(PredictionOptions(), (), model, recipe.model or None)
     predict = partial(predict_volume, model, processor, options=options)
@@ -90,8 +96,27 @@ def main(recipe: JudgeRecipe) -> None:
         "mirror": partial(map_without_training, free_map, data.modality),
         "smoothed_rank": partial(map_without_training, smoothed_rank, data.modality),
     }
-    thresholds = {"model": options.threshold}
-    thresholds |= calibrate_maps({name: makers[name] for name in list(makers)[1:]}, recipe)
+    thresholds = {("model", "model"): options.threshold, **calibrate_maps(makers, recipe)}
+    tallies: dict[str, list[Tally]] = {row: [] for row, _ in thresholds}
+    for patient in tqdm(patients, desc="patients", disable=None):
+        volume, truth = read_patient(patient, data.modality)
+        scores = {name: make(volume) for name, make in makers.items()}
+        for (row, name), threshold in thresholds.items():
+            tallies[row].append(tally(scores[name], truth, volume, threshold, recipe))
+    rows = [make_row(row, tallies, found, recipe.seed) for (row, _), found in thresholds.items()]
+    facts = {"data": Path(data.root).name, "modality": data.modality, "patients": len(patients)}
+    write_json(out / "judged.json", {**provenance(), **facts, "rows": rows})
+    table = as_markdown(rows)
+    replace_file(out / "judged.md", lambda draft: Path(draft).write_text(table, encoding="utf-8"))
+    print(f"{table}done: {out}")
+
+
+def find_judged(data: DataRecipe) -> list[Patient]:
+    """Return the patients with a mask and a scan of the sequence, who are in no other data set.
+
+    Raises:
+        ValueError: there is none.
+    """
     patients = [
         patient
         for patient in find_patients(data.root, data.same_person)
@@ -99,17 +124,7 @@ def main(recipe: JudgeRecipe) -> None:
     ]
     if not patients:
         raise ValueError(f"{data.root} holds no patient with a mask and a {data.modality} scan.")
-    tallies: dict[str, list[Tally]] = {name: [] for name in makers}
-    for patient in tqdm(patients, desc="patients", disable=None):
-        volume, truth = read_patient(patient, data.modality)
-        for name, make in makers.items():
-            tallies[name].append(tally(make(volume), truth, volume, thresholds[name], recipe))
-    rows = [make_row(name, tallies, thresholds[name], recipe.seed) for name in makers]
-    facts = {"data": Path(data.root).name, "modality": data.modality, "patients": len(patients)}
-    write_json(out / "judged.json", {**provenance(), **facts, "rows": rows})
-    table = as_markdown(rows)
-    replace_file(out / "judged.md", lambda draft: Path(draft).write_text(table, encoding="utf-8"))
-    print(f"{table}done: {out}")
+    return patients
 
 
 def map_without_training(make: Callable[..., Any], modality: str, volume: Volume) -> np.ndarray:
@@ -119,16 +134,22 @@ def map_without_training(make: Callable[..., Any], modality: str, volume: Volume
     return scores
 
 
-def calibrate_maps(makers: dict[str, Maker], recipe: JudgeRecipe) -> dict[str, float]:
-    """Return the threshold of each map for 1 % of healthy brain, as `rasalore calibrate` does."""
-    found: dict[str, list[float]] = {name: [] for name in makers}
+def calibrate_maps(makers: dict[str, Maker], recipe: JudgeRecipe) -> dict[tuple[str, str], float]:
+    """Return (row, map) -> threshold, found on healthy scans as `rasalore calibrate` finds it.
+
+    A map that learns nothing has one row, the model one of each rate.
+    """
+    rows = {(name, name): RATE for name in FREE}
+    rows |= {(f"model, {100 * rate:g} %", "model"): rate for rate in recipe.rates}
+    found: dict[tuple[str, str], list[float]] = {row: [] for row in rows}
     for volume in healthy_scans(recipe):
         brain = BrainSlices(volume.slices).foreground()
-        for name, make in makers.items():
-            found[name].append(scan_threshold(make(volume), brain, RATE))
+        scores = {name: makers[name](volume) for name in {name for _, name in rows}}
+        for row, rate in rows.items():
+            found[row].append(scan_threshold(scores[row[1]], brain, rate))
     return {
-        name: promised_threshold(values, attainable_share(USUAL_SHARE, len(values))).threshold
-        for name, values in found.items()
+        row: promised_threshold(values, attainable_share(USUAL_SHARE, len(values))).threshold
+        for row, values in found.items()
     }
 
 
@@ -170,7 +191,7 @@ def make_row(
     for measure in ("precisions", "dices", "marked"):
         means = {key: patient_means(parts, measure) for key, parts in tallies.items()}
         row[measure] = [float(np.nanmean(means[name])), *bootstrap_interval(means[name], seed)]
-        for other in ("mirror", "smoothed_rank"):
+        for other in FREE:
             if name == "model" and measure != "marked":
                 row[f"{measure}_above_{other}"] = paired_bootstrap(means[name], means[other], seed)
     return row
@@ -192,7 +213,7 @@ def as_markdown(rows: list[dict[str, Any]]) -> str:
         cells = [written(row[name]) for name in ("precisions", "dices", "marked")]
         lines.append(f"| {row['row']} | {row['threshold']:.3f} | {' | '.join(cells)} |")
     lines.append("")
-    for other in ("mirror", "smoothed_rank"):
+    for other in FREE:
         precision, overlap = (rows[0][f"{m}_above_{other}"] for m in ("precisions", "dices"))
         lines.append(
             f"The model above {other}: average precision {written(precision)}, Dice "

@@ -1,8 +1,7 @@
-"""Choose between runs, and between rates of false alarms, by what score maps show without masks.
+"""Choose between runs by what their score maps show without masks.
 
 Each criterion sees one thing and is blind to others: a run that marks nothing raises no false
-alarm, and runs that make the same mistake agree. So a table shows them side by side. Rates are
-chosen by lesions painted into healthy validation slices.
+alarm, and runs that make the same mistake agree. So a table shows them side by side.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +14,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..evaluation.metrics import auroc, dice
+from ..evaluation.metrics import auroc
 from ..evaluation.tables import DASH, markdown_table
 from ..models.loss_rasalore import soft_dice
 from ..models.scan_view_rasalore import Levels
@@ -26,7 +25,6 @@ Values = dict[str, float | None]  # by name of a criterion; None for what cannot
 # The highest pixel alone would follow noise, and the mean over the brain drowns a small lesion.
 TOP_SHARE = 0.01
 DELETED_SHARES = (0.02, 0.05, 0.1, 0.2, 0.4)  # of the brain, the hottest pixels first
-RATES = (0.002, 0.005, 0.01, 0.02)  # of a scan's healthy brain that may be marked
 
 
 @dataclass(frozen=True)
@@ -155,57 +153,6 @@ def choices_table(rows: Mapping[str, Values]) -> str:
 def _cell(value: float | None, chosen: bool) -> str:
     text = DASH if value is None else f"{value:.4f}"
     return f"**{text}**" if chosen else text
-
-
-# --- Rates of false alarms ------------------------------------------------------------------------
-@dataclass(frozen=True, eq=False)
-class PaintedMap:
-    """A score map of a healthy validation slice with lesions painted into it.
-
-    Attributes:
-        patient_id: whose slice it is.
-        scores: (H, W) in [0, 1].
-        lesion: what was painted, (H, W) bool.
-    """
-
-    patient_id: str
-    scores: Map
-    lesion: NDArray[np.bool_]
-
-
-def choose_rate(
-    painted: Sequence[PaintedMap], thresholds: Mapping[float, float]
-) -> tuple[float, dict[float, float]]:
-    """Return the rate whose threshold outlines painted lesions best, and the Dice of each rate.
-
-    The Dice of slices is averaged within patients, then over them, so that none counts for more
-    than another. Of equals the lowest rate is taken. A slice where nothing was painted has a Dice
-    of 1 or 0, and would let a single voxel decide: leave such slices out.
-
-    Args:
-        painted: maps of validation slices.
-        thresholds: rate of false alarms, such as those of `RATES` -> its label-free threshold.
-
-    Raises:
-        ValueError: no map, no rate, or a slice where nothing is painted.
-    """
-    if not painted or not thresholds or not all(shown.lesion.any() for shown in painted):
-        blank = sum(not shown.lesion.any() for shown in painted)
-        raise ValueError(
-            "a rate is chosen by slices with painted lesions, got "
-            f"{len(painted)} slices, {blank} of them blank, and {len(thresholds)} rates."
-        )
-    scores = {rate: _mean_of_patients(painted, threshold) for rate, threshold in thresholds.items()}
-    return max(sorted(scores), key=scores.__getitem__), scores
-
-
-def _mean_of_patients(painted: Sequence[PaintedMap], threshold: float) -> float:
-    """Return the Dice of painted lesions at a threshold, a mean over patients."""
-    dices: dict[str, list[float]] = {}
-    for shown in painted:
-        overlap = dice(shown.scores > threshold, shown.lesion)
-        dices.setdefault(shown.patient_id, []).append(overlap)
-    return float(np.mean([np.mean(of_patient) for of_patient in dices.values()]))
 
 
 # --- Heatmaps: deleting the hottest pixels lowers the unhealthy probability ---------------------

@@ -8,14 +8,11 @@ from torch import Tensor
 from modeling_rasalore import RasaloreImageProcessor
 from modeling_rasalore.pseudo_masks.criteria import (
     CRITERIA,
-    RATES,
-    PaintedMap,
     SliceEvidence,
     Values,
     agreement,
     choices_table,
     choose,
-    choose_rate,
     score_deletions,
     slice_score,
     summarise,
@@ -120,44 +117,3 @@ def test_maps_are_cut_to_the_frame_of_the_slices() -> None:
     torch.testing.assert_close(processor.crop_maps([image / image.max()], [image]), pixel_values)
     with pytest.raises(ValueError, match="its slice's shape"):
         processor.crop_maps([image.T], [image])
-
-
-# --- Rates of false alarms ------------------------------------------------------------------------
-def painted(patient_id: str, inside: float, halo: float) -> PaintedMap:
-    """A painted square of 8 x 8 px with the score `inside`, and a halo of 2 px around it."""
-    scores = np.zeros((20, 20), np.float32)
-    scores[4:16, 4:16] = halo
-    scores[6:14, 6:14] = inside
-    lesion = np.zeros(scores.shape, bool)
-    lesion[6:14, 6:14] = True
-    return PaintedMap(patient_id, scores, lesion)
-
-
-def test_the_rate_whose_threshold_outlines_painted_lesions_best_is_chosen() -> None:
-    thresholds = {0.002: 0.9, 0.005: 0.5, 0.01: 0.3, 0.02: 0.1}
-    maps = [painted(name, inside=0.7, halo=0.2) for name in "ab"]
-    rate, scores = choose_rate(maps, thresholds)
-    whole = 2 * 64 / (64 + 144)  # the halo is marked, too
-    assert rate == 0.005  # the lower one of two that are as good
-    assert scores == pytest.approx({0.002: 0.0, 0.005: 1.0, 0.01: 1.0, 0.02: whole})
-    assert choose_rate(maps, dict(reversed(thresholds.items())))[0] == rate
-
-
-def test_a_faint_network_wants_a_higher_rate_than_a_clean_one() -> None:
-    thresholds = dict(zip(RATES, (0.8, 0.6, 0.4, 0.2), strict=True))
-    assert choose_rate([painted("a", 0.9, 0.7)], thresholds)[0] == 0.002
-    assert choose_rate([painted("a", 0.3, 0.1)], thresholds)[0] == 0.02
-
-
-def test_every_patient_counts_once_for_the_rate() -> None:
-    maps = [*[painted("a", 0.9, 0.7)] * 9, painted("b", 0.3, 0.1)]
-    scores = choose_rate(maps, {0.002: 0.8, 0.02: 0.2})[1]
-    assert scores[0.002] == 0.5 and scores[0.02] > 0.75
-
-
-@pytest.mark.parametrize("blank", [0, 1])
-def test_blank_slices_and_none_at_all_choose_no_rate(blank: int) -> None:
-    shown = painted("a", 0.9, 0.7)
-    maps = [PaintedMap("a", shown.scores, np.zeros_like(shown.lesion))] * blank
-    with pytest.raises(ValueError, match=f"got {blank} slices, {blank} of them blank, and 1 rates"):
-        choose_rate(maps, {0.01: 0.5})
