@@ -22,7 +22,8 @@ from .finished import (
     systems_of,
     takes_a_seed,
 )
-from .output import compare, compare_controlled, failure_rows, write_grid, write_tables
+from .output import compare, compare_controlled, failure_rows, write_tables
+from .pictures import write_grid, write_ranked_grid
 from .scoring import ScoredPatients, choose_threshold
 from .slices import HeldOut, data_name
 
@@ -37,11 +38,16 @@ class PoolRecipe:
     Attributes:
         folders: of train/run_benchmark.py.
         out: folder of the table.
+        ranked_by: system by whose average precision six patients are drawn, from best to worst, in
+            results_ranked.png; empty: no such picture.
+        columns: systems of that picture; empty: all.
         seed: of the bootstrap over patients.
     """
 
     folders: list[str] = field(default_factory=list)
     out: str = MISSING
+    ranked_by: str = ""
+    columns: list[str] = field(default_factory=list)
     seed: int = 0
 
 
@@ -71,6 +77,10 @@ def pool_folds(recipe: PoolRecipe) -> Path:
     folders = {patient: run.folder for run in reversed(runs) for patient in run.patients}
     tested = [patients[patient] for patient in meta["test_patients"]]
     write_grid(out / "results_grid.png", tested, runs[0].data, rows, folders)
+    if recipe.ranked_by:
+        asked = recipe.ranked_by, recipe.columns
+        picture = out / "results_ranked.png"
+        write_ranked_grid(picture, patients, runs[0].data, rows, folders, *asked)
     return out
 
 

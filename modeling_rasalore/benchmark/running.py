@@ -21,8 +21,9 @@ from ..files import some, write_json
 from ..processes import run_apart
 from ..provenance import peak_mib, provenance
 from .ablations import CHANGES, STAGE1_HEATMAPS, ChangedNetwork, ablation_rows
-from .output import compare, compare_controlled, failure_rows, write_grid, write_tables
+from .output import compare, compare_controlled, failure_rows, write_tables
 from .own import OWN_ROWS, REFERENCES, controlled_rows
+from .pictures import write_grid
 from .recipe import BenchmarkRecipe
 from .scoring import ScoredPatients, find_threshold, sequence_of
 from .slices import HeldOut, Split, data_name, refuse_leaks, training_slices

@@ -93,7 +93,9 @@ def _cell(shown: GridSlice, scores: Map | None) -> Image.Image:
     cell = Image.new("RGB", (CELL, CELL))
     cell.paste(drawn, ((CELL - size[0]) // 2, (CELL - size[1]) // 2))
     if scores is None:
-        ImageDraw.Draw(cell).text((3, CELL - 15), shown.caption, INK, ImageFont.load_default(11))
+        write = ImageDraw.Draw(cell).text  # edged, for it may lie on the brain
+        font = ImageFont.load_default(11)
+        write((3, CELL - 15), shown.caption, INK, font, stroke_width=2, stroke_fill=PAPER)
         return cell
     return write_note(cell, note)
 

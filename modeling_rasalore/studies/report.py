@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..benchmark.finished import FinishedBenchmark
-from ..benchmark.output import write_grid
+from ..benchmark.pictures import write_grid
 from ..data.layouts import find_patients
 from ..evaluation.rows import Row, compare_rows
 from ..evaluation.tables import overview_table

@@ -3,14 +3,16 @@
 import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from small_study import benchmark, in_this_process
 
-from modeling_rasalore.benchmark.finished import comparable
+from modeling_rasalore.benchmark.finished import FinishedBenchmark, comparable
 from modeling_rasalore.benchmark.output import failure_rows
+from modeling_rasalore.benchmark.pictures import rank_patients, write_ranked_grid
 from modeling_rasalore.benchmark.pooling import PoolRecipe, pool_folds
 from modeling_rasalore.data.layouts import find_patients
 from modeling_rasalore.data.phantoms import write_phantoms
@@ -99,6 +101,26 @@ def test_every_patient_is_a_row_s_patient_once(study: Path, tmp_path: Path) -> N
     assert "| Chance | paper | oracle (no claim) | Intensity threshold | -" in text
     for picture in ("results.png", "results_grid.png"):
         assert (tmp_path / picture).stat().st_size > 10_000
+
+
+def test_patients_are_drawn_from_best_to_worst(study: Path, tmp_path: Path) -> None:
+    asked = {"ranked_by": "threshold", "columns": "[chance]"}
+    pooled = pool(tmp_path / "out", study / "1", study / "2", **asked)
+    assert (tmp_path / "out" / "results_ranked.png").stat().st_size > 10_000
+    precisions = rank_patients(pooled["rows"], "threshold")
+    assert list(precisions.values()) == sorted(precisions.values(), reverse=True)
+    healthy = set(pooled["meta"]["test_patients"]) - set(precisions)
+    assert len(precisions) == 3 and len(healthy) == 1  # without a lesion there is none to rank
+    of_second = results_of(study / "2")["meta"]["test_patients"]
+    folders = {p: study / ("2" if p in of_second else "1") for p in precisions}
+    patients = {p.patient_id: p for p in find_patients(study / "scans")}
+    drawn = partial(write_ranked_grid, tmp_path / "ranked.png", patients,
+                    FinishedBenchmark(study / "1").data, pooled["rows"], folders)  # fmt: skip
+    assert drawn("threshold", ["chance"]) == list(precisions)
+    with pytest.raises(ValueError, match="one of chance, threshold, got 'mirror'"):
+        drawn("mirror")
+    with pytest.raises(ValueError, match="columns are of chance, threshold, got dae"):
+        drawn("threshold", ["dae"])
 
 
 def test_patients_of_other_folds_give_a_fold_its_threshold(study: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from small_study import write_scans
 
-from modeling_rasalore.benchmark.output import PATIENTS_SHOWN, choose_slices, write_grid
+from modeling_rasalore.benchmark.pictures import PATIENTS_SHOWN, choose_slices, write_grid
 from modeling_rasalore.data.layouts import find_patients
 from modeling_rasalore.evaluation.slice_grid import CELL, GAP, HEADER, GridSlice, results_grid
 from modeling_rasalore.recipes import DataRecipe
