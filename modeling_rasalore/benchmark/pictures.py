@@ -111,8 +111,7 @@ def rank_patients(rows: Sequence[Row], system: str) -> dict[str, float]:
     """
     paper = (row for row in rows if row["system"] == system and row["view"] == "paper")
     by_patient = next(paper, {}).get("average_precision_by_patient") or {}
-    means = {patient: float(np.mean(values)) for patient, values in by_patient.items()}
-    known = {patient: mean for patient, mean in means.items() if not np.isnan(mean)}
+    known = {patient: mean for patient, (mean, _) in by_patient.items() if not np.isnan(mean)}
     if not known:
         have = ", ".join(dict.fromkeys(row["system"] for row in rows))
         raise ValueError(f"patients are ranked by a scored system, one of {have}, got {system!r}.")

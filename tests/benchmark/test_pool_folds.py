@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from small_study import benchmark, in_this_process
 
@@ -109,6 +110,10 @@ def test_patients_are_drawn_from_best_to_worst(study: Path, tmp_path: Path) -> N
     assert (tmp_path / "out" / "results_ranked.png").stat().st_size > 10_000
     precisions = rank_patients(pooled["rows"], "threshold")
     assert list(precisions.values()) == sorted(precisions.values(), reverse=True)
+    row = find(pooled, "threshold", "paper", "0.5")
+    slices = [row["average_precision_by_patient"][patient][1] for patient in precisions]
+    mean = np.average([*precisions.values()], weights=slices)
+    assert mean == pytest.approx(row["average_precision"])
     healthy = set(pooled["meta"]["test_patients"]) - set(precisions)
     assert len(precisions) == 3 and len(healthy) == 1  # without a lesion there is none to rank
     of_second = results_of(study / "2")["meta"]["test_patients"]
