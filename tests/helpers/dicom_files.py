@@ -1,6 +1,7 @@
 """DICOM series as a scanner writes them, one file per slice."""
 
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+Change = Callable[[Path], None]  # of the files of a folder
 
 
 def write_series(folder: Path, voxels: np.ndarray, affine: np.ndarray, **fields: Any) -> Path:
@@ -84,3 +86,33 @@ def _slice(plane: np.ndarray, lps: np.ndarray, sizes: np.ndarray, place: int) ->
     dataset.PixelRepresentation = int(plane.dtype.kind == "i")
     dataset.PixelData = np.ascontiguousarray(plane).tobytes()
     return dataset
+
+
+def rotation(degrees: float) -> np.ndarray:
+    turn, angle = np.eye(4), np.deg2rad(degrees)
+    turn[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    return turn
+
+
+AXIAL = rotation(7) @ np.diag([-0.9, -1.1, 3.0, 1.0]) + np.outer([90, 80, -70, 0], [0, 0, 0, 1])
+
+
+def voxels(seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(-50, 1000, (8, 7, 5)).astype(np.int16)
+
+
+def edit(index: int, **fields: object) -> Change:
+    """Change fields of the file that comes at `index` by name."""
+
+    def change(folder: Path) -> None:
+        path = sorted(folder.iterdir())[index]
+        dataset = pydicom.dcmread(path)
+        private = fields.pop("private", None)
+        for name, value in fields.items():
+            setattr(dataset, name, value)
+        if private:
+            group, creator, *element = private
+            dataset.private_block(group, creator, create=True).add_new(*element)
+        dataset.save_as(path)
+
+    return change
