@@ -1,0 +1,19 @@
+"""Call `rasalore predict` as a function, on a model of one sequence."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from modeling_rasalore import RasaloreConfig, RasaloreImageProcessor, RasaloreModel
+from modeling_rasalore.cli import main
+
+
+def predict(*scans: Path | str, model: Path, out: Path, options: Sequence[str] = ()) -> int:
+    """Return the exit code of `rasalore predict`."""
+    return main(["predict", *map(str, scans), "--model", str(model), "--out", str(out), *options])
+
+
+def save_t2_model(folder: Path) -> Path:
+    config = RasaloreConfig.preset("tiny", modality="t2")
+    RasaloreModel(config).save_pretrained(folder)
+    RasaloreImageProcessor(size=config.image_size).save_pretrained(folder)
+    return folder
