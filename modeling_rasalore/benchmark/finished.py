@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from ..evaluation.rows import Row
+from ..evaluation.rows import Row, systems_in
 from ..recipes import DataRecipe
 
 # Facts of a system's settings.json that are of the benchmark; all others are of trained models.
@@ -150,7 +150,7 @@ def repetitions(runs: Sequence[FinishedBenchmark]) -> list[int]:
 
 def systems_of(runs: Sequence[FinishedBenchmark]) -> list[str]:
     """Return the names of all systems, in the order of the tables."""
-    return list(dict.fromkeys(row["system"] for run in runs for row in run.content["rows"]))
+    return systems_in(row for run in runs for row in run.content["rows"])
 
 
 def has_scores(run: FinishedBenchmark, system: str) -> bool:

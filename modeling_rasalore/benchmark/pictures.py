@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ..data.patient import LabelledSlice, Patient
-from ..evaluation.rows import Row
+from ..evaluation.rows import Row, systems_in
 from ..evaluation.slice_grid import GridSlice, results_grid
 from ..evaluation.tables import system_name
 from ..files import replace_file
@@ -89,14 +89,13 @@ def write_ranked_grid(
     Raises:
         ValueError: no such system, or no patient with a lesion.
     """
-    have = list(dict.fromkeys(row["system"] for row in rows))
+    have = systems_in(rows)
     if unknown := [name for name in columns if name not in have]:
         raise ValueError(f"columns are of {', '.join(have)}, got {', '.join(unknown)}.")
     precisions = rank_patients(rows, system)
     order = list(precisions)
     places = np.linspace(0, len(order) - 1, min(RANKS_SHOWN, len(order))).round().astype(int)
-    chosen = [largest_lesion(patients[order[place]], data) for place in places]
-    shown = [one for one in chosen if one is not None]
+    shown = list(with_lesion((patients[order[place]] for place in places), data))
     captions = [f"average precision {100 * precisions[one.patient_id]:.0f}" for one in shown]
     drawn = [row for row in rows if row["system"] in (columns or have)]
     draw_slices(path, shown, captions, drawn, folders)
@@ -113,7 +112,7 @@ def rank_patients(rows: Sequence[Row], system: str) -> dict[str, float]:
     by_patient = next(paper, {}).get("average_precision_by_patient") or {}
     known = {patient: mean for patient, (mean, _) in by_patient.items() if not np.isnan(mean)}
     if not known:
-        have = ", ".join(dict.fromkeys(row["system"] for row in rows))
+        have = ", ".join(systems_in(rows))
         raise ValueError(f"patients are ranked by a scored system, one of {have}, got {system!r}.")
     return dict(sorted(known.items(), key=lambda item: (-item[1], item[0])))
 
@@ -128,9 +127,8 @@ def draw_slices(
     """Draw slices, and beside each every system's map of it; without a slice nothing is drawn."""
     if not chosen:
         return
-    maps = {}
+    ids, maps = [one.patient_id for one in chosen], {}
     for system, title in {r["system"]: system_name(r) for r in rows if "failure" not in r}.items():
-        ids = [one.patient_id for one in chosen]
         files = [folders[i] / "systems" / system / "scores" / f"{i}.npy" for i in ids]
         if all(file.is_file() for file in files):
             pairs = zip(files, chosen, strict=True)

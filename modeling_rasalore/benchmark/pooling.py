@@ -78,9 +78,15 @@ def pool_folds(recipe: PoolRecipe) -> Path:
     tested = [patients[patient] for patient in meta["test_patients"]]
     write_grid(out / "results_grid.png", tested, runs[0].data, rows, folders)
     if recipe.ranked_by:
-        asked = recipe.ranked_by, recipe.columns
-        picture = out / "results_ranked.png"
-        write_ranked_grid(picture, patients, runs[0].data, rows, folders, *asked)
+        write_ranked_grid(
+            out / "results_ranked.png",
+            patients,
+            runs[0].data,
+            rows,
+            folders,
+            recipe.ranked_by,
+            recipe.columns,
+        )
     return out
 
 

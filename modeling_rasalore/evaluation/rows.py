@@ -253,6 +253,11 @@ def with_oracle_outcomes(
     ]
 
 
+def systems_in(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return the names of all systems, in the order of their rows."""
+    return list(dict.fromkeys(row["system"] for row in rows))
+
+
 def compare_rows(row: Row, reference: Row, seed: int = 0) -> Row:
     """Paired differences, `row` minus `reference`, each with its 95 % interval over patients.
 

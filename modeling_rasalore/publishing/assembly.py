@@ -16,7 +16,7 @@ from ..data.layouts import find_patients
 from ..data.patient import AUTO
 from ..data.shard_writing import SliceChoice, write_split_files
 from ..data.splits import read_split, split_hash, write_split
-from ..evaluation.rows import BY_PATIENT
+from ..evaluation.rows import BY_PATIENT, systems_in
 from ..files import write_json
 from ..models.pipeline_rasalore import BrainAnomalyPipeline
 from ..prediction.saved_options import (
@@ -197,7 +197,7 @@ def public_results(path: Path, run: dict[str, Any]) -> dict[str, Any]:
 
 def require_row(system: str, rows: Sequence[Mapping[str, Any]], results: str) -> None:
     """Raise ValueError where no row scores the model, so that a card claims no other's scores."""
-    systems = list(dict.fromkeys(row["system"] for row in rows))
+    systems = systems_in(rows)
     if system not in systems:
         raise ValueError(
             f"{results} must score this model, and has no row {system!r}, only "

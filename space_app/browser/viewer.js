@@ -99,7 +99,8 @@
     async addDoubt(file) {
       if (!this.hasDoubt) {
         const volume = await this.read(file);
-        this.atOnce(() => this.add(volume, 'doubt'));
+        // Another one may have come while this was read.
+        this.atOnce(() => { if (!this.hasDoubt) this.add(volume, 'doubt'); });
       }
       this.layers.doubt = true;
       this.mix();

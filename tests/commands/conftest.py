@@ -5,20 +5,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from predict_command import save_tiny_model
 
-from modeling_rasalore import RasaloreConfig, RasaloreImageProcessor, RasaloreModel
 from modeling_rasalore.scans.volume_writing import write_nifti
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a tiny model with random weights."""
-    folder = tmp_path_factory.mktemp("model") / "tiny"
     torch.manual_seed(0)
-    config = RasaloreConfig.preset("tiny")
-    RasaloreModel(config).save_pretrained(folder)
-    RasaloreImageProcessor(size=config.image_size).save_pretrained(folder)
-    return folder
+    return save_tiny_model(tmp_path_factory.mktemp("model") / "tiny")
 
 
 @pytest.fixture

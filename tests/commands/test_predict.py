@@ -6,7 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
-from predict_command import predict, save_t2_model
+from predict_command import predict, save_tiny_model
 
 from modeling_rasalore import (
     DdptConfig,
@@ -144,7 +144,7 @@ def test_of_a_folder_with_several_sequences_the_models_own_is_taken(scan, tmp_pa
             path.parent.mkdir(exist_ok=True)
             path.write_bytes(scan.read_bytes())
     scan.unlink()
-    model = save_t2_model(tmp_path / "t2")
+    model = save_tiny_model(tmp_path / "t2", "t2")
     assert predict(scan.parent, model=model, out=tmp_path / "out") == 0
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert list(manifest["scans"]) == ["p1/p1_t2", "p2/p2_t2"]

@@ -1,4 +1,4 @@
-"""Call `rasalore predict` as a function, on a model of one sequence."""
+"""Call `rasalore predict` as a function, and save models for it."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,8 +12,9 @@ def predict(*scans: Path | str, model: Path, out: Path, options: Sequence[str] =
     return main(["predict", *map(str, scans), "--model", str(model), "--out", str(out), *options])
 
 
-def save_t2_model(folder: Path) -> Path:
-    config = RasaloreConfig.preset("tiny", modality="t2")
+def save_tiny_model(folder: Path, modality: str | None = None) -> Path:
+    """Return `folder`, holding a tiny model with random weights, of one sequence or of any."""
+    config = RasaloreConfig.preset("tiny", modality=modality)
     RasaloreModel(config).save_pretrained(folder)
     RasaloreImageProcessor(size=config.image_size).save_pretrained(folder)
     return folder
