@@ -87,3 +87,4 @@ def test_a_helper_ends_with_a_process_that_was_killed(tmp_path: Path) -> None:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=30)  # its output ends when the helper, which shares it, does
+    assert process.returncode == -signal.SIGKILL  # and not by itself, before the helper was there
