@@ -3,17 +3,24 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..evaluation.rows import Row, write_results
 from ..files import replace_file
-from .recipe import StudyRecipe
+from .recipe import HEALTHY_SLICES, NOTHING, StudyRecipe
 from .report import FREE_ROWS, network_row, paper_row, read_rows, start_row, table_folder
 from .steps import Plan, Run
 from .study import plan_study
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 FOLDER = "curve"  # below the study's
-MEASURE = "average_precision"
+# Measure -> its threshold among a table's rows, and the words beside its axis.
+MEASURES = {
+    "average_precision": ("0.5", "average precision (%)"),  # the same at every threshold
+    "dice": ("label_free", "Dice at the threshold of healthy slices (%)"),
+}
 COLOURS = {
     "network": "#0072b2",
     "start": "#e69f00",
@@ -25,6 +32,10 @@ NAMES = {
     "start": "its start, without labels",
     "mirror": "smoothed intensity and mirror, which learn nothing",
     "smoothed_rank": "smoothed intensity, which learns nothing",
+}
+CIRCLES = {
+    HEALTHY_SLICES: "too few for pseudo-masks: healthy slices alone",
+    NOTHING: "too few: labels not used",
 }
 
 
@@ -43,17 +54,23 @@ class CurvePoint:
     plan: Plan
 
     @property
-    def learns_labels(self) -> bool:
-        """Whether its network learned from slice labels, or is its start."""
-        return all(run.learns_labels for run in self.plan.runs)
+    def learns_from(self) -> str:
+        """What slice labels gave its network, as of `StudyRecipe.learns_from`."""
+        return self.plan.runs[0].learns_from
 
-    def rows(self) -> dict[str, Row]:
-        """Return the rows of the figure, by the names of its lines."""
+    def scores(self) -> dict[str, dict[str, list[float | None]]]:
+        """Return measure -> line of the figure -> score and its limits, as shares of 1."""
         runs: Sequence[Run] = self.plan.runs
         rows = read_rows(table_folder(self.study, runs))
         systems = {"network": network_row(runs[0]), "start": start_row(self.study)}
         systems |= {name: name for name in FREE_ROWS}
-        return {line: paper_row(rows, system) for line, system in systems.items()}
+        return {
+            measure: {
+                line: estimate(paper_row(rows, system, threshold), measure)
+                for line, system in systems.items()
+            }
+            for measure, (threshold, _) in MEASURES.items()
+        }
 
 
 def plan_curve(study: StudyRecipe, numbers: Sequence[int]) -> list[CurvePoint]:
@@ -77,21 +94,19 @@ def plan_curve(study: StudyRecipe, numbers: Sequence[int]) -> list[CurvePoint]:
 def draw_curve(points: Sequence[CurvePoint], out: Path) -> Path:
     """Return the figure curve.png in `out`, with the numbers beside it in curve.json.
 
-    Average precision over slices with a lesion, with 95 % intervals over test patients.
+    Scores are those of slices with a lesion, with 95 % intervals over test patients.
     """
-    tables = [point.rows() for point in points]
-    numbers = [
-        {"patients": point.patients, "learns_labels": point.learns_labels}
-        | {line: estimate(row) for line, row in table.items()}
-        for point, table in zip(points, tables, strict=True)
+    numbers: list[dict[str, Any]] = [
+        {"patients": point.patients, "learns_from": point.learns_from, **point.scores()}
+        for point in points
     ]
-    write_results(out / "curve.json", {"measure": MEASURE, "points": numbers}, [])
+    write_results(out / "curve.json", {"points": numbers}, [])
     return replace_file(out / "curve.png", lambda draft: draw_figure(numbers, draft))
 
 
-def estimate(row: Row) -> list[float | None]:
-    """Return average precision of a row and the limits of its interval, as shares of 1."""
-    return [row[f"{MEASURE}{end}"] for end in ("", "_low", "_high")]
+def estimate(row: Row, measure: str) -> list[float | None]:
+    """Return a row's score and the limits of its interval, as shares of 1."""
+    return [row[f"{measure}{end}"] for end in ("", "_low", "_high")]
 
 
 def in_percent(values: Sequence[float | None]) -> list[float]:
@@ -100,26 +115,32 @@ def in_percent(values: Sequence[float | None]) -> list[float]:
 
 
 def draw_figure(points: Sequence[dict[str, Any]], path: Path) -> None:
-    """Draw one line per system over the number of patients to learn from."""
+    """Draw one line per system over the number of patients to learn from, a panel per measure."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    axes = figure.subplots()
+    figure = Figure(figsize=(12, 5), layout="constrained")
+    panels = figure.subplots(ncols=len(MEASURES))
+    for axes, (measure, (_, words)) in zip(panels, MEASURES.items(), strict=True):
+        draw_lines(axes, points, measure)
+        axes.set(xlabel="labelled patients to learn from", ylabel=words, xlim=(0, None))
+        axes.set_xticks([point["patients"] for point in points])
+        axes.grid(alpha=0.3)
+    panels[0].legend(frameon=False, loc="best")
+    figure.savefig(path, dpi=150)
+
+
+def draw_lines(axes: "Axes", points: Sequence[dict[str, Any]], measure: str) -> None:
+    """Draw the lines of one measure, and circles where pseudo-masks had no part."""
     places = [point["patients"] for point in points]
     for line, name in NAMES.items():
-        means, lows, highs = zip(*(in_percent(point[line]) for point in points), strict=True)
+        scores = [in_percent(point[measure][line]) for point in points]
+        means, lows, highs = zip(*scores, strict=True)
         learns = line in ("network", "start")
         axes.plot(places, means, "o-" if learns else "--", color=COLOURS[line], label=name)
         if learns:
             axes.fill_between(places, lows, highs, color=COLOURS[line], alpha=0.15)
-    if few := [point for point in points if not point["learns_labels"]]:
-        heights = [in_percent(point["network"])[0] for point in few]
-        (circles,) = axes.plot([point["patients"] for point in few], heights, "o", mfc="white")
-        circles.set(markeredgecolor=COLOURS["network"], label="too few: labels not used")
-    axes.set(
-        xlabel="labelled patients to learn from", ylabel="average precision (%)", xlim=(0, None)
-    )
-    axes.set_xticks(places)
-    axes.grid(alpha=0.3)
-    axes.legend(frameon=False, loc="best")
-    figure.savefig(path, dpi=150)
+    for learns_from, label in CIRCLES.items():
+        if few := [point for point in points if point["learns_from"] == learns_from]:
+            heights = [in_percent(point[measure]["network"])[0] for point in few]
+            (circles,) = axes.plot([point["patients"] for point in few], heights, "o", mfc="white")
+            circles.set(markeredgecolor=COLOURS["network"], label=label)

@@ -12,7 +12,7 @@ from ..models.image_processing_rasalore import RasaloreImageProcessor
 from ..provenance import available_cores
 from ..pseudo_masks.comparison import ComparisonRecipe
 from ..recipes import preset_folder
-from .recipe import StudyRecipe
+from .recipe import PSEUDO_MASKS, StudyRecipe
 from .steps import Plan, Run, Step, compare_networks, segment_test_patient
 
 
@@ -43,7 +43,7 @@ def benchmark_of(run: Run) -> BenchmarkRecipe:
         stage1=str(folder / "stage1"),
         synthetic_only="" if from_package else str(run.start),
         package=str(run.start) if from_package else "",
-        rasalore=str(folder / "stage2") if run.learns_labels else "",
+        rasalore=str(folder / "stage2") if run.learns_from == PSEUDO_MASKS else "",
         ceiling="" if run.untaught or not run.line.study.ceiling else str(folder / "ceiling"),
         rasalore_selftrained=further.get("rasalore_selftrained", ""),
         rasalore_control=further.get("rasalore_control", ""),

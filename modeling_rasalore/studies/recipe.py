@@ -7,6 +7,8 @@ from omegaconf import MISSING
 from ..packaged import packaged_sequences
 
 STARTS = ("auto", "phantoms", "scans", "package")
+# What slice labels give stage 2: masks, slices to paint lesions into, or what its start has anyway.
+PSEUDO_MASKS, HEALTHY_SLICES, NOTHING = "pseudo-masks", "healthy slices", "nothing"
 
 
 @dataclass
@@ -67,7 +69,8 @@ class StudyRecipe:
             the package's own weights; auto: package for
             rasalore-base where they know the sequence, else scans.
         fuse_from: patients to learn from, from which on pseudo-masks of a start on scans are used:
-            with few, slice labels have made networks worse. Fewer: the start is all there is.
+            those of few have made networks worse. Fewer: stage 2 goes on from the package's weights
+            with lesions painted into slices labelled healthy; a start on scans has done so already.
         learn_from: most patients to learn from; those of a smaller number are among those of a
             larger one; 0: all who are not held out.
         without: patients who take no part, such as those whose scans cannot be read.
@@ -111,6 +114,12 @@ class StudyRecipe:
         if self.preset != "rasalore-base":
             return "phantoms"
         return "package" if self.data.modality in packaged_sequences() else "scans"
+
+    def learns_from(self, patients: int) -> str:
+        """Return what the slice labels of so many patients give stage 2."""
+        if self.begins == "phantoms" or patients >= self.fuse_from:
+            return PSEUDO_MASKS
+        return HEALTHY_SLICES if self.begins == "package" else NOTHING
 
     def trains(self, row: str) -> bool:
         """Return whether an optional row is trained: by its flag, or because `systems` names it."""

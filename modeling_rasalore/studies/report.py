@@ -16,7 +16,7 @@ from ..files import replace_file
 from ..prediction.saved_options import ASSUMPTION, CALIBRATION_FILE
 from ..recipes import recipe_text
 from ..reports.page import LIMITS, STYLE
-from .recipe import StudyRecipe
+from .recipe import HEALTHY_SLICES, NOTHING, PSEUDO_MASKS, StudyRecipe
 from .steps import Run
 
 PAGE = "report.html"
@@ -24,11 +24,19 @@ OWN_STYLE = "pre{white-space:pre-wrap;overflow-wrap:anywhere}figure{margin:0}"
 SLICES_SHOWN = 12  # of the picture of test slices, one of each patient
 FEW_PATIENTS = 6
 TOO_FEW = " (of so few an interval is about their range, and says little)"
-DIFFERENCE = "average_precision_difference"  # of compare_rows
+MEASURES = {  # of compare_rows, in words; the first needs no threshold
+    "average_precision_difference": "average precision",
+    "dice_difference": "Dice at the threshold of healthy slices",
+}
 FREE_ROWS = {  # which learn nothing
     "smoothed_rank": "smoothed intensity",
     "mirror": "smoothed intensity and its mirror image",
 }
+FEW_LEARNED = (
+    "There are fewer patients to learn from than fuse_from={}, so pseudo-masks are left alone. The "
+    "network, Control of RASALoRE in the table, learned lesions painted into slices labelled "
+    "healthy."
+)
 STARTS_IN_WORDS = {
     "phantoms": "the start on synthetic patients",
     "scans": "the start on painted lesions",
@@ -56,7 +64,8 @@ def start_row(study: StudyRecipe) -> str:
 
 def network_row(run: Run) -> str:
     """Return the row of the network that a run makes."""
-    return "rasalore" if run.learns_labels else start_row(run.line.study)
+    rows = {PSEUDO_MASKS: "rasalore", HEALTHY_SLICES: "rasalore_control"}
+    return rows.get(run.learns_from) or start_row(run.line.study)
 
 
 def table_folder(study: StudyRecipe, runs: Sequence[Run]) -> Path:
@@ -86,14 +95,15 @@ def require_rows(study: StudyRecipe, runs: Sequence[Run]) -> None:
 def judge_learning(study: StudyRecipe, runs: Sequence[Run], model: Path) -> Verdict:
     """Return whether a study's network beat what it started from, by the scores of test patients.
 
-    The measure is average precision over slices with a lesion, which needs no threshold.
+    The measures are average precision over slices with a lesion, which needs no threshold, and
+    Dice at the threshold of healthy slices. One must be better by its interval, and neither worse.
 
     Args:
         model: folder of the network.
     """
     start = STARTS_IN_WORDS[study.begins]
     begun = None if study.begins == "package" else runs[0].start
-    if not all(run.learns_labels for run in runs):
+    if runs[0].learns_from == NOTHING:
         return Verdict(
             "No network learned from these labels: there are fewer patients to learn from than "
             f"fuse_from={study.fuse_from}, and labels of few have made networks worse. What there "
@@ -107,29 +117,46 @@ def judge_learning(study: StudyRecipe, runs: Sequence[Run], model: Path) -> Verd
             model,
         )
     rows = read_rows(table_folder(study, runs))
-    network, other = (paper_row(rows, name) for name in ("rasalore", start_row(study)))
-    verdict = weigh(compare_rows(network, other, study.seed), start, model, begun)
+    network, other = network_row(runs[0]), start_row(study)
+    verdict = weigh(compare_systems(rows, network, other, study.seed), start, model, begun)
     chosen = network if verdict.model == model else other
-    free = weigh_free([compare_rows(chosen, paper_row(rows, n), study.seed) for n in FREE_ROWS])
-    return replace(verdict, sentence=f"{verdict.sentence} {free}")
+    free = weigh_free([compare_systems(rows, chosen, name, study.seed) for name in FREE_ROWS])
+    few = (FEW_LEARNED.format(study.fuse_from),) if runs[0].learns_from == HEALTHY_SLICES else ()
+    return replace(verdict, sentence=" ".join([*few, verdict.sentence, free]))
+
+
+def compare_systems(rows: Sequence[Row], system: str, reference: str, seed: int) -> Row:
+    """Return the paired differences of two systems, Dice at the label-free threshold if any."""
+    compared = compare_rows(paper_row(rows, system), paper_row(rows, reference), seed)
+    try:
+        ours, theirs = (paper_row(rows, name, "label_free") for name in (system, reference))
+    except ValueError:  # no healthy slices
+        return compared | dict.fromkeys([f"dice_difference{end}" for end in ("", "_low", "_high")])
+    at_threshold = compare_rows(ours, theirs, seed)
+    return compared | {key: at_threshold[key] for key in at_threshold if key.startswith("dice_")}
 
 
 def weigh(compared: Row, start: str, model: Path, begun: Path | None) -> Verdict:
-    """Return the verdict of a paired difference between a network and its start.
+    """Return the verdict of paired differences between a network and its start.
 
     Args:
-        compared: of `compare_rows`.
+        compared: of `compare_systems`.
         start: what the start is, in words.
         model, begun: folders of the network and of its start, None for the package's own weights.
     """
-    if compared[f"{DIFFERENCE}_low"] is None:
+    limits = [(compared[f"{key}_low"], compared[f"{key}_high"]) for key in MEASURES]
+    known = [(low, high) for low, high in limits if low is not None]
+    if not known:
         return Verdict(
             f"Whether learning from these labels beat {start} cannot be told: an interval needs "
             f"two test patients with a lesion, and there are {compared['patients']}.",
             model,
         )
-    numbers = in_points(compared) + TOO_FEW * (compared["patients"] < FEW_PATIENTS)
-    if compared[f"{DIFFERENCE}_low"] > 0:
+    numbers = " and ".join(
+        in_points(compared, key) for key in MEASURES if compared[key] is not None
+    )
+    numbers += over_patients(compared) + TOO_FEW * (compared["patients"] < FEW_PATIENTS)
+    if any(low > 0 for low, _ in known) and not any(high < 0 for _, high in known):
         return Verdict(f"Learning from these labels beat {start}: {numbers}.", model)
     way = "without --model" if begun is None else f"with --model {begun}"
     return Verdict(
@@ -145,18 +172,24 @@ def weigh_free(compared: Sequence[Row]) -> str:
     Args:
         compared: paired differences of it from each of these maps.
     """
-    least = min(compared, key=lambda row: row[DIFFERENCE])
-    low, name = least[f"{DIFFERENCE}_low"], least["reference"]
+    measure = next(iter(MEASURES))
+    least = min(compared, key=lambda row: row[measure])
+    low, name = least[f"{measure}_low"], least["reference"]
     better = "It beats" if low is not None and low > 0 else "It does not beat"
-    return f"{better} {FREE_ROWS[name]}, which learns nothing: {in_points(least)}."
+    numbers = in_points(least, measure) + over_patients(least)
+    return f"{better} {FREE_ROWS[name]}, which learns nothing: {numbers}."
 
 
-def in_points(compared: Row) -> str:
-    """Return a paired difference of average precision, in points of 100, and over whom."""
-    mean, low, high = (compared[DIFFERENCE + end] for end in ("", "_low", "_high"))
+def in_points(compared: Row, measure: str) -> str:
+    """Return a paired difference in points of 100, with its interval."""
+    mean, low, high = (compared[measure + end] for end in ("", "_low", "_high"))
     interval = f", 95 % interval {100 * low:+.1f} to {100 * high:+.1f}" if low is not None else ""
-    patients = f"{compared['patients']} test patient{'s' * (compared['patients'] > 1)}"
-    return f"average precision {100 * mean:+.1f} points{interval} over {patients}"
+    return f"{MEASURES[measure]} {100 * mean:+.1f} points{interval}"
+
+
+def over_patients(compared: Row) -> str:
+    """Return over how many patients a difference is a mean."""
+    return f" over {compared['patients']} test patient{'s' * (compared['patients'] > 1)}"
 
 
 def read_rows(folder: Path) -> list[Row]:
@@ -165,11 +198,11 @@ def read_rows(folder: Path) -> list[Row]:
     return rows
 
 
-def paper_row(rows: Sequence[Row], system: str) -> Row:
-    """Return a system's row of slices with a lesion, at 0.5; ValueError where it has no scores."""
+def paper_row(rows: Sequence[Row], system: str, threshold: str = "0.5") -> Row:
+    """Return a system's row of slices with a lesion; ValueError where it has no scores."""
     for row in rows:
         shown = (row["system"], row["view"], row["threshold"])
-        if shown == (system, "paper", "0.5") and "failure" not in row:
+        if shown == (system, "paper", threshold) and "failure" not in row:
             return row
     raise ValueError(f"{system} has no scores; results.md says why, and the same command goes on.")
 
@@ -180,7 +213,7 @@ def draw_test_slices(runs: Sequence[Run], path: Path) -> list[str]:
     benchmarks = [FinishedBenchmark(run.out) for run in runs]
     folders = {i: b.folder for b in reversed(benchmarks) for i in b.patients}
     patients = [p for p in find_patients(runs[0].line.root) if p.patient_id in folders]
-    chosen = (*FREE_ROWS, start_row(runs[0].line.study), "rasalore")
+    chosen = (*FREE_ROWS, start_row(runs[0].line.study), network_row(runs[0]))
     rows = [row for row in benchmarks[0].content["rows"] if row["system"] in chosen]
     return write_grid(path, patients, benchmarks[0].data, rows, folders, SLICES_SHOWN, named=False)
 

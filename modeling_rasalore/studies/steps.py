@@ -26,11 +26,13 @@ from ..scans.reading import read_scan
 from ..scans.volumes import Volume, read_mask
 from ..training.stage1 import Stage1Recipe, train_stage1
 from ..training.stage2 import Stage2Recipe, train_stage2
-from .recipe import StudyRecipe
+from .recipe import HEALTHY_SLICES, PSEUDO_MASKS, StudyRecipe
 
 PHANTOM_SKIP = 15 / 96  # of the slices of a synthetic patient, at either end
 # How heatmaps of the small stage 1 are cut; the poster's threshold is 0.5, without the rest.
 CUT = ("threshold=0.3", "filter_reach=0.06", "minimum_probability=0.5")
+# After a study's own words: else it is no control.
+ALL_PAINTED = ("synthetic_lesions.share=1",)
 # Of stage 2 without a start.
 FROM_RANDOM = {
     "rasalore-tiny": ("optimizer.learning_rate=5.0e-3",),
@@ -122,8 +124,11 @@ class Line:
 
         Same start, same steps, same slices without a lesion: what it gains, longer training brings.
         """
-        alone = ("synthetic_lesions.share=1",)  # after the study's own words: else it is no control
-        return self.continue_stage2(title, out, masks, start, last=alone)
+        return self.continue_stage2(title, out, masks, start, last=ALL_PAINTED)
+
+    def paint_stage2(self, title: str, out: Path, start: Path, *split: str) -> Step:
+        """Return the training of `control_stage2` where there are no pseudo-masks."""
+        return self.stage2(title, out, f"initial_weights={start}", *split, last=ALL_PAINTED)
 
     def warm_up(self, title: str, out: Path, *split: str) -> Step:
         """Return the training of stage 2 on nothing but lesions painted into healthy slices."""
@@ -198,7 +203,8 @@ class Run:
         out: folder of its table.
         untaught: ids of patients to learn from that have no mask, so that there is no ceiling.
         unscored: ids of test patients that have none.
-        learns_labels: whether stage 2 learns from pseudo-masks.
+        learns_from: what slice labels give stage 2, as of `StudyRecipe.learns_from`.
+        split: words that say who is held out.
     """
 
     line: Line
@@ -207,7 +213,8 @@ class Run:
     out: Path
     untaught: Sequence[str] = ()
     unscored: Sequence[str] = ()
-    learns_labels: bool = True
+    learns_from: str = PSEUDO_MASKS
+    split: Sequence[str] = ()
 
     @property
     def masks(self) -> Path:
@@ -216,12 +223,16 @@ class Run:
 
     @property
     def network(self) -> Path:
-        """What the study makes: RASALoRE, or its start where there are too few patients."""
-        return self.folder / "stage2" if self.learns_labels else self.start
+        """What the study makes: RASALoRE; of too few patients its control, or its start."""
+        folders = {PSEUDO_MASKS: self.folder / "stage2", HEALTHY_SLICES: self.folder / "control"}
+        return folders.get(self.learns_from, self.start)
 
     def trains(self, row: str) -> bool:
         """Return whether an optional row is trained; all but the poster's need pseudo-masks."""
-        return self.line.study.trains(row) and (self.learns_labels or row == "rasalore_poster")
+        if row == "rasalore_control" and self.learns_from == HEALTHY_SLICES:
+            return True  # it is the network
+        with_masks = self.learns_from == PSEUDO_MASKS
+        return self.line.study.trains(row) and (with_masks or row == "rasalore_poster")
 
 
 def compare_networks(recipe: ComparisonRecipe) -> None:

@@ -27,8 +27,15 @@ from .judging import (
     plan_segmentation,
 )
 from .package_start import take_package_weights
-from .recipe import STARTS, StudyRecipe
-from .sharing import Parts, settle_split, splits_of, store_split, taking_part, words_of
+from .recipe import HEALTHY_SLICES, PSEUDO_MASKS, STARTS, StudyRecipe
+from .sharing import (
+    Parts,
+    settle_split,
+    splits_of,
+    store_split,
+    taking_part,
+    words_of,
+)
 from .steps import Line, Plan, Run, Step
 
 
@@ -147,13 +154,16 @@ def plan_on_scans(study: StudyRecipe, plan: Plan) -> None:
     if left_out := [patient.patient_id for patient in everyone if patient.left_out]:
         reason = f"{study.data.same_person} finds them in another data set"
         plan.left_out[f"{len(left_out)} patients, {', '.join(left_out)}"] = reason
-    several = study.folds or len(study.seeds) > 1
+    several, splits = study.folds or len(study.seeds) > 1, splits_of(study, len(patients))
+    # One way for all folds, which differ by a patient.
+    settled = [settle_split(everyone, study, split, Path(study.out)) for split in splits]
+    learns_from = study.learns_from(min(len(parts["train"]) for parts, _ in settled))
     for seed in study.seeds or [study.seed]:
         folder = Path(study.out) / f"seed{seed}" if several else Path(study.out)
         line, start = Line(study, study.data.root, seed), folder / "start"
         if study.begins == "phantoms":
             plan_start(Line(study, str(start / "phantoms"), seed), start, plan)
-        for split in splits_of(study, len(patients)):
+        for split in splits:
             inside = folder / f"fold{split.fold}" if split.fold else folder
             parts, split = settle_split(everyone, study, split, inside / "split.json")
             if split.file:
@@ -163,7 +173,7 @@ def plan_on_scans(study: StudyRecipe, plan: Plan) -> None:
                 start = plan_beginning(line, inside, split, plan)
             words = words_of(split)
             plan.add(line.learn_labels(inside / "stage1", start / "stage1", *words))
-            run = run_of(line, inside, start / "stage2", parts)
+            run = run_of(line, inside, start / "stage2", parts, learns_from, words)
             plan_run(run, plan)
             plan.runs.append(run)
     if len(plan.runs) > 1:
@@ -174,7 +184,9 @@ def plan_on_scans(study: StudyRecipe, plan: Plan) -> None:
         plan_segmentation(plan.runs[0], plan)
 
 
-def run_of(line: Line, folder: Path, start: Path, parts: Parts) -> Run:
+def run_of(
+    line: Line, folder: Path, start: Path, parts: Parts, learns_from: str, split: Sequence[str]
+) -> Run:
     """Return the run of one split, whose stage 2 starts from `start`."""
     study = line.study
     several = study.folds or len(study.seeds) > 1
@@ -185,7 +197,8 @@ def run_of(line: Line, folder: Path, start: Path, parts: Parts) -> Run:
         folder / "benchmark" if several else folder,
         untaught=ids_without_mask([*parts["train"], *parts["validation"]]),
         unscored=ids_without_mask(parts["test"]),
-        learns_labels=study.begins == "phantoms" or len(parts["train"]) >= study.fuse_from,
+        learns_from=learns_from,
+        split=split,
     )
 
 
@@ -246,13 +259,17 @@ def plan_run(run: Run, plan: Plan) -> None:
     choose_rows(benchmark_of(run))  # a wrong name is refused before anything is trained
     line, folder, start, stage1 = run.line, run.folder, run.start, run.folder / "stage1"
     cut = learnt = None
-    if run.learns_labels:
+    if run.learns_from == PSEUDO_MASKS:
         cut = pseudo_masks_of(run)
         learnt = line.continue_stage2("stage 2, RASALoRE", folder / "stage2", cut.out, start)
     else:
-        least = line.study.fuse_from
-        reason = f"fewer than fuse_from={least} patients to learn from; their start is the network"
-        plan.left_out["learning from pseudo-masks"] = reason
+        instead = "their start is the network"
+        if run.learns_from == HEALTHY_SLICES:
+            instead = "lesions are painted into their healthy slices instead"
+            title = "stage 2 on lesions painted into healthy slices"
+            learnt = line.paint_stage2(title, run.network, start, *run.split)
+        few = f"fewer than fuse_from={line.study.fuse_from} patients to learn from"
+        plan.left_out["learning from pseudo-masks"] = f"{few}; {instead}"
     true = ceiling = None
     if line.study.ceiling and run.untaught:
         plan.left_out["the ceiling"] = f"{some(run.untaught)} have no mask"
@@ -291,7 +308,7 @@ def plan_further_rows(run: Run, plan: Plan) -> None:
         cut = line.cut_masks("pseudo-masks, poster", stage1, folder / "poster_masks")
         masks.append(cut)
         networks.append(line.poster_stage2("stage 2, poster", folder / "poster", cut.out))
-    if run.trains("rasalore_control"):
+    if run.trains("rasalore_control") and run.learns_from == PSEUDO_MASKS:
         out, title = folder / "control", "stage 2, RASALoRE's control"
         networks.append(line.control_stage2(title, out, run.masks, run.start))
     plan.add(*masks)

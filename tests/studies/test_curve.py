@@ -11,7 +11,7 @@ from small_study import write_scans
 
 from modeling_rasalore.data.layouts import find_patients
 from modeling_rasalore.studies.curve import CurvePoint, draw_curve, plan_curve
-from modeling_rasalore.studies.recipe import StudyData, StudyRecipe
+from modeling_rasalore.studies.recipe import NOTHING, PSEUDO_MASKS, StudyData, StudyRecipe
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def test_each_number_is_a_study_of_its_own_with_the_same_test_patients(
 ) -> None:
     points = plan_curve(study_of(scans, tmp_path, cross=["elsewhere"]), [4, 2, 2])
     assert [point.patients for point in points] == [2, 4]
-    assert [point.learns_labels for point in points] == [False, True]
+    assert [point.learns_from for point in points] == [NOTHING, PSEUDO_MASKS]
     assert [point.study.out for point in points] == [
         str(tmp_path / "curve" / f"patients{number}") for number in (2, 4)
     ]
@@ -58,11 +58,15 @@ def test_without_masks_there_is_no_curve(tmp_path: Path) -> None:
 def write_scores(point: CurvePoint, precision: float) -> None:
     """Leave the scores that a finished study leaves."""
     systems = "rasalore", "synthetic_only", "mirror", "smoothed_rank"
-    names = "average_precision", "average_precision_low", "average_precision_high"
     rows = [
-        {"system": name, "view": "paper", "threshold": "0.5"}
-        | dict(zip(names, (value, value - 0.1, value + 0.1), strict=True))
-        for name, value in zip(systems, (precision, 0.4, 0.3, 0.2), strict=True)
+        {"system": name, "view": "paper", "threshold": threshold}
+        | {measure: value, f"{measure}_low": value - 0.1, f"{measure}_high": value + 0.1}
+        for measure, threshold, less in (
+            ("average_precision", "0.5", 0.0),
+            ("dice", "label_free", 0.1),
+        )
+        for name, higher in zip(systems, (precision, 0.4, 0.3, 0.2), strict=True)
+        for value in [higher - less]
     ]
     Path(point.study.out).mkdir(parents=True)
     (Path(point.study.out) / "results.json").write_text(json.dumps({"rows": rows}))
@@ -78,7 +82,9 @@ def test_the_figure_and_its_numbers_are_the_scores_of_every_point(
     assert picture.width > 1000
     drawn = json.loads((tmp_path / "curve.json").read_text())["meta"]["points"]
     # Of two patients no label was learned from: what counts is the start.
-    assert [p["network"][0] for p in drawn] == [0.4, 0.7]
-    assert drawn[1]["network"] == pytest.approx([0.7, 0.6, 0.8])
-    assert [p["learns_labels"] for p in drawn] == [False, True]
-    assert drawn[0]["mirror"][0] == 0.3
+    precisions = [point["average_precision"] for point in drawn]
+    assert [lines["network"][0] for lines in precisions] == [0.4, 0.7]
+    assert precisions[1]["network"] == pytest.approx([0.7, 0.6, 0.8])
+    assert precisions[0]["mirror"][0] == 0.3
+    assert drawn[1]["dice"]["network"] == pytest.approx([0.6, 0.5, 0.7])
+    assert [point["learns_from"] for point in drawn] == [NOTHING, PSEUDO_MASKS]

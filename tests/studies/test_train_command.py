@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from label_files import write_slice_labels
+from own_model import save_tiny_preset, use_own_model
 from safetensors import SafetensorError
 from small_study import TWO_STEPS, studying_here
 
@@ -91,6 +92,28 @@ def test_an_interrupted_training_goes_on_to_a_model_folder_and_a_verdict(
     assert train(scans, out) == 1
     assert "holds a network made with other settings" in capsys.readouterr().err
     labels.write_text(text)
+
+
+def test_few_patients_teach_lesions_painted_into_their_healthy_slices(
+    scans: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    use_own_model(save_tiny_preset(tmp_path / "weights" / "t2"), monkeypatch)
+    out = tmp_path / "mine"
+    rows = "systems=smoothed_rank,mirror,package,rasalore_control"
+    assert train(scans, out, "start=package", "fuse_from=20", rows) == 0
+    printed = capsys.readouterr().out
+    assert "fewer than fuse_from=20 patients to learn from; lesions are painted into" in printed
+    assert re.search(r"Learning from these labels (beat|did not beat) the package's own", printed)
+    assert not (out / "pseudo_masks").exists() and not (out / "stage2").exists()
+    weights = [out / folder / "model.safetensors" for folder in ("model", "control")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+    learned = json.loads((out / "control" / "run.json").read_text())
+    assert learned["pseudo_masks"] is None
+    splits = [json.loads((out / run / "split.json").read_text()) for run in ("control", "stage1")]
+    assert all(splits[0][part] == splits[1][part] for part in ("train", "validation", "test"))
 
 
 def test_without_masks_it_ends_in_criteria_and_claims_nothing(

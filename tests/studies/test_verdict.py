@@ -8,7 +8,12 @@ from typing import Any
 import pytest
 
 from modeling_rasalore.evaluation.rows import Row, compare_rows
-from modeling_rasalore.studies.recipe import StudyRecipe
+from modeling_rasalore.studies.recipe import (
+    HEALTHY_SLICES,
+    NOTHING,
+    PSEUDO_MASKS,
+    StudyRecipe,
+)
 from modeling_rasalore.studies.report import (
     html_table,
     judge_learning,
@@ -17,9 +22,9 @@ from modeling_rasalore.studies.report import (
 )
 
 
-def row(system: str, *precisions: float) -> Row:
+def row(system: str, *precisions: float, threshold: str = "0.5") -> Row:
     by_patient = {f"p{number}": [value, 4] for number, value in enumerate(precisions)}
-    facts = {"view": "paper", "threshold": "0.5", "modality": "t2", "patients": len(precisions)}
+    facts = {"view": "paper", "threshold": threshold, "modality": "t2", "patients": len(precisions)}
     names = ("dice_by_patient", "average_precision_by_patient")
     return {"system": system, **facts, **dict.fromkeys(names, by_patient)}
 
@@ -28,11 +33,12 @@ def study_of(folder: Path, rows: list[Row], **fields: Any) -> tuple[StudyRecipe,
     """A study with finished scores, and its one run."""
     (folder / "results.json").write_text(json.dumps({"meta": {}, "rows": rows}))
     run = SimpleNamespace(
-        out=folder, start=folder / "start/stage2", unscored=[], learns_labels=True
+        out=folder, start=folder / "start/stage2", unscored=[], learns_from=PSEUDO_MASKS
     )
-    for name in ("unscored", "learns_labels"):
+    for name in ("unscored", "learns_from"):
         setattr(run, name, fields.pop(name, getattr(run, name)))
     study = StudyRecipe(out=str(folder), preset="rasalore-base", **{"start": "scans", **fields})
+    run.line = SimpleNamespace(study=study)
     return study, [run]
 
 
@@ -80,6 +86,35 @@ def test_the_package_s_own_weights_need_no_model_to_be_named(tmp_path: Path) -> 
     assert "Use the package's own weights: rasalore predict without --model." in verdict.sentence
 
 
+def test_few_patients_are_judged_by_the_network_of_their_healthy_slices(tmp_path: Path) -> None:
+    scored = row("package", 0.5, 0.6, 0.7, 0.6), row("rasalore_control", 0.5, 0.59, 0.71, 0.6)
+    at_threshold = [
+        row(name, *dices, threshold="label_free")
+        for name, dices in (
+            ("package", (0.3, 0.4, 0.2, 0.3)),
+            ("rasalore_control", (0.5, 0.5, 0.45, 0.5)),
+        )
+    ]
+    rows = [*FREE, *scored, *at_threshold]
+    study, runs = study_of(tmp_path, rows, start="package", learns_from=HEALTHY_SLICES)
+    verdict = judge_learning(study, runs, tmp_path / "model")
+    assert verdict.model == tmp_path / "model"
+    assert "fewer patients to learn from than fuse_from=20" in verdict.sentence
+    assert "beat the package's own weights: average precision +0.0 points" in verdict.sentence
+    assert "Dice at the threshold of healthy slices +18.8 points" in verdict.sentence
+
+
+def test_what_is_better_at_a_threshold_and_ranks_worse_beats_nothing(tmp_path: Path) -> None:
+    scored = row("package", 0.5, 0.6, 0.7, 0.6), row("rasalore", 0.4, 0.5, 0.6, 0.5)
+    at_threshold = [
+        row("package", 0.3, 0.4, 0.2, 0.3, threshold="label_free"),
+        row("rasalore", 0.5, 0.5, 0.45, 0.5, threshold="label_free"),
+    ]
+    rows = [*FREE, *scored, *at_threshold]
+    study, runs = study_of(tmp_path, rows, start="package")
+    assert judge_learning(study, runs, tmp_path / "model").model is None
+
+
 def test_one_test_patient_decides_nothing(tmp_path: Path) -> None:
     free = row("smoothed_rank", 0.2), row("mirror", 0.3)
     study, runs = study_of(tmp_path, [*free, row("synthetic_only", 0.1), row("rasalore", 0.9)])
@@ -92,7 +127,7 @@ def test_without_masks_or_with_few_patients_nothing_is_claimed(tmp_path: Path) -
     assert (
         "is not known: no test patient has a mask" in judge_learning(study, runs, tmp_path).sentence
     )
-    study, runs = study_of(tmp_path, [], learns_labels=False)
+    study, runs = study_of(tmp_path, [], learns_from=NOTHING)
     sentence = judge_learning(study, runs, tmp_path).sentence
     assert "No network learned from these labels" in sentence and "fuse_from=20" in sentence
 
