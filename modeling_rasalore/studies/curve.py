@@ -120,12 +120,13 @@ def draw_figure(points: Sequence[dict[str, Any]], path: Path) -> None:
 
     figure = Figure(figsize=(12, 5), layout="constrained")
     panels = figure.subplots(ncols=len(MEASURES))
-    for axes, (measure, (_, words)) in zip(panels, MEASURES.items(), strict=True):
+    for axes, (measure, (_, unit)) in zip(panels, MEASURES.items(), strict=True):
         draw_lines(axes, points, measure)
-        axes.set(xlabel="labelled patients to learn from", ylabel=words, xlim=(0, None))
+        axes.set(xlabel="labelled patients to learn from", ylabel=unit, xlim=(0, None))
         axes.set_xticks([point["patients"] for point in points])
         axes.grid(alpha=0.3)
-    panels[0].legend(frameon=False, loc="best")
+    lines, words = panels[0].get_legend_handles_labels()
+    figure.legend(lines, words, loc="outside lower center", ncols=3, frameon=False)
     figure.savefig(path, dpi=150)
 
 

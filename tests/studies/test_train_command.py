@@ -132,7 +132,8 @@ def test_without_masks_it_ends_in_criteria_and_claims_nothing(
     assert (out / "choices.md").is_file() and (out / "model" / "calibration.json").is_file()
     assert json.loads((out / "model/calibration.json").read_text())["thresholds"][0]["scans"] == 3
     # Where masks are, they change nothing that was learned.
-    assert train(scans, masked := tmp_path / "masked") == 0
+    masked = tmp_path / "masked"
+    assert train(scans, masked) == 0
     for run in ("start/stage2", "start/stage1", "stage1", "stage2"):
         weights = [folder / run / "model.safetensors" for folder in (out, masked)]
         assert weights[0].read_bytes() == weights[1].read_bytes(), run
