@@ -1,5 +1,6 @@
 """Make the pseudo-masks of all unhealthy training and validation slices, patient by patient."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from .table import table_path, write_masks
 def make_pseudo_masks(recipe: PseudoMaskRecipe) -> Path:
     """Write the pseudo-masks of a recipe and return their folder; patients done before are kept.
 
+    Where all are done, nothing is loaded or fitted again.
+
     Raises:
         ValueError: sources that exclude each other, know other patients, or made what the folder
             holds already.
@@ -31,13 +34,16 @@ def make_pseudo_masks(recipe: PseudoMaskRecipe) -> Path:
     sources = list(filter(None, (recipe.stage1, recipe.appearance, recipe.teacher, *recipe.fuse)))
     for folder in sources:
         refuse_other_split(folder, split)
+    patients = [*split["train"], *split["validation"]]
+    if ended_before(recipe, split_hash(split), patients):
+        print(f"done before: {out}")
+        return out
     make = build_maker(recipe, split["train"])
     claim_folder(out, settings_of(recipe), "masks")
     if isinstance(make, ScoreMaker) and make.segmenter:
         make.facts |= make.settle_margin(split["train"])
     write_split(split, out / "split.json", sources)
 
-    patients = [*split["train"], *split["validation"]]
     count = 0
     for patient in tqdm(patients, desc=out.name, unit="patient"):
         if not table_path(out, patient.patient_id).exists():
@@ -61,6 +67,17 @@ def settings_of(recipe: PseudoMaskRecipe) -> dict[str, Any]:
     """Return what decides the masks, so that a folder never mixes those of two recipes."""
     settings = {k: v for k, v in vars(recipe).items() if k not in ("out", "batch_size", "data")}
     return settings | {"modality": recipe.data.modality, "skip_slices": recipe.data.skip_slices}
+
+
+def ended_before(recipe: PseudoMaskRecipe, split_sha256: str, patients: Sequence[Patient]) -> bool:
+    """Return whether the recipe's folder holds its masks of all patients of this split."""
+    out = Path(recipe.out)
+    files = [out / "settings.json", out / "run.json"]
+    if not all(file.is_file() for file in files):
+        return False
+    settings, made = (json.loads(file.read_text(encoding="utf-8")) for file in files)
+    whole = all(table_path(out, patient.patient_id).exists() for patient in patients)
+    return whole and settings == settings_of(recipe) and made["split_sha256"] == split_sha256
 
 
 def build_maker(recipe: PseudoMaskRecipe, training: Sequence[Patient]) -> ScoreMaker | TruthMaker:

@@ -72,6 +72,24 @@ def test_fused_masks_lie_above_the_level_and_nobody_knows_below_it(
     assert sum(made["weights"]) == pytest.approx(1)
 
 
+def test_masks_that_are_all_there_are_not_fitted_again(
+    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = recipe_of(study, tmp_path)
+    make_pseudo_masks(recipe)
+    tables = sorted((tmp_path / "masks").iterdir())
+    written = [(path.read_bytes(), path.stat().st_mtime_ns) for path in tables]
+    with monkeypatch.context() as patch:
+        patch.setattr(FusedMaker, "__init__", lambda *_: pytest.fail("fitted again"))
+        assert make_pseudo_masks(recipe) == tmp_path
+    assert capsys.readouterr().out.splitlines()[-1] == f"done before: {tmp_path}"
+    # One that is lost is made again, as it was, and the others are left alone.
+    tables[0].unlink()
+    make_pseudo_masks(recipe)
+    assert tables[0].read_bytes() == written[0][0]
+    assert [path.stat().st_mtime_ns for path in tables[1:]] == [time for _, time in written[1:]]
+
+
 def test_one_hundredth_of_healthy_brain_lies_above_the_level(study: Path, tmp_path: Path) -> None:
     split = read_split(study / "stage1" / "split.json", find_patients(study / "scans"))
     maker = FusedMaker(
