@@ -55,7 +55,8 @@ def pool_folds(recipe: PoolRecipe) -> Path:
     """Return the folder of results.json, results.md and pictures of all runs together.
 
     Raises:
-        ValueError: fewer than two runs, or runs that do not belong together.
+        ValueError: fewer than two runs, runs that do not belong together, or systems to draw that
+            they do not have.
     """
     if len(recipe.folders) < 2:
         raise ValueError(
@@ -63,8 +64,14 @@ def pool_folds(recipe: PoolRecipe) -> Path:
         )
     runs = [FinishedBenchmark(Path(folder)) for folder in recipe.folders]
     refuse_mixture(runs)
+    names = systems_of(runs)
+    drawn = [recipe.ranked_by, *recipe.columns] if recipe.ranked_by else recipe.columns
+    if unknown := [name for name in drawn if name not in names]:
+        raise ValueError(
+            f"ranked_by and columns take {', '.join(names)}, got {', '.join(unknown)}."
+        )
     patients = {p.patient_id: p for p in find_patients(runs[0].meta["scored_on"]["root"])}
-    tables = [pool_system(name, runs, patients, recipe.seed) for name in systems_of(runs)]
+    tables = [pool_system(name, runs, patients, recipe.seed) for name in names]
     rows = [row for table in tables for row in table]
     compared = {f"against_{name}": compare(rows, recipe.seed, name) for name in REFERENCES}
     controlled = [name for run in runs[:1] for name in run.meta.get("controlled", [])]

@@ -124,8 +124,15 @@ def test_patients_are_drawn_from_best_to_worst(study: Path, tmp_path: Path) -> N
     assert drawn("threshold", ["chance"]) == list(precisions)
     with pytest.raises(ValueError, match="one of chance, threshold, got 'mirror'"):
         drawn("mirror")
-    with pytest.raises(ValueError, match="columns are of chance, threshold, got dae"):
-        drawn("threshold", ["dae"])
+
+
+def test_systems_that_cannot_be_drawn_are_refused_before_anything_is_scored(
+    study: Path, tmp_path: Path
+) -> None:
+    for asked in ({"ranked_by": "dae"}, {"ranked_by": "threshold", "columns": "[dae]"}):
+        with pytest.raises(ValueError, match="columns take chance, threshold, got dae"):
+            pool(tmp_path / "out", study / "1", study / "2", **asked)
+    assert not (tmp_path / "out").exists()
 
 
 def test_patients_of_other_folds_give_a_fold_its_threshold(study: Path, tmp_path: Path) -> None:
