@@ -65,8 +65,8 @@ def pool_folds(recipe: PoolRecipe) -> Path:
     runs = [FinishedBenchmark(Path(folder)) for folder in recipe.folders]
     refuse_mixture(runs)
     names = systems_of(runs)
-    drawn = [recipe.ranked_by, *recipe.columns] if recipe.ranked_by else recipe.columns
-    if unknown := [name for name in drawn if name not in names]:
+    asked = filter(None, (recipe.ranked_by, *recipe.columns))
+    if unknown := [name for name in asked if name not in names]:
         raise ValueError(
             f"ranked_by and columns take {', '.join(names)}, got {', '.join(unknown)}."
         )

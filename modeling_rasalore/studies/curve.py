@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Any
 from ..evaluation.rows import Row, write_results
 from ..files import replace_file
 from .recipe import HEALTHY_SLICES, NOTHING, StudyRecipe
-from .report import FREE_ROWS, network_row, paper_row, read_rows, start_row, table_folder
+from .report import (
+    FREE_ROWS,
+    MEASURES,
+    find_row,
+    network_row,
+    paper_row,
+    read_rows,
+    start_row,
+    table_folder,
+)
 from .steps import Plan, Run
 from .study import plan_study
 
@@ -16,11 +25,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 FOLDER = "curve"  # below the study's
-# Measure -> its threshold among a table's rows, and the words beside its axis.
-MEASURES = {
-    "average_precision": ("0.5", "average precision (%)"),  # the same at every threshold
-    "dice": ("label_free", "Dice at the threshold of healthy slices (%)"),
-}
 COLOURS = {
     "network": "#0072b2",
     "start": "#e69f00",
@@ -64,9 +68,11 @@ class CurvePoint:
         rows = read_rows(table_folder(self.study, runs))
         systems = {"network": network_row(runs[0]), "start": start_row(self.study)}
         systems |= {name: name for name in FREE_ROWS}
+        for system in systems.values():
+            paper_row(rows, system)  # one that failed is named
         return {
             measure: {
-                line: estimate(paper_row(rows, system, threshold), measure)
+                line: estimate(find_row(rows, system, threshold), measure)
                 for line, system in systems.items()
             }
             for measure, (threshold, _) in MEASURES.items()
@@ -104,9 +110,9 @@ def draw_curve(points: Sequence[CurvePoint], out: Path) -> Path:
     return replace_file(out / "curve.png", lambda draft: draw_figure(numbers, draft))
 
 
-def estimate(row: Row, measure: str) -> list[float | None]:
-    """Return a row's score and the limits of its interval, as shares of 1."""
-    return [row[f"{measure}{end}"] for end in ("", "_low", "_high")]
+def estimate(row: Row | None, measure: str) -> list[float | None]:
+    """Return a row's score and the limits of its interval, as shares of 1; None: unknown."""
+    return [None if row is None else row[f"{measure}{end}"] for end in ("", "_low", "_high")]
 
 
 def in_percent(values: Sequence[float | None]) -> list[float]:
@@ -120,13 +126,13 @@ def draw_figure(points: Sequence[dict[str, Any]], path: Path) -> None:
 
     figure = Figure(figsize=(12, 5), layout="constrained")
     panels = figure.subplots(ncols=len(MEASURES))
-    for axes, (measure, (_, unit)) in zip(panels, MEASURES.items(), strict=True):
+    for axes, (measure, (_, words)) in zip(panels, MEASURES.items(), strict=True):
         draw_lines(axes, points, measure)
-        axes.set(xlabel="labelled patients to learn from", ylabel=unit, xlim=(0, None))
+        axes.set(xlabel="labelled patients to learn from", ylabel=f"{words} (%)", xlim=(0, None))
         axes.set_xticks([point["patients"] for point in points])
         axes.grid(alpha=0.3)
-    lines, words = panels[0].get_legend_handles_labels()
-    figure.legend(lines, words, loc="outside lower center", ncols=3, frameon=False)
+    lines, names = panels[0].get_legend_handles_labels()
+    figure.legend(lines, names, loc="outside lower center", ncols=3, frameon=False)
     figure.savefig(path, dpi=150)
 
 

@@ -1,7 +1,7 @@
 """Write the page about a study, and the sentence that says whether learning from labels helped."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
@@ -24,9 +24,9 @@ OWN_STYLE = "pre{white-space:pre-wrap;overflow-wrap:anywhere}figure{margin:0}"
 SLICES_SHOWN = 12  # of the picture of test slices, one of each patient
 FEW_PATIENTS = 6
 TOO_FEW = " (of so few an interval is about their range, and says little)"
-MEASURES = {  # of compare_rows, in words; the first needs no threshold
-    "average_precision_difference": "average precision",
-    "dice_difference": "Dice at the threshold of healthy slices",
+MEASURES = {  # the threshold of their rows, and words
+    "average_precision": ("0.5", "average precision"),  # the same at every threshold
+    "dice": ("label_free", "Dice at the threshold of healthy slices"),
 }
 FREE_ROWS = {  # which learn nothing
     "smoothed_rank": "smoothed intensity",
@@ -119,24 +119,25 @@ def judge_learning(study: StudyRecipe, runs: Sequence[Run], model: Path) -> Verd
     rows = read_rows(table_folder(study, runs))
     network, other = network_row(runs[0]), start_row(study)
     verdict = weigh(compare_systems(rows, network, other, study.seed), start, model, begun)
-    chosen = network if verdict.model == model else other
-    free = weigh_free([compare_systems(rows, chosen, name, study.seed) for name in FREE_ROWS])
-    few = (FEW_LEARNED.format(study.fuse_from),) if runs[0].learns_from == HEALTHY_SLICES else ()
-    return replace(verdict, sentence=" ".join([*few, verdict.sentence, free]))
+    chosen = paper_row(rows, network if verdict.model == model else other)
+    free = weigh_free([compare_rows(chosen, paper_row(rows, n), study.seed) for n in FREE_ROWS])
+    sentences = [verdict.sentence, free]
+    if runs[0].learns_from == HEALTHY_SLICES:
+        sentences.insert(0, FEW_LEARNED.format(study.fuse_from))
+    return replace(verdict, sentence=" ".join(sentences))
 
 
-def compare_systems(rows: Sequence[Row], system: str, reference: str, seed: int) -> Row:
-    """Return the paired differences of two systems, Dice at the label-free threshold if any."""
-    compared = compare_rows(paper_row(rows, system), paper_row(rows, reference), seed)
-    try:
-        ours, theirs = (paper_row(rows, name, "label_free") for name in (system, reference))
-    except ValueError:  # no healthy slices
-        return compared | dict.fromkeys([f"dice_difference{end}" for end in ("", "_low", "_high")])
-    at_threshold = compare_rows(ours, theirs, seed)
-    return compared | {key: at_threshold[key] for key in at_threshold if key.startswith("dice_")}
+def compare_systems(rows: Sequence[Row], system: str, reference: str, seed: int) -> dict[str, Row]:
+    """Return measure -> paired differences; no Dice where healthy slices gave no threshold."""
+    ours, theirs = paper_row(rows, system), paper_row(rows, reference)
+    compared = {"average_precision": compare_rows(ours, theirs, seed)}
+    pair = [find_row(rows, name, "label_free") for name in (system, reference)]
+    if pair[0] and pair[1]:
+        compared["dice"] = compare_rows(pair[0], pair[1], seed)
+    return compared
 
 
-def weigh(compared: Row, start: str, model: Path, begun: Path | None) -> Verdict:
+def weigh(compared: Mapping[str, Row], start: str, model: Path, begun: Path | None) -> Verdict:
     """Return the verdict of paired differences between a network and its start.
 
     Args:
@@ -144,18 +145,17 @@ def weigh(compared: Row, start: str, model: Path, begun: Path | None) -> Verdict
         start: what the start is, in words.
         model, begun: folders of the network and of its start, None for the package's own weights.
     """
-    limits = [(compared[f"{key}_low"], compared[f"{key}_high"]) for key in MEASURES]
-    known = [(low, high) for low, high in limits if low is not None]
+    patients = next(iter(compared.values()))["patients"]
+    differences = [difference_of(row, measure) for measure, row in compared.items()]
+    known = [(low, high) for _, low, high in differences if low is not None]
     if not known:
         return Verdict(
             f"Whether learning from these labels beat {start} cannot be told: an interval needs "
-            f"two test patients with a lesion, and there are {compared['patients']}.",
+            f"two test patients with a lesion, and there are {patients}.",
             model,
         )
-    numbers = " and ".join(
-        in_points(compared, key) for key in MEASURES if compared[key] is not None
-    )
-    numbers += over_patients(compared) + TOO_FEW * (compared["patients"] < FEW_PATIENTS)
+    numbers = " and ".join(in_points(row, measure) for measure, row in compared.items())
+    numbers += over_patients(patients) + TOO_FEW * (patients < FEW_PATIENTS)
     if any(low > 0 for low, _ in known) and not any(high < 0 for _, high in known):
         return Verdict(f"Learning from these labels beat {start}: {numbers}.", model)
     way = "without --model" if begun is None else f"with --model {begun}"
@@ -172,24 +172,30 @@ def weigh_free(compared: Sequence[Row]) -> str:
     Args:
         compared: paired differences of it from each of these maps.
     """
-    measure = next(iter(MEASURES))
-    least = min(compared, key=lambda row: row[measure])
-    low, name = least[f"{measure}_low"], least["reference"]
+    measure = "average_precision"
+    least = min(compared, key=lambda row: difference_of(row, measure)[0])
+    _, low, _ = difference_of(least, measure)
     better = "It beats" if low is not None and low > 0 else "It does not beat"
-    numbers = in_points(least, measure) + over_patients(least)
-    return f"{better} {FREE_ROWS[name]}, which learns nothing: {numbers}."
+    numbers = in_points(least, measure) + over_patients(least["patients"])
+    return f"{better} {FREE_ROWS[least['reference']]}, which learns nothing: {numbers}."
 
 
 def in_points(compared: Row, measure: str) -> str:
     """Return a paired difference in points of 100, with its interval."""
-    mean, low, high = (compared[measure + end] for end in ("", "_low", "_high"))
+    mean, low, high = difference_of(compared, measure)
     interval = f", 95 % interval {100 * low:+.1f} to {100 * high:+.1f}" if low is not None else ""
-    return f"{MEASURES[measure]} {100 * mean:+.1f} points{interval}"
+    return f"{MEASURES[measure][1]} {100 * mean:+.1f} points{interval}"
 
 
-def over_patients(compared: Row) -> str:
+def difference_of(compared: Row, measure: str) -> tuple[Any, Any, Any]:
+    """Return a paired difference and the limits of its interval, as shares of 1; None: unknown."""
+    mean, low, high = (compared[f"{measure}_difference{end}"] for end in ("", "_low", "_high"))
+    return mean, low, high
+
+
+def over_patients(patients: int) -> str:
     """Return over how many patients a difference is a mean."""
-    return f" over {compared['patients']} test patient{'s' * (compared['patients'] > 1)}"
+    return f" over {patients} test patient{'s' * (patients > 1)}"
 
 
 def read_rows(folder: Path) -> list[Row]:
@@ -198,12 +204,19 @@ def read_rows(folder: Path) -> list[Row]:
     return rows
 
 
-def paper_row(rows: Sequence[Row], system: str, threshold: str = "0.5") -> Row:
-    """Return a system's row of slices with a lesion; ValueError where it has no scores."""
+def find_row(rows: Sequence[Row], system: str, threshold: str) -> Row | None:
+    """Return a system's row of slices with a lesion; None where there is none."""
     for row in rows:
         shown = (row["system"], row["view"], row["threshold"])
         if shown == (system, "paper", threshold) and "failure" not in row:
             return row
+    return None
+
+
+def paper_row(rows: Sequence[Row], system: str) -> Row:
+    """Return a system's row of slices with a lesion, at 0.5; ValueError where it has no scores."""
+    if row := find_row(rows, system, "0.5"):
+        return row
     raise ValueError(f"{system} has no scores; results.md says why, and the same command goes on.")
 
 

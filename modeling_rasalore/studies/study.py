@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -28,14 +29,7 @@ from .judging import (
 )
 from .package_start import take_package_weights
 from .recipe import HEALTHY_SLICES, PSEUDO_MASKS, STARTS, StudyRecipe
-from .sharing import (
-    Parts,
-    settle_split,
-    splits_of,
-    store_split,
-    taking_part,
-    words_of,
-)
+from .sharing import Parts, settle_split, splits_of, store_split, taking_part, words_of
 from .steps import Line, Plan, Run, Step
 
 
@@ -154,19 +148,20 @@ def plan_on_scans(study: StudyRecipe, plan: Plan) -> None:
     if left_out := [patient.patient_id for patient in everyone if patient.left_out]:
         reason = f"{study.data.same_person} finds them in another data set"
         plan.left_out[f"{len(left_out)} patients, {', '.join(left_out)}"] = reason
-    several, splits = study.folds or len(study.seeds) > 1, splits_of(study, len(patients))
+    several = study.folds or len(study.seeds) > 1
+    splits = splits_of(study, len(patients))
+    settled = [settle_split(everyone, study, split, Path("split.json")) for split in splits]
     # One way for all folds, which differ by a patient.
-    settled = [settle_split(everyone, study, split, Path(study.out)) for split in splits]
     learns_from = study.learns_from(min(len(parts["train"]) for parts, _ in settled))
     for seed in study.seeds or [study.seed]:
         folder = Path(study.out) / f"seed{seed}" if several else Path(study.out)
         line, start = Line(study, study.data.root, seed), folder / "start"
         if study.begins == "phantoms":
             plan_start(Line(study, str(start / "phantoms"), seed), start, plan)
-        for split in splits:
+        for parts, split in settled:
             inside = folder / f"fold{split.fold}" if split.fold else folder
-            parts, split = settle_split(everyone, study, split, inside / "split.json")
             if split.file:
+                split = replace(split, file=str(inside / split.file))
                 share = partial(store_split, parts, Path(split.file))
                 plan.add(Step("patients shared out", share, inside))
             if study.begins != "phantoms":

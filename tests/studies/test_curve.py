@@ -55,7 +55,7 @@ def test_without_masks_there_is_no_curve(tmp_path: Path) -> None:
         plan_curve(study_of(scans, tmp_path), [2])
 
 
-def write_scores(point: CurvePoint, precision: float) -> None:
+def write_scores(point: CurvePoint, precision: float, with_threshold: bool = True) -> None:
     """Leave the scores that a finished study leaves."""
     systems = "rasalore", "synthetic_only", "mirror", "smoothed_rank"
     rows = [
@@ -64,7 +64,7 @@ def write_scores(point: CurvePoint, precision: float) -> None:
         for measure, threshold, less in (
             ("average_precision", "0.5", 0.0),
             ("dice", "label_free", 0.1),
-        )
+        )[: 1 + with_threshold]
         for name, higher in zip(systems, (precision, 0.4, 0.3, 0.2), strict=True)
         for value in [higher - less]
     ]
@@ -88,3 +88,15 @@ def test_the_figure_and_its_numbers_are_the_scores_of_every_point(
     assert precisions[0]["mirror"][0] == 0.3
     assert drawn[1]["dice"]["network"] == pytest.approx([0.6, 0.5, 0.7])
     assert [point["learns_from"] for point in drawn] == [NOTHING, PSEUDO_MASKS]
+
+
+def test_without_a_threshold_of_healthy_slices_precision_is_drawn_all_the_same(
+    scans: Path, tmp_path: Path
+) -> None:
+    points = plan_curve(study_of(scans, tmp_path), [2, 4])
+    for point in points:
+        write_scores(point, 0.5, with_threshold=False)
+    draw_curve(points, tmp_path)
+    drawn = json.loads((tmp_path / "curve.json").read_text())["meta"]["points"]
+    assert drawn[1]["average_precision"]["network"][0] == 0.5
+    assert drawn[1]["dice"]["network"] == [None, None, None]
