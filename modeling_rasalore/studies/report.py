@@ -154,7 +154,7 @@ def weigh(compared: Mapping[str, Row], start: str, model: Path, begun: Path | No
             f"two test patients with a lesion, and there are {patients}.",
             model,
         )
-    numbers = " and ".join(in_points(row, measure) for measure, row in compared.items())
+    numbers = "; ".join(in_points(row, measure) for measure, row in compared.items())
     numbers += over_patients(patients) + TOO_FEW * (patients < FEW_PATIENTS)
     if any(low > 0 for low, _ in known) and not any(high < 0 for _, high in known):
         return Verdict(f"Learning from these labels beat {start}: {numbers}.", model)

@@ -5,8 +5,10 @@ from typing import Any
 import numpy as np
 
 from modeling_rasalore.evaluation.patient_scores import PatientScores
+from modeling_rasalore.evaluation.rows import Row, Thresholds, evaluate_system
 
 SHAPE = (14, 32, 32)
+LABEL_FREE = Thresholds(label_free=0.37, false_alarm_rate=0.02)
 
 
 def ball(radius: float, centre: tuple[int, int, int] = (7, 16, 16)) -> np.ndarray:
@@ -40,3 +42,14 @@ def random_scores(seed: int, size: int = 400) -> tuple[np.ndarray, np.ndarray]:
     truth = generator.random(size) < 0.2
     scores = np.clip(generator.normal(0.4 + 0.2 * truth, 0.2), 0, 1).round(2)
     return scores.astype(np.float32), truth
+
+
+def evaluate(*patients: PatientScores, thresholds: Thresholds = LABEL_FREE) -> list[Row]:
+    """Rows of a system called ae, of T2."""
+    return evaluate_system("ae", patients, thresholds, "t2", seconds=1.5, peak_mib=20.0)
+
+
+def find(rows: list[Row], view: str, threshold: str = "0.5") -> Row:
+    """The one row of a view and threshold."""
+    (row,) = [row for row in rows if (row["view"], row["threshold"]) == (view, threshold)]
+    return row
