@@ -26,6 +26,16 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
+def common_folder(folders: Iterable[Path]) -> Path:
+    """Return the folder that all of them lie in; ValueError for folders on several drives."""
+    try:
+        return Path(os.path.commonpath(list(folders)))
+    except ValueError as error:
+        raise ValueError(
+            "scans of one run must lie on one drive; start one run for each drive."
+        ) from error
+
+
 def replace_file(path: Path, write: Callable[[Path], Any]) -> Path:
     """Return `path` after `write` filled a file beside it that then took its place.
 
@@ -72,6 +82,12 @@ def sha256_of_files(paths: Iterable[Path]) -> str:
     for path in sorted(paths):
         digest.update(os.fsencode(f"{path.name}\0{sha256_of(path)}\n"))
     return digest.hexdigest()
+
+
+def learned_hash(folder: Path) -> str:
+    """Return the hash of what a run left for others in its folder: its weights, or its masks."""
+    masks = (folder / "masks").glob("*.parquet")
+    return sha256_of_files(p for p in (folder / "model.safetensors", *masks) if p.is_file())
 
 
 def require_writable(folder: Path, option: str = "--out") -> Path:

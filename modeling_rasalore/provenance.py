@@ -52,10 +52,13 @@ def available_cores() -> int:
 
 def read_commit() -> str | None:
     """Return the checkout's commit; None for an installed package, or where there is no git."""
+    checkout = Path(__file__).parents[1]
+    if not (checkout / ".git").exists():  # a repository around it, of others, does not count
+        return None
     try:
         described = subprocess.run(
             ["git", "describe", "--always", "--dirty"],
-            cwd=Path(__file__).parent,
+            cwd=checkout,
             capture_output=True,
             text=True,
             check=False,

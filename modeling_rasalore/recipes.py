@@ -177,7 +177,8 @@ def _tell_interrupt(kind: type[BaseException], error: BaseException, trace: Any)
         sys.__excepthook__(kind, error, trace)
 
 
-sys.excepthook = _tell_interrupt  # scripts import this module first
+if sys.excepthook is sys.__excepthook__:  # else a program has one of its own
+    sys.excepthook = _tell_interrupt  # scripts import this module first
 
 
 def describe_script(docstring: str, schema: type) -> str:
@@ -228,7 +229,7 @@ def describe_attributes(schema: type) -> dict[str, str]:
     return meanings
 
 
-def load_recipe(schema: type[Recipe], words: Sequence[str], needs_file: bool = False) -> Recipe:
+def load_recipe(schema: type[Recipe], words: Sequence[str]) -> Recipe:
     """Return the recipe that YAML files and `key=value` words describe; words win.
 
     Args:
@@ -240,8 +241,6 @@ def load_recipe(schema: type[Recipe], words: Sequence[str], needs_file: bool = F
             missing file or a key without a value.
     """
     files = [word for word in words if word.endswith((".yaml", ".yml")) and "=" not in word]
-    if needs_file and not files:
-        raise ValueError("a recipe file is needed, e.g. hub_configs/rasalore-tiny/training.yaml.")
     overrides = [word for word in words if word not in files]
     for word in overrides:
         if "=" not in word:

@@ -1,12 +1,14 @@
 """Files appear complete or not at all."""
 
 import json
-from pathlib import Path
+import ntpath
+from pathlib import Path, PureWindowsPath
 
 import pytest
 
 from modeling_rasalore.files import (
     claim_folder,
+    common_folder,
     first_line,
     replace_file,
     require_writable,
@@ -81,3 +83,9 @@ def test_what_the_system_says_of_a_file_begins_with_its_name(tmp_path: Path) -> 
     assert first_line(error.value) == f"{tmp_path}/run.json: no such file or directory."
     assert first_line(ValueError("first\nsecond")) == "first"
     assert first_line(MemoryError()) == "MemoryError"
+
+
+def test_folders_on_two_drives_have_no_folder_in_common(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("modeling_rasalore.files.os.path.commonpath", ntpath.commonpath)
+    with pytest.raises(ValueError, match="must lie on one drive; start one run for each"):
+        common_folder([PureWindowsPath("C:/scans"), PureWindowsPath("D:/scans")])  # type: ignore[list-item]

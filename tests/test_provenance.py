@@ -1,10 +1,12 @@
 """What a folder of results says of itself."""
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
 
+from modeling_rasalore import provenance as module
 from modeling_rasalore.cli import main
 from modeling_rasalore.provenance import describe_folder, inspect_folder, is_result, provenance
 
@@ -31,6 +33,20 @@ def test_a_machine_without_git_has_no_commit(
     facts = provenance()
     assert facts["commit"] is None
     assert facts["python"].startswith("3.")
+
+
+def test_an_installed_package_does_not_take_the_commit_of_a_repository_around_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed = tmp_path / "venv" / "site-packages" / "modeling_rasalore" / "provenance.py"
+    installed.parent.mkdir(parents=True)
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run([*git, "init", "-q"], check=True)
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "theirs"], check=True)
+    monkeypatch.setattr(module, "__file__", str(installed))
+    assert provenance()["commit"] is None
+    monkeypatch.setattr(module, "__file__", str(tmp_path / "package" / "provenance.py"))
+    assert provenance()["commit"] is not None
 
 
 def test_a_run_tells_recipe_seed_hashes_scores_and_checkpoints(tmp_path: Path) -> None:

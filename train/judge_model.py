@@ -4,12 +4,13 @@ r"""Judge a finished model as its users meet it, beside maps that learn nothing.
     python train/judge_model.py data.root=scans data.modality=t2 healthy=runs/healthy \
         out=runs/judged
 
-Every patient with a scan of the sequence and a mask is segmented as `rasalore predict` does it, at
-the model's own threshold. The rows `smoothed_rank` and `mirror` get theirs from the same healthy
-scans, in the same way. Without model=FOLDER the package's own model is judged, which has learned
-from nobody. With rates=[0.002,0.005,0.01,0.02] it is judged at the thresholds of those rates, too:
-on synthetic patients, whose lesions are known, that chooses a rate. Writes judged.json and
-judged.md: average precision and Dice of slices with a lesion, healthy brain marked, and paired
+Every patient with a scan of the sequence and a mask is scored as `rasalore predict` does it, and
+cut at the model's own threshold; parts of any size count. The rows `smoothed_rank` and `mirror` get
+theirs from the same healthy scans, in the same way. Without model=FOLDER the package's own model is
+judged, which has learned from nobody. With rates=[0.002,0.005,0.01,0.02] it is judged at the
+thresholds of those rates, too: on synthetic patients, whose lesions are known, that chooses a rate.
+Writes judged.json and judged.md: average precision and Dice of slices with a lesion, healthy brain
+marked, and paired
 differences, with 95 % intervals over patients.
 """
 
@@ -26,6 +27,7 @@ from tqdm.auto import tqdm
 from modeling_rasalore import recipes  # first, so that an interrupt is one line
 from modeling_rasalore.data.layouts import find_patients
 from modeling_rasalore.data.patient import Patient
+from modeling_rasalore.data.slices import read_patient
 from modeling_rasalore.evaluation.intervals import bootstrap_interval, paired_bootstrap
 from modeling_rasalore.evaluation.metrics import average_precision, dice
 from modeling_rasalore.evaluation.scan_thresholds import (
@@ -43,7 +45,6 @@ from modeling_rasalore.prediction.volume import predict_volume
 from modeling_rasalore.provenance import provenance
 from modeling_rasalore.recipes import DataRecipe
 from modeling_rasalore.scans.background import BrainSlices
-from modeling_rasalore.scans.reading import read_scan
 from modeling_rasalore.scans.volumes import Volume, read_mask
 
 RATE = 0.01  # of healthy brain
@@ -99,7 +100,9 @@ def main(recipe: JudgeRecipe) -> None:
     thresholds = {("model", "model"): options.threshold, **calibrate_maps(makers, recipe)}
     tallies: dict[str, list[Tally]] = {row: [] for row, _ in thresholds}
     for patient in tqdm(patients, desc="patients", disable=None):
-        volume, truth = read_patient(patient, data.modality)
+        assert patient.mask is not None
+        volume = read_patient(patient, data.modality)
+        truth = read_mask(patient.mask, volume) > 0
         scores = {name: make(volume) for name, make in makers.items()}
         for (row, name), threshold in thresholds.items():
             tallies[row].append(tally(scores[name], truth, volume, threshold, recipe))
@@ -155,17 +158,10 @@ def calibrate_maps(makers: dict[str, Maker], recipe: JudgeRecipe) -> dict[tuple[
 
 def healthy_scans(recipe: JudgeRecipe) -> Iterator[Volume]:
     """Yield the healthy scans of the sequence."""
-    patients = find_patients(recipe.healthy)
+    modality = recipe.data.modality
+    patients = [p for p in find_patients(recipe.healthy) if modality in p.images]
     for patient in tqdm(patients, desc="healthy scans", disable=None):
-        yield read_scan(patient.images[recipe.data.modality], modality=recipe.data.modality)
-
-
-def read_patient(patient: Patient, modality: str) -> tuple[Volume, np.ndarray]:
-    """Return a patient's scan and true mask (S, H, W)."""
-    assert patient.mask is not None
-    channel = patient.channels.get(modality)
-    volume = read_scan(patient.images[modality], channel, modality, assume=True)
-    return volume, read_mask(patient.mask, volume) > 0
+        yield read_patient(patient, modality)
 
 
 def tally(

@@ -224,6 +224,3 @@ def headline(runs: Sequence[FinishedBenchmark], patients: Mapping[str, Patient])
         "patient. Label-free thresholds are each run's own; the oracle is one threshold for all "
         "slices.\n"
     )
-
-
-# --- Which runs belong together -------------------------------------------------------------------

@@ -26,7 +26,7 @@ from .own import OWN_ROWS, REFERENCES, controlled_rows
 from .pictures import write_grid
 from .recipe import BenchmarkRecipe
 from .scoring import ScoredPatients, find_threshold, sequence_of
-from .slices import HeldOut, Split, data_name, refuse_leaks, training_slices
+from .slices import HeldOut, Split, data_name, refuse_leaks, training_slices, truth_hash
 from .systems import COMPETITORS, System, SystemRow
 
 
@@ -147,6 +147,7 @@ def claim_folder(row: SystemRow, recipe: BenchmarkRecipe, split: Split, held_out
     facts = row.facts(recipe) | {
         "data": asdict(recipe.data),
         "split_sha256": split_hash(split),
+        "truth_sha256": truth_hash([p for part in split.values() for p in part]),
         "training_slices": recipe.training_slices,
         "false_alarm_rate": recipe.false_alarm_rate,
         "scans_above": recipe.scans_above,
@@ -155,15 +156,20 @@ def claim_folder(row: SystemRow, recipe: BenchmarkRecipe, split: Split, held_out
     if recipe.cross.root:
         ids = [patient.patient_id for patient in held_out.patients]
         facts |= {"cross": asdict(recipe.cross), "cross_patients": ids}
+        facts |= {"cross_truth_sha256": truth_hash(held_out.patients)}
         folder = clear_unless(recipe.results / "systems" / row.name, facts)
     return folder
 
 
 def clear_unless(folder: Path, facts: Mapping[str, Any]) -> Path:
-    """Return `folder`, emptied unless its settings.json states these facts."""
+    """Return `folder`, emptied unless its settings.json states these facts and no others.
+
+    What it does not state, as an earlier version may not, is taken to be the same.
+    """
     facts = json.loads(json.dumps(facts))  # tuples as JSON keeps them
     settings = folder / "settings.json"
-    if not settings.exists() or json.loads(settings.read_text()) != facts:
+    stated = json.loads(settings.read_text()) if settings.exists() else None
+    if stated is None or facts | stated != facts:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         write_json(settings, facts)

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from ..data.patient import LabelledSlice, Patient, See, Skip
 from ..data.slices import read_slices
 from ..data.splits import refuse_known_persons, refuse_other_split
 from ..evaluation.leaks import check_disjoint, image_fingerprint
+from ..files import sha256_of
 from ..recipes import DataRecipe
 from ..scans.naming import MODALITIES
 from .systems import ScanSlices, SeenSlices
@@ -140,6 +142,21 @@ def refuse_leaks(
                     "of the training data set out of another one."
                 )
     return hashlib.sha256(repr(sorted(shown)).encode()).hexdigest()
+
+
+def truth_hash(patients: Sequence[Patient]) -> str:
+    """Return the SHA-256 (hex) of the true masks and slice labels of patients."""
+    told = {
+        p.patient_id: (p.mask and _file_hash(p.mask, p.mask.stat().st_mtime_ns), p.slice_labels)
+        for p in patients
+    }
+    return hashlib.sha256(repr(sorted(told.items())).encode()).hexdigest()
+
+
+@cache
+def _file_hash(path: Path, changed: int) -> str:
+    """Return the hash of a file as it was `changed`; kept, for every row of a benchmark asks."""
+    return sha256_of(path)
 
 
 def _sequence(

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ..files import first_line, require_writable
+from ..files import common_folder, first_line, require_writable
 from ..provenance import JOURNALS
 
 
@@ -25,7 +25,7 @@ def make_results_folder(scans: Sequence[Path], resume: bool) -> Path:
     paths = [Path(os.path.abspath(scan)) for scan in scans if scan.exists()]  # links keep names
     if not paths:
         raise ValueError(f"{scans[0]}: no such file or folder; correct the name.")
-    parent = Path(os.path.commonpath([path.parent for path in paths]))
+    parent = common_folder(path.parent for path in paths)
     more = f"_and_{len(scans) - 1}_more" * (len(scans) > 1)
     return make_new_folder(parent, f"{_name_of(paths[0])}{more}_rasalore", resume)
 

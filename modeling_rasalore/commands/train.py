@@ -120,8 +120,9 @@ def begin(
         ValueError: the folder holds what was learned with other words, scans or labels.
     """
     from dataclasses import asdict
+    from functools import partial
 
-    from ..files import claim_folder
+    from ..files import claim_folder, replace_file
     from ..recipes import recipe_text, save_recipe
     from ..studies.timing import in_words, time_plan
 
@@ -129,7 +130,7 @@ def begin(
         print(printable(line))
     out = Path(study.out)
     claim_folder(out, {**asdict(study), "labels_sha256": survey.fingerprint()}, "a network")
-    save_recipe(study, out / "study.yaml")
+    replace_file(out / "study.yaml", partial(save_recipe, study))
     print(f"the recipe, also in {out / 'study.yaml'}:\n{recipe_text(study)}")
     plans = [plan, *(point.plan for point in points)]
     if seconds := sum(time_plan(each, *survey.example()) for each in plans):

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..remote_files import open_file
-from .patient import LabelledSlice, Patient, PreparedSlices, See, Skip, used_slices
+from .patient import AUTO, LabelledSlice, Patient, PreparedSlices, See, Skip, used_slices
 
 FACTS = ("patient_id", "slice_index", "slice_count", "label", "spacing", "source")
 BRAIN = "brain_pixels_"  # start of the name of the column that counts them, one per modality
@@ -36,13 +36,14 @@ def read_prepared(
     """
     prepared = patient.prepared
     assert prepared is not None
-    check_skip(patient, skip)
     table = read_row_group(prepared, (*FACTS, BRAIN + modality, modality))
     masks = None
     if with_mask and prepared.mask_bytes:
         masks = read_row_group(prepared, ("slice_index", "mask"), masks=True).column("mask")
     images = table.column(modality)
     rows = table.drop_columns(modality).to_pylist()
+    for count in {row["slice_count"] for row in rows}:
+        check_skip(patient, skip, count)
     scan = see_prepared(patient, images, rows, see) if see and rows else {}
     for number, row in enumerate(rows):
         index = row["slice_index"]
@@ -78,14 +79,16 @@ def see_prepared(
     return {i: scan[i - used.start] for i in decoded}
 
 
-def check_skip(patient: Patient, skip: Skip) -> None:
-    """Raise ValueError where a number asks for slices that were not prepared."""
+def check_skip(patient: Patient, skip: Skip, count: int) -> None:
+    """Raise ValueError where slices of a scan of `count` are asked for that were not prepared."""
     prepared = patient.prepared
-    if prepared and isinstance(skip, int) and skip < prepared.skip:
+    first = used_slices(patient.patient_id, count, skip).start
+    if prepared and first < prepared.skip:
         raise ValueError(
             f"skip_slices must be at least {prepared.skip}, with which the slices in "
-            f"{prepared.root} were prepared, got {skip}; prepare them again with "
-            f"skip_slices={skip}."
+            f"{prepared.root} were prepared, got {skip}"
+            + f", which is {first} of {count} slices" * (skip == AUTO)
+            + f"; prepare them again with skip_slices={first}."
         )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..scans.background import brain_of, zero_background
 from ..scans.naming import MODALITIES
-from ..scans.reading import covers_brain
+from ..scans.reading import covers_brain, read_scan
 from ..scans.volumes import Volume, read_facts, read_mask, read_volume
 from .labels import LABELS_FILE, UNKNOWN, label_slices
 from .patient import ALL, AUTO, EACH, LabelledSlice, Patient, See, Skip, used_slices
@@ -108,6 +108,21 @@ def _read_scan(
                 modality=modality,
                 seen=None if scan is None else scan[index],
             )
+
+
+def read_patient(patient: Patient, modality: str) -> Volume:
+    """Return a patient's scan, whatever it says of itself; its brain alone where a mask tells it.
+
+    Raises:
+        VolumeError: a scan or brain mask that cannot be read.
+    """
+    path, channel = patient.images[modality], patient.channels.get(modality)
+    scan = read_scan(path, channel, modality, assume=True)
+    if patient.brain_mask is None:
+        return scan
+    brain = read_mask(patient.brain_mask, scan) > 0
+    source = f"the mask {patient.brain_mask.name}"
+    return replace(scan, slices=zero_background(scan.slices, brain), brain_source=source)
 
 
 def read_images(patient: Patient, modality: str) -> tuple[Volume, np.ndarray]:

@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from ..files import some
+from ..files import replace_file, some
 from .patient import Patient
 from .persons import person_of
 
@@ -84,8 +84,8 @@ def write_split(
     own, earlier = split_hash(split), {_hash_of(ids): ids for ids in seen}
     named = [{**ids, "sha256": digest} for digest, ids in earlier.items() if digest != own]
     content = {**_ids(split), "sha256": own, "earlier": named}
-    Path(path).write_text(json.dumps(content, indent=1) + "\n")
-    return Path(path)
+    text = json.dumps(content, indent=1) + "\n"
+    return replace_file(Path(path), lambda draft: draft.write_text(text, encoding="utf-8"))
 
 
 def read_split(path: str | Path, patients: Sequence[Patient]) -> dict[str, list[Patient]]:

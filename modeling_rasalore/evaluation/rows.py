@@ -261,12 +261,13 @@ def systems_in(rows: Iterable[Mapping[str, Any]]) -> list[str]:
 def compare_rows(row: Row, reference: Row, seed: int = 0) -> Row:
     """Paired differences, `row` minus `reference`, each with its 95 % interval over patients.
 
-    Of Dice, and in the paper view of average precision, None where one row has none.
+    Of Dice, and in the paper view of average precision, None where one row has none, as where no
+    slice is in the view.
 
     Raises ValueError unless both rows show one view of the same patients and slices.
     """
     counts = [{name: n for name, (_, n) in r["dice_by_patient"].items()} for r in (row, reference)]
-    if row["view"] != reference["view"] or counts[0] != counts[1] or not counts[0]:
+    if row["view"] != reference["view"] or counts[0] != counts[1]:
         raise ValueError(
             f"rows of {row['system']} and {reference['system']} must show one view of the same "
             "patients and slices; evaluate both systems on one test set."

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -49,6 +49,8 @@ class Adviser:
             )
         with self._lock:
             volume, images = read_images(patient, modality)
+            if patient.brain_mask is not None:
+                volume = replace(volume, slices=images)
             return predict_volume(self.model, self.processor, volume), images
 
     def tint(self, patient: Patient, pictures: ScanPictures) -> bytes:

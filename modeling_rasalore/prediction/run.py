@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..brains.reading import read_brain
-from ..files import SCAN_ERRORS, LeftOut, first_line, printable, remove_drafts
+from ..files import SCAN_ERRORS, LeftOut, common_folder, first_line, printable, remove_drafts
 from ..provenance import DISCLAIMER, VIEWS
 from ..reports.tables import require_pyarrow, write_views
 from ..scans.bids import DESCRIPTION, bids_stem, write_description
@@ -312,7 +312,7 @@ def conclude(
 def list_left_out(found: FoundScans) -> list[dict[str, Any]]:
     """Return what was left out, as JSON can hold it; folders above all files stay unnamed."""
     paths = [path.absolute() for path in (*found.scans, *(entry.path for entry in found.left_out))]
-    common = Path(os.path.commonpath([path.parent for path in paths]))
+    common = common_folder(path.parent for path in paths)
 
     def describe_entry(entry: LeftOut) -> dict[str, Any]:
         path = entry.path.absolute().relative_to(common).as_posix()

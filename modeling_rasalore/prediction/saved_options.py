@@ -14,7 +14,7 @@ from ..evaluation.scan_thresholds import UNITS
 from ..files import write_json
 from ..remote_files import is_repo_id, without_waiting_for_hub
 from .loading import describe_model
-from .options import DEFAULT_OPTIONS, SAVED_NAMES, PredictionOptions
+from .options import SAVED_NAMES, PredictionOptions
 
 CALIBRATION_FILE = "calibration.json"
 DEFAULTS_FILE = "prediction.json"
@@ -23,17 +23,6 @@ INTERVAL_RATES = (0.01, 0.05)  # of healthy voxels, whose thresholds bound a vol
 ASSUMPTION = (
     "this holds for new scans like the healthy ones: same scanner, protocol and kind of people"
 )
-
-
-def save_defaults(folder: Path, options: PredictionOptions, chosen_on: str) -> Path:
-    """Return the file beside a model that says how its masks are made where nobody says otherwise.
-
-    Args:
-        options: their flips, smoothing, free map and smallest part are saved.
-        chosen_on: scans that they were chosen on, in words.
-    """
-    saved = {name: getattr(options, name) for name in SAVED_NAMES}
-    return write_json(folder / DEFAULTS_FILE, {**saved, "chosen_on": chosen_on})
 
 
 def complete_options(
@@ -166,36 +155,23 @@ def find_calibration(source: str | Path, model: Any, revision: str = "main") -> 
     return stored
 
 
-def load_threshold(
+def at_false_alarms(
+    options: PredictionOptions,
+    rate: float,
+    unit: str,
     source: str | Path,
     model: Any,
-    rate: float,
-    unit: str = "voxels",
-    options: PredictionOptions = DEFAULT_OPTIONS,
     revision: str = "main",
-) -> float:
-    """Return the threshold stored for a false-alarm rate of scores made in the same way.
+) -> PredictionOptions:
+    """Return the options with the threshold stored for a false-alarm rate of such scores.
 
     Args:
         source, model, revision: as for `find_calibration`.
-        options: of the scores.
 
     Raises:
         ValueError: not calibrated, for other weights, not for this rate, or for scores with other
             flips, smoothing or free map.
     """
-    return float(_load_entry(source, model, rate, unit, options, revision)["threshold"])
-
-
-def _load_entry(
-    source: str | Path,
-    model: Any,
-    rate: float,
-    unit: str,
-    options: PredictionOptions,
-    revision: str,
-) -> dict[str, Any]:
-    """Return what is stored for a rate; as `load_threshold`."""
     stored = find_calibration(source, model, revision)
     if not stored:
         raise ValueError(
@@ -213,8 +189,7 @@ def _load_entry(
             f"these options, not {rate:g}; run `rasalore calibrate --false-alarms {rate:g} --per "
             f"{unit}{words}`."
         )
-    entry: dict[str, Any] = entries[rate]
-    return entry
+    return _at(options, entries[rate], "calibrated")
 
 
 def promise_of(entry: Mapping[str, Any]) -> str:
@@ -226,26 +201,6 @@ def promise_of(entry: Mapping[str, Any]) -> str:
         return f"{entry['promise']} ({ASSUMPTION})"
     pooled = f"{entry['rate']:g} of healthy {entry['unit']} of all scans together"
     return f"{pooled}, by an earlier version; calibrate anew for a promise about single scans"
-
-
-def at_false_alarms(
-    options: PredictionOptions,
-    rate: float,
-    unit: str,
-    source: str | Path,
-    model: Any,
-    revision: str = "main",
-) -> PredictionOptions:
-    """Return the options with the threshold stored for a false-alarm rate.
-
-    Args:
-        source, model, revision: as for `find_calibration`.
-
-    Raises:
-        ValueError: as for `load_threshold`.
-    """
-    entry = _load_entry(source, model, rate, unit, options, revision)
-    return _at(options, entry, "calibrated")
 
 
 def _find(source: str | Path, name: str, revision: str) -> Path | None:

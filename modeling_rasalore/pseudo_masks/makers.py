@@ -10,12 +10,12 @@ from tqdm import tqdm
 from ..data.layouts import find_patients
 from ..data.patient import Patient
 from ..data.splits import read_split, refuse_other_split, split_hash, write_split
-from ..files import claim_folder, write_json
+from ..files import claim_folder, learned_hash, write_json
 from ..provenance import provenance
 from .fusion import FusedMaker
 from .recipe import PseudoMaskRecipe, check_sources
 from .sources import HeatmapMaker, ScoreMaker, TeacherMaker, TruthMaker
-from .table import table_path, write_masks
+from .table import count_masks, table_path, write_masks
 
 
 def make_pseudo_masks(recipe: PseudoMaskRecipe) -> Path:
@@ -31,7 +31,7 @@ def make_pseudo_masks(recipe: PseudoMaskRecipe) -> Path:
     out = Path(recipe.out)
     patients = find_patients(recipe.data.root, recipe.data.same_person)
     split = read_split(Path(recipe.stage1) / "split.json", patients)
-    sources = list(filter(None, (recipe.stage1, recipe.appearance, recipe.teacher, *recipe.fuse)))
+    sources = sources_of(recipe)
     for folder in sources:
         refuse_other_split(folder, split)
     patients = [*split["train"], *split["validation"]]
@@ -44,12 +44,9 @@ def make_pseudo_masks(recipe: PseudoMaskRecipe) -> Path:
         make.facts |= make.settle_margin(split["train"])
     write_split(split, out / "split.json", sources)
 
-    count = 0
     for patient in tqdm(patients, desc=out.name, unit="patient"):
         if not table_path(out, patient.patient_id).exists():
-            masks = list(make(patient))
-            count += len(masks)
-            write_masks(out, patient.patient_id, masks)
+            write_masks(out, patient.patient_id, make(patient))
     summary = {
         **provenance(),
         **make.facts,
@@ -59,14 +56,22 @@ def make_pseudo_masks(recipe: PseudoMaskRecipe) -> Path:
         "split_sha256": split_hash(split),
     }
     write_json(out / "run.json", summary)
+    count = sum(count_masks(out, patient.patient_id) for patient in patients)
     print(f"done: pseudo-masks of {count} slices of {len(patients)} patients in {out}")
     return out
 
 
 def settings_of(recipe: PseudoMaskRecipe) -> dict[str, Any]:
-    """Return what decides the masks, so that a folder never mixes those of two recipes."""
+    """Return what decides the masks: a folder never mixes those of two recipes or networks."""
     settings = {k: v for k, v in vars(recipe).items() if k not in ("out", "batch_size", "data")}
-    return settings | {"modality": recipe.data.modality, "skip_slices": recipe.data.skip_slices}
+    learned = {folder: learned_hash(Path(folder)) for folder in sources_of(recipe)}
+    data = {"modality": recipe.data.modality, "skip_slices": recipe.data.skip_slices}
+    return settings | data | {"weights_sha256": learned}
+
+
+def sources_of(recipe: PseudoMaskRecipe) -> list[str]:
+    """Return the folders of the trained networks that a recipe names."""
+    return list(filter(None, (recipe.stage1, recipe.appearance, recipe.teacher, *recipe.fuse)))
 
 
 def ended_before(recipe: PseudoMaskRecipe, split_sha256: str, patients: Sequence[Patient]) -> bool:

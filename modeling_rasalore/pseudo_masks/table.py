@@ -93,6 +93,12 @@ def table_path(folder: Path, patient_id: str) -> Path:
     return folder / "masks" / f"{patient_id}.parquet"
 
 
+def count_masks(folder: Path, patient_id: str) -> int:
+    """Return how many slices of a patient have a mask."""
+    count: int = pq.read_metadata(table_path(folder, patient_id)).num_rows
+    return count
+
+
 def write_masks(folder: Path, patient_id: str, masks: Iterable[SliceMasks]) -> Path:
     """Write one patient's masks; the file appears when it is complete."""
     rows = [

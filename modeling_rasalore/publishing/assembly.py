@@ -31,7 +31,7 @@ from .repository import Target
 SOURCES = ("stage1", "stage2", "scans", "space")
 MODEL_TYPES = {"stage1": "ddpt", "stage2": "rasalore"}
 # Keys of a run's recipe that name folders of this machine; training.yaml leaves them to its user.
-LOCAL_KEYS = ("out", "pseudo_masks", "initial_weights", "root", "same_person")
+LOCAL_KEYS = ("out", "pseudo_masks", "initial_weights", "root", "same_person", "file")
 AUTO_SKIP = "15 of 155 (none of scans with fewer than 50)"  # skip_slices=auto in words
 
 
@@ -113,7 +113,7 @@ def assemble_model(
     if calibration:
         write_json(folder / CALIBRATION_FILE, calibration)
     carry_defaults(source, folder)
-    run = json.loads((source / "run.json").read_text("utf-8"))
+    run = without_paths(json.loads((source / "run.json").read_text("utf-8")))
     write_json(folder / "run.json", run)
     data = write_training_recipe(source / "recipe.yaml", recipe.repo, folder / "training.yaml")
     row = recipe.row or MODEL_TYPES[stage]
@@ -163,6 +163,16 @@ def save_with_code(model: Any, processor: Any, folder: Path) -> None:
         processor.save_pretrained(folder)
 
 
+def without_paths(content: Any) -> Any:
+    """Return what a run says of itself with names in the place of this machine's paths."""
+    if isinstance(content, dict):
+        return {without_paths(key): without_paths(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [without_paths(value) for value in content]
+    local = isinstance(content, str) and (Path(content).is_absolute() or Path(content).exists())
+    return Path(content).name if local else content
+
+
 def write_training_recipe(source: Path, repo: str, target: Path) -> dict[str, Any]:
     """Write a run's recipe as others start it; return its section on data.
 
@@ -171,7 +181,7 @@ def write_training_recipe(source: Path, repo: str, target: Path) -> dict[str, An
     from omegaconf import OmegaConf
 
     recipe: Any = OmegaConf.to_container(OmegaConf.load(source))
-    for section in (recipe, recipe["data"]):
+    for section in (recipe, recipe["data"], recipe.get("split", {})):
         for key in LOCAL_KEYS:
             section.pop(key, None)
     recipe["model"] = repo
@@ -183,6 +193,11 @@ def public_results(path: Path, run: dict[str, Any]) -> dict[str, Any]:
     """Return scores without patient ids and folders; ValueError for scores of other patients."""
     results = json.loads(path.read_text("utf-8"))
     meta, rows = results["meta"], results["rows"]
+    if "split_sha256" not in meta:
+        raise ValueError(
+            f"{path} is a table of several runs, which no single model has made; give the results "
+            "of one benchmark."
+        )
     if meta["split_sha256"] != run["split_sha256"]:
         raise ValueError(f"{path} scores another split than the run's; benchmark this run.")
     learned, scored = meta.pop("learned_from", None), meta.pop("scored_on", None)

@@ -3,13 +3,12 @@
 https://bids-specification.readthedocs.io, version 1.10: raw data, and the derivatives of masks.
 """
 
-import os
 import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..files import write_json
+from ..files import common_folder, write_json
 from .naming import scan_stem, sequence_of
 
 VERSION = "1.10.0"
@@ -91,7 +90,7 @@ def output_stems(scans: Sequence[Path], out: Path) -> list[Path]:
         ValueError: one scan twice.
     """
     parents = [scan.absolute().parent for scan in scans]
-    common = os.path.commonpath(parents)
+    common = common_folder(parents)
     places = [out / parent.relative_to(common) for parent in parents]
     stems = [
         out / stem if (stem := bids_stem(scan)) else place / scan_stem(scan)

@@ -141,7 +141,8 @@ def find_own_results(files: Sequence[Path]) -> set[Path]:
     journals = [p for p in files if p.suffix == ".jsonl" and p.parent.name == JOURNALS]
     runs |= {path.parent.parent for path in journals}
     for run in runs:
-        listed = _listed_in(run / VIEWS[0]).union(*map(_listed_in, journals))
+        own_journals = [path for path in journals if path.parent.parent == run]
+        listed = _listed_in(run / VIEWS[0]).union(*map(_listed_in, own_journals))
         own |= {run / name for name in (*VIEWS, *listed)}
         own |= {p for p in files if p.parent == run and file_stem(p).endswith(OWN_ENDINGS)}
     return own.union(journals).intersection(files)

@@ -308,7 +308,7 @@ def read_mask(path: str | Path, like: Volume) -> np.ndarray:
     if offset > min(like.spacing):
         raise VolumeError(
             f"{path}: a mask needs the place in space of its scan, but its corners lie up to "
-            f"{offset:.1f} away from those of {like.path.name}; copy the scan's affine to it."
+            f"{offset:.1f} mm away from those of {like.path.name}; copy the scan's affine to it."
         )
     with np.errstate(invalid="ignore"):  # what does not fit 0..255 differs below
         labels = mask.slices.astype(np.uint8)

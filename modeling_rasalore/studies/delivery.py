@@ -10,7 +10,7 @@ from typing import Any
 from ..data.labels import HEALTHY
 from ..data.layouts import find_patients
 from ..data.patient import Patient
-from ..data.slices import read_slices
+from ..data.slices import read_patient, read_slices
 from ..data.splits import read_split
 from ..files import sha256_of
 from ..prediction.calibration import calibrate_on_slices
@@ -19,7 +19,6 @@ from ..prediction.options import PredictionOptions
 from ..prediction.saved_options import complete_options, save_calibration
 from ..publishing.assembly import PushRecipe, assemble_model
 from ..recipes import DataRecipe, preset_folder
-from ..scans.reading import read_scan
 from ..scans.volumes import Volume
 from .report import draw_test_slices, network_row
 from .steps import Plan, Run, Step
@@ -97,5 +96,4 @@ def healthy_parts(
         examples = read_slices(patient, data.modality, skip=data.skip_slices, labels={HEALTHY})
         healthy = [example.slice_index for example in examples]
         if healthy and not patient.prepared:
-            path, channel = patient.images[data.modality], patient.channels.get(data.modality)
-            yield read_scan(path, channel, data.modality, assume=True), healthy
+            yield read_patient(patient, data.modality), healthy

@@ -24,6 +24,7 @@ OWN_STYLE = "pre{white-space:pre-wrap;overflow-wrap:anywhere}figure{margin:0}"
 SLICES_SHOWN = 12  # of the picture of test slices, one of each patient
 FEW_PATIENTS = 6
 TOO_FEW = " (of so few an interval is about their range, and says little)"
+SCORED_LESION = "a lesion of more than 200 mm2 in a slice"  # as the benchmark's views have it
 MEASURES = {  # the threshold of their rows, and words
     "average_precision": ("0.5", "average precision"),  # the same at every threshold
     "dice": ("label_free", "Dice at the threshold of healthy slices"),
@@ -151,7 +152,7 @@ def weigh(compared: Mapping[str, Row], start: str, model: Path, begun: Path | No
     if not known:
         return Verdict(
             f"Whether learning from these labels beat {start} cannot be told: an interval needs "
-            f"two test patients with a lesion, and there are {patients}.",
+            f"two test patients with {SCORED_LESION}, and there are {patients}.",
             model,
         )
     numbers = "; ".join(in_points(row, measure) for measure, row in compared.items())
@@ -173,6 +174,8 @@ def weigh_free(compared: Sequence[Row]) -> str:
         compared: paired differences of it from each of these maps.
     """
     measure = "average_precision"
+    if not compared[0]["patients"]:
+        return f"Nor what it is worth: no test slice has {SCORED_LESION}."
     least = min(compared, key=lambda row: difference_of(row, measure)[0])
     _, low, _ = difference_of(least, measure)
     better = "It beats" if low is not None and low > 0 else "It does not beat"

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..data.layouts import find_patients
 from ..data.patient import AUTO, Patient
+from ..data.slices import read_patient
 from ..files import replace_file
 from ..prediction.loading import load_model
 from ..prediction.options import PredictionOptions
@@ -22,7 +23,6 @@ from ..pseudo_masks.recipe import PseudoMaskRecipe
 from ..recipes import DataRecipe, load_recipe, preset_folder
 from ..scans.background import BrainSlices
 from ..scans.overlays import overlay_montage
-from ..scans.reading import read_scan
 from ..scans.volumes import Volume, read_mask
 from ..training.stage1 import Stage1Recipe, train_stage1
 from ..training.stage2 import Stage2Recipe, train_stage2
@@ -245,13 +245,13 @@ def segment_test_patient(stage1: Path, model: Path, data: DataRecipe, out: Path)
     test = json.loads((stage1 / "split.json").read_text(encoding="utf-8"))["test"]
     *_, patient = (p for p in find_patients(data.root) if p.patient_id in test)
     scan, network = patient.images[data.modality], load_model(str(model))
-    options = PredictionOptions(modality=data.modality)
+    options = PredictionOptions(modality=data.modality, brain_mask=patient.brain_mask)
     manifest = predict_scans(*network, [scan], out, options, resume=True)
     (entry,) = manifest["scans"].values()
     if entry["status"] == "failed":
         raise ValueError(f"{scan} cannot be segmented: {entry['reason']}")
     if patient.mask is not None:
-        draw_with_truth(patient, read_scan(scan, modality=data.modality), network, out)
+        draw_with_truth(patient, read_patient(patient, data.modality), network, out)
 
 
 def draw_with_truth(patient: Patient, scan: Volume, network: tuple[Any, Any], out: Path) -> Path:

@@ -21,7 +21,7 @@ from transformers import ImageProcessingMixin, PreTrainedConfig, PreTrainedModel
 
 from ..data.patient import EACH, LabelledSlice, Patient, See
 from ..data.splits import split_hash, write_split
-from ..files import replace_file, require_writable, write_json
+from ..files import learned_hash, replace_file, require_writable, write_json
 from ..precision import Precision, choose_precision
 from ..prediction.saved_options import carry_defaults
 from ..provenance import peak_mib, provenance
@@ -32,6 +32,11 @@ from .work_list import WorkList
 KEPT_CHECKPOINTS = 2
 RESULTS = ("best.safetensors", "model.safetensors", "run.json")
 PLANS = ("work_list.parquet", "split.json")
+FACTS = {  # of a run that must not change under it, in words
+    "split_sha256": "patients",
+    "sources_sha256": "pseudo-masks or initial weights",
+    "data_sha256": "slices",
+}
 
 
 @dataclass
@@ -60,7 +65,7 @@ class RunFolder:
         accelerator: the processes of the run, and their devices.
         precision: float type that the network computes in, and why.
         progress: where the run stands.
-        facts: hashes of split and slices, kept with every checkpoint.
+        facts: hashes of split, slices and what it learns from, kept with every checkpoint.
         last_step: of the whole run, 0 until that is known.
 
     Args:
@@ -156,11 +161,17 @@ class RunFolder:
 
         Args:
             sources: folders of what the run learns from or starts from, "" for none.
+
+        Raises:
+            ValueError: the folder holds a run of other patients, labels, masks or weights.
         """
+        folders = [Path(source) for source in sources if source]
+        learned = [learned_hash(folder) for folder in folders]
+        self.facts = {"split_sha256": split_hash(split), "sources_sha256": learned}
+        self.refuse_other_facts()
         if self.accelerator.is_main_process:
-            write_split(split, self.path / "split.json", filter(None, sources))
+            write_split(split, self.path / "split.json", folders)
         path, data = self.path / "work_list.parquet", self.recipe.data
-        hashed = split_hash(split)
         if data.modality == EACH:
             split = {
                 part: [scan for patient in patients for scan in patient.of_each_sequence()]
@@ -169,8 +180,22 @@ class RunFolder:
         patients = [*split["train"], *split["validation"]]
         with self.accelerator.main_process_first():
             work = WorkList.stored(path, patients, data.modality, data.skip_slices)
-        self.facts = {"split_sha256": hashed, "data_sha256": work.fingerprint()}
+        self.facts["data_sha256"] = work.fingerprint()
+        self.refuse_other_facts()
         return work.of_patients(split["train"]), work.of_patients(split["validation"])
+
+    def refuse_other_facts(self) -> None:
+        """Raise ValueError where the run in this folder began with other facts than these."""
+        records = [self.path / "run.json"]
+        records += [checkpoint / "progress.json" for checkpoint in self.checkpoints()[-1:]]
+        for record in filter(Path.is_file, records):
+            begun = json.loads(record.read_text())
+            for name, fact in self.facts.items():
+                if begun.get(name, fact) != fact:
+                    raise ValueError(
+                        f"{self.path} holds a run of other {FACTS[name]} than there are now; give "
+                        "out=<another folder>, or delete it to begin anew."
+                    )
 
     def load(
         self,
@@ -186,12 +211,8 @@ class RunFolder:
         return SliceLoader(training, held_out, data, loop, prepare, collate, rank, ranks, see)
 
     def ended_before(self) -> bool:
-        """Return whether this run ended here before, on the slices just listed, and say so."""
-        summary = self.path / "run.json"
-        if not summary.is_file():
-            return False
-        before = json.loads(summary.read_text())
-        if any(before.get(name) != fact for name, fact in self.facts.items()):
+        """Return whether this run ended here before, and say so."""
+        if not (self.path / "run.json").is_file():
             return False
         self.accelerator.print(f"done before: {self.path}")
         return True

@@ -271,8 +271,13 @@ def batch_bounds(rows: int, batch: int, pieces: int) -> Rows:
     joins the one before it.
 
     Raises:
-        ValueError: not enough slices for one batch.
+        ValueError: not enough slices for one batch, or a batch of too few.
     """
+    if batch < max(pieces, 1):
+        raise ValueError(
+            f"loop.batch_size must be at least {max(pieces, 1)}, one slice for each process and "
+            f"each piece of loop.accumulation, got {batch}."
+        )
     if rows < pieces:
         raise ValueError(f"a batch is computed in {pieces} pieces, but there are {rows} slices.")
     bounds = np.append(np.arange(0, rows, batch), rows)

@@ -96,7 +96,8 @@ def train_stage1(recipe: Stage1Recipe) -> Path:
         # --- Choose the heatmap, save -----------------------------------------------------------
         model.eval()
         scored = used if lesions.share else training.select_labels({UNHEALTHY})
-        all_slices = replace(loader, training=scored, ranks=1, rank=0)
+        whole = replace(loader.loop, accumulation=1)
+        all_slices = replace(loader, training=scored, loop=whole, ranks=1, rank=0)
         scores = score_heatmaps(model, all_slices, processor, recipe)
         chosen = choose_heatmap(scores) if recipe.heatmap == "auto" else recipe.heatmap
         model.config.heatmap = chosen

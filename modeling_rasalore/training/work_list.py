@@ -78,7 +78,11 @@ class WorkList:
     def stored(
         cls, path: Path, patients: Sequence[Patient], modality: str, skip: Skip
     ) -> "WorkList":
-        """Return the list stored at `path`, made and stored first where there is none."""
+        """Return the list stored at `path`, made and stored first where there is none.
+
+        Raises:
+            ValueError: the labels file has changed since.
+        """
         if not path.exists():
             work = cls.of(patients, modality, skip)
             replace_file(path, lambda draft: pq.write_table(work.table(), draft))
@@ -89,7 +93,20 @@ class WorkList:
             facts[number[row["patient_id"]]].append(
                 (row["slice_index"], row["label"], row["brain_area"])
             )
-        return cls.from_facts(patients, facts)
+        return cls.from_facts(patients, facts)._refuse_other_labels(path)
+
+    def _refuse_other_labels(self, path: Path) -> "WorkList":
+        """Return the list; ValueError where the labels file says other labels than the list."""
+        for row, label in enumerate(self.label):
+            named = self.patients[self.owner[row]].slice_labels
+            if named is not None and named.get(int(self.slice_index[row]), UNKNOWN) != label:
+                patient_id, index = self.key(row)
+                raise ValueError(
+                    f"{path.parent} holds a run begun before {LABELS_FILE} changed, at slice "
+                    f"{index} of {patient_id}; give out=<another folder>, or delete it to begin "
+                    "anew."
+                )
+        return self
 
     def table(self) -> pa.Table:
         """Return the list as it is stored."""
@@ -170,8 +187,6 @@ def _prepared_facts(patients: Sequence[Patient], modality: str, skip: Skip) -> l
     number = {patient.patient_id: index for index, patient in enumerate(patients)}
     facts: list[Facts] = [[] for _ in patients]
     roots = {patient.prepared.root for patient in patients if patient.prepared}
-    for patient in patients:
-        check_skip(patient, skip)
     columns = ["patient_id", "slice_index", "slice_count", "label", "spacing", BRAIN + modality]
     for root in sorted(roots):
         index = pq.read_table(io.BytesIO(read_bytes(root, INDEX_FILE)), columns=columns)
@@ -180,6 +195,8 @@ def _prepared_facts(patients: Sequence[Patient], modality: str, skip: Skip) -> l
         ):
             if patient_id not in number or not pixels:
                 continue
+            if not facts[number[patient_id]]:
+                check_skip(patients[number[patient_id]], skip, count)
             if slice_index in used_slices(patient_id, count, skip):
                 facts[number[patient_id]].append((slice_index, label, _area(pixels, spacing)))
     return facts

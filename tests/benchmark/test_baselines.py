@@ -86,6 +86,18 @@ def test_scores_lie_in_the_slices_frame_and_survive_saving(
     assert all(map(np.array_equal, again.score(slices[:2]), scores))
 
 
+def test_a_restored_system_draws_the_noise_of_its_seed(tmp_path: Path) -> None:
+    slices, labels, _ = make_blobs(8)
+    built = Anofpdm(TINY[Anofpdm], seed=3)
+    built.fit(slices, labels)
+    built.save(tmp_path)
+    again = Anofpdm.load(tmp_path, built.settings, seed=3)
+    other = Anofpdm.load(tmp_path, built.settings, seed=0)
+    (scores,) = built.score(slices[1:2])
+    np.testing.assert_array_equal(again.score(slices[1:2])[0], scores)
+    assert not np.array_equal(other.score(slices[1:2])[0], scores)
+
+
 @pytest.mark.parametrize("system", list(TINY), ids=lambda system: system.__name__)
 def test_both_sizes_are_settings_of_the_same_class(system: type[LearnedSystem]) -> None:
     assert set(system.SIZES) == {"small", "paper"}

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from saved_defaults import save_defaults
 from small_rasalore import make_model
 
 from modeling_rasalore import RasaloreImageProcessor, predict_volume
 from modeling_rasalore.benchmark.systems import ScanSlices
 from modeling_rasalore.benchmark.trained import AllSequencesNetwork, Stage2Network, finish_maps
 from modeling_rasalore.prediction.options import DEFAULT_OPTIONS, PredictionOptions
-from modeling_rasalore.prediction.saved_options import carry_defaults, save_defaults
+from modeling_rasalore.prediction.saved_options import carry_defaults
 from modeling_rasalore.scans.reading import read_scan
 from modeling_rasalore.scans.volume_writing import write_nifti
 

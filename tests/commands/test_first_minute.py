@@ -6,12 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from own_model import save_own_model, use_own_model
+from saved_defaults import save_defaults
 
 from modeling_rasalore.cli import main
 from modeling_rasalore.commands import demo as demo_module
 from modeling_rasalore.prediction.loading import describe_model, load_model
 from modeling_rasalore.prediction.options import PredictionOptions
-from modeling_rasalore.prediction.saved_options import CALIBRATION_FILE, save_defaults
+from modeling_rasalore.prediction.saved_options import CALIBRATION_FILE
 from modeling_rasalore.scans.volume_writing import write_nifti
 
 

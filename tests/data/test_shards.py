@@ -151,6 +151,11 @@ def test_slices_that_were_not_prepared_cannot_be_asked_for(
         list(read_slices(prepared[0], "t2", skip=0))
     with pytest.raises(ValueError, match="every patient needs a flair scan"):
         list(read_slices(prepared[0], "flair"))
+    # Scans of so few slices lose none by themselves.
+    with pytest.raises(ValueError, match=r"got auto, which is 0 of .* again with skip_slices=0"):
+        list(read_slices(prepared[0], "t2", skip="auto"))
+    with pytest.raises(ValueError, match="got auto, which is 0 of"):
+        WorkList.of(prepared, "t2", "auto")
 
 
 def test_a_damaged_scan_is_named_and_left_out(patients: list[Patient], tmp_path: Path) -> None:

@@ -53,6 +53,14 @@ def test_rows_of_other_patients_or_views_are_not_compared() -> None:
             compare_rows(find(found, "paper"), reference)
 
 
+def test_lesions_too_small_for_the_view_have_no_difference() -> None:
+    small = np.zeros(SHAPE, bool)
+    small[7, 8:10, 8:10] = True  # 16 mm2
+    paper = find(evaluate(make_patient("a", truth=small)), "paper")
+    found = compare_rows(paper, paper)
+    assert (found["dice_difference"], found["average_precision_difference"]) == (None, None)
+
+
 def test_results_are_written_with_null_for_nan(tmp_path: Path) -> None:
     rows: list[Row] = [{"dice": np.float32(0.5), "auroc": np.nan, "edges": np.array([1, np.inf])}]
     path = write_results(tmp_path / "new" / "results.json", {"patients": np.int64(3)}, rows)

@@ -1,5 +1,6 @@
 """What a model is unsure of: entropies by hand, the order of scans, and its reasons."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from space import save_model
 
 from modeling_rasalore.data.layouts import find_scanned_patients
 from modeling_rasalore.data.patient import Patient
+from modeling_rasalore.data.slices import read_patient
 from modeling_rasalore.labelling.pictures import draw_patient, read_images
 from modeling_rasalore.labelling.suggestion import (
     Adviser,
@@ -18,6 +20,7 @@ from modeling_rasalore.labelling.suggestion import (
     rank_by_doubt,
 )
 from modeling_rasalore.prediction.loading import load_model
+from modeling_rasalore.scans.volume_writing import write_volume
 
 
 def test_entropy_by_hand() -> None:
@@ -85,6 +88,19 @@ def test_the_tint_is_of_the_sequence_that_the_model_knows(adviser: Adviser, tmp_
     prediction, images = adviser.predict(patient, "flair")
     assert prediction.scores.shape == images.shape == (SLICES, 28, 24)
     assert adviser.tint(patient, draw_patient(patient)).startswith(b"\x89PNG")
+
+
+def test_the_model_looks_at_the_brain_that_a_mask_tells(adviser: Adviser, tmp_path: Path) -> None:
+    write_patient(tmp_path, "ann", ("t2",))
+    patient = find_scanned_patients(tmp_path)[0]
+    volume, images = read_images(patient, "t2")
+    brain = images > 0
+    brain[:, : brain.shape[1] // 2] = False
+    path = write_volume(tmp_path / "brain.nii.gz", brain, volume, np.uint8)
+    masked = replace(patient, brain_mask=path)
+    prediction, shown = adviser.predict(masked, "t2")
+    assert np.array_equal(shown > 0, brain) and not prediction.scores[~brain].any()
+    assert np.array_equal(read_patient(masked, "t2").slices, shown)
 
 
 def test_a_patient_without_the_models_sequence_is_a_sentence(

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from saved_defaults import stored_threshold
 from torch import nn
 
 from modeling_rasalore import RasaloreImageProcessor
@@ -16,7 +17,6 @@ from modeling_rasalore.prediction.options import PredictionOptions
 from modeling_rasalore.prediction.saved_options import (
     CALIBRATION_FILE,
     at_false_alarms,
-    load_threshold,
     save_calibration,
 )
 from modeling_rasalore.prediction.volume import predict_volume
@@ -128,9 +128,9 @@ def test_a_threshold_serves_only_scores_made_in_the_same_way(tmp_path):
     for flips in (False, True):
         options = PredictionOptions(flips=flips)
         save_calibration(tmp_path, calibrate(model, PROCESSOR, scans, [0.05], options=options))
-    assert load_threshold(tmp_path, model, 0.05, options=PredictionOptions(flips=True)) > 0
+    assert stored_threshold(tmp_path, model, 0.05, options=PredictionOptions(flips=True)) > 0
     with pytest.raises(ValueError, match=r"--per voxels --smooth-mm 2`"):
-        load_threshold(tmp_path, model, 0.05, options=PredictionOptions(smooth_mm=2.0))
+        stored_threshold(tmp_path, model, 0.05, options=PredictionOptions(smooth_mm=2.0))
 
 
 def test_a_rate_that_only_empty_masks_would_keep_to_is_refused(tmp_path):
@@ -164,21 +164,21 @@ def test_stored_thresholds_belong_to_their_weights_rate_and_unit(tmp_path):
     model, scans = BrightIsAbnormal(), list(healthy(tmp_path, 0, count=1))
     for rate in (0.05, 0.1):
         save_calibration(tmp_path, calibrate(model, PROCESSOR, scans, [rate]))
-    assert load_threshold(tmp_path, model, 0.05) > load_threshold(tmp_path, model, 0.1)
+    assert stored_threshold(tmp_path, model, 0.05) > stored_threshold(tmp_path, model, 0.1)
     with pytest.raises(ValueError, match=r"\[0.05, 0.1\] of voxels with these options, not 0.2"):
-        load_threshold(tmp_path, model, 0.2)
+        stored_threshold(tmp_path, model, 0.2)
     model.weight.data += 1
     with pytest.raises(ValueError, match="other weights"):
-        load_threshold(tmp_path, model, 0.05)
+        stored_threshold(tmp_path, model, 0.05)
     with pytest.raises(ValueError, match="rasalore calibrate"):
-        load_threshold(tmp_path / "nowhere", model, 0.05)
+        stored_threshold(tmp_path / "nowhere", model, 0.05)
 
 
 def test_a_prediction_says_what_its_threshold_promises(tmp_path):
     model, scans = BrightIsAbnormal(), list(healthy(tmp_path, 0, count=1))
     save_calibration(tmp_path, calibrate(model, PROCESSOR, scans, [0.05]))
     options = at_false_alarms(PredictionOptions(), 0.05, "voxels", tmp_path, model)
-    assert options.threshold == load_threshold(tmp_path, model, 0.05)
+    assert options.threshold == stored_threshold(tmp_path, model, 0.05)
     assert options.threshold_source.startswith(
         "calibrated: in at most 1 of 2 scans is more than 5 % of healthy brain marked (this holds "
     )

@@ -25,7 +25,7 @@ from modeling_rasalore.prediction.free_map import (
     smoothed_rank,
 )
 from modeling_rasalore.prediction.options import PredictionOptions
-from modeling_rasalore.prediction.saved_options import load_threshold, save_calibration
+from modeling_rasalore.prediction.saved_options import at_false_alarms, save_calibration
 from modeling_rasalore.prediction.volume import VolumePrediction, predict_volume
 from modeling_rasalore.scans.volume_writing import write_nifti
 from modeling_rasalore.scans.volumes import Volume, read_volume
@@ -259,7 +259,8 @@ def test_a_threshold_serves_only_the_same_fusion(scan: Volume, tmp_path: Path) -
     model, fused = Guess(), PredictionOptions(free_map=0.5)
     for options in (PredictionOptions(), fused):
         save_calibration(tmp_path, calibrate(model, PROCESSOR, [scan], [0.05], options=options))
-    with_map = load_threshold(tmp_path, model, 0.05, options=fused)
-    assert with_map != load_threshold(tmp_path, model, 0.05)
+    words = 0.05, "voxels", tmp_path, model
+    plain = at_false_alarms(PredictionOptions(), *words).threshold
+    assert at_false_alarms(fused, *words).threshold != plain
     with pytest.raises(ValueError, match=r"with these options, not 0.05; .* --free-map 0.25`"):
-        load_threshold(tmp_path, model, 0.05, options=PredictionOptions(free_map=0.25))
+        at_false_alarms(PredictionOptions(free_map=0.25), *words)

@@ -12,6 +12,7 @@ from scipy.special import expit
 # isort: split
 import small_ddpt
 import small_rasalore
+from saved_defaults import save_defaults
 from small_study import MODEL, write_study
 
 from modeling_rasalore import RasaloreImageProcessor
@@ -21,7 +22,6 @@ from modeling_rasalore.data.patient import stack_slices
 from modeling_rasalore.data.splits import read_split
 from modeling_rasalore.prediction.free_map import smooth_scores
 from modeling_rasalore.prediction.options import PredictionOptions
-from modeling_rasalore.prediction.saved_options import save_defaults
 from modeling_rasalore.pseudo_masks.fusion import FusedMaker, to_logits
 from modeling_rasalore.pseudo_masks.makers import make_pseudo_masks
 from modeling_rasalore.pseudo_masks.recipe import PseudoMaskRecipe
@@ -88,6 +88,17 @@ def test_masks_that_are_all_there_are_not_fitted_again(
     make_pseudo_masks(recipe)
     assert tables[0].read_bytes() == written[0][0]
     assert [path.stat().st_mtime_ns for path in tables[1:]] == [time for _, time in written[1:]]
+
+
+def test_a_network_that_was_trained_anew_makes_no_masks_beside_those_of_the_old_one(
+    study: Path, tmp_path: Path
+) -> None:
+    network = shutil.copytree(study / "network", tmp_path / "network")
+    recipe = recipe_of(study, tmp_path / "masks", f"fuse=[{network}]")
+    make_pseudo_masks(recipe)
+    small_rasalore.make_model(seed=1, modality="t2").save_pretrained(network)
+    with pytest.raises(ValueError, match="holds masks made with other settings"):
+        make_pseudo_masks(recipe)
 
 
 def test_one_hundredth_of_healthy_brain_lies_above_the_level(study: Path, tmp_path: Path) -> None:

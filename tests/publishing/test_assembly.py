@@ -10,6 +10,7 @@ from modeling_rasalore.publishing.assembly import (
     public_results,
     require_row,
     what_to_publish,
+    without_paths,
 )
 
 
@@ -21,6 +22,20 @@ def test_scores_of_another_data_set_are_not_published_as_the_model_s(tmp_path: P
     path.write_text(json.dumps({"meta": {**meta, "scored_on": {"root": "y"}}, "rows": []}))
     with pytest.raises(ValueError, match="scores y, another data set than the run's"):
         public_results(path, {"split_sha256": "a"})
+
+
+def test_a_table_of_several_runs_is_no_model_s(tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps({"meta": {"runs": []}, "rows": []}))
+    with pytest.raises(ValueError, match="a table of several runs, which no single model has made"):
+        public_results(path, {"split_sha256": "a"})
+
+
+def test_of_folders_only_the_names_are_published(tmp_path: Path) -> None:
+    facts = {"segmenter": str(tmp_path / "medsam"), "networks": [str(tmp_path)], "threshold": 0.5}
+    told = {"segmenter": "medsam", "networks": [tmp_path.name], "threshold": 0.5}
+    assert without_paths({"pseudo_masks": facts}) == {"pseudo_masks": told}
+    assert without_paths({"segmenter": "user/medsam"}) == {"segmenter": "user/medsam"}
 
 
 def test_a_model_claims_only_a_row_that_is_its_own() -> None:

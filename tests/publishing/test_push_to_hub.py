@@ -18,6 +18,7 @@ import torch
 from loopback_hub import LoopbackHub, use_hub
 from omegaconf import OmegaConf
 from PIL import Image
+from saved_defaults import stored_threshold
 from torch import Tensor
 
 import modeling_rasalore
@@ -26,7 +27,6 @@ from modeling_rasalore.data.layouts import find_patients
 from modeling_rasalore.data.slices import read_slices
 from modeling_rasalore.data.splits import split_patients, write_split
 from modeling_rasalore.prediction.loading import load_model, load_network
-from modeling_rasalore.prediction.saved_options import load_threshold
 from modeling_rasalore.prediction.volume import describe_model, predict_slices
 from modeling_rasalore.publishing.checks import outputs_without_package
 from modeling_rasalore.publishing.repository import local_files
@@ -72,10 +72,11 @@ def write_run(folder: Path, seed: int, weight: float | None = None) -> RasaloreM
     model.save_pretrained(folder)
     RasaloreImageProcessor(config.image_size, config.num_channels).save_pretrained(folder)
     words = [f"out={folder}", "data.root=/secret/scans", "pseudo_masks=/secret/masks",
-             "initial_weights=/secret/start"]  # fmt: skip
+             "initial_weights=/secret/start", "split.file=/secret/split.json"]  # fmt: skip
     recipe = OmegaConf.merge(OmegaConf.load(TINY / "training.yaml"), OmegaConf.from_dotlist(words))
     OmegaConf.save(recipe, folder / "recipe.yaml")
-    run = {"split_sha256": "abc", "criterion": "agreement", "pseudo_masks": {"segmenter": None}}
+    masks = {"segmenter": None, "networks": ["/secret/start"]}
+    run = {"split_sha256": "abc", "criterion": "agreement", "pseudo_masks": masks}
     (folder / "run.json").write_text(json.dumps(run))
     counts = {"rate": 0.05, "unit": "voxels", "observed": 0.049, "scans": 3, "slices": 60}
     calibration = {"weights_sha256": describe_model(model)["weights_sha256"],
@@ -255,7 +256,7 @@ def test_a_folder_that_does_not_load_by_itself_is_refused(
 def test_the_calibrated_threshold_is_found_on_the_hub(published: Published) -> None:
     revision = published.revision("model")
     model, _ = load_model("me/rasalore", revision, "cpu")
-    assert load_threshold("me/rasalore", model, 0.05, revision=revision) == 0.31
+    assert stored_threshold("me/rasalore", model, 0.05, revision=revision) == 0.31
     card = published.files("models", "me/rasalore")["README.md"].decode()
     assert (
         "| 5 % of healthy voxels, all scans together | 0.31 | 3 scans, 60 slices, 9000 voxels |"

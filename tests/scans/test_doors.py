@@ -18,7 +18,7 @@ from modeling_rasalore.prediction.run import predict_scans
 from modeling_rasalore.scans.bids import bids_stem
 from modeling_rasalore.scans.finding import find_scans
 from modeling_rasalore.scans.reading import read_scan
-from modeling_rasalore.scans.volume_writing import write_nifti
+from modeling_rasalore.scans.volume_writing import find_own_results, write_nifti
 from modeling_rasalore.scans.volumes import read_volume
 
 pydicom = pytest.importorskip("pydicom")
@@ -282,6 +282,21 @@ def test_results_of_a_bids_data_set_are_a_bids_derivative(
     description = json.loads((out / "dataset_description.json").read_text())
     assert description["DatasetType"] == "derivative"
     assert description["GeneratedBy"][0]["Name"] == "rasalore"
+
+
+def test_what_one_run_wrote_says_nothing_of_files_beside_another(tmp_path: Path) -> None:
+    def write_run(name: str, output: str) -> list[Path]:
+        """A run with one result, which its manifest and its journal list."""
+        run, entry = tmp_path / name, {"outputs": {"mask": output}}
+        (run / "journals").mkdir(parents=True)
+        files = [run / "manifest.json", run / "journals" / "00000-of-00001.jsonl"]
+        for file, content in zip(files, ({"scans": {"p": entry}}, {"entry": entry}), strict=True):
+            file.write_text(json.dumps(content) + "\n")
+        return files
+
+    files = [*write_run("a", "p_t2.nii.gz"), *write_run("b", "q.nii.gz")]
+    result, scan = tmp_path / "a" / "p_t2.nii.gz", tmp_path / "b" / "p_t2.nii.gz"
+    assert find_own_results([*files, result, scan]) == {*files, result}
 
 
 @pytest.mark.parametrize(

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from saved_defaults import save_defaults
 from space import write_scan
 
 from modeling_rasalore.evaluation.metrics import dice
 from modeling_rasalore.prediction.loading import load_model
 from modeling_rasalore.prediction.options import DEFAULT_OPTIONS
-from modeling_rasalore.prediction.saved_options import save_defaults
 from modeling_rasalore.prediction.volume import (
     describe_model,
     predict_volume,

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from dicom_files import write_series, zip_series
 from heads import make_brain, write_slices
+from saved_defaults import save_defaults
 from space import ask_as_agent, left_in, make_handlers, save_model, segment, serving, write_scan
 
 from modeling_rasalore.packaged import packaged_sequences
 from modeling_rasalore.prediction.options import PredictionOptions
-from modeling_rasalore.prediction.saved_options import save_defaults
 from modeling_rasalore.prediction.volume import predict_volume
 from modeling_rasalore.scans.volumes import read_volume
 

@@ -122,6 +122,14 @@ def test_one_test_patient_decides_nothing(tmp_path: Path) -> None:
     assert "cannot be told: an interval needs two test patients" in verdict.sentence
 
 
+def test_lesions_too_small_to_be_scored_decide_nothing(tmp_path: Path) -> None:
+    systems = ("smoothed_rank", "mirror", "synthetic_only", "rasalore")
+    study, runs = study_of(tmp_path, [row(system) for system in systems])
+    sentence = judge_learning(study, runs, tmp_path / "model").sentence
+    assert "cannot be told: an interval needs two test patients with a lesion of more" in sentence
+    assert "and there are 0. Nor what it is worth: no test slice has a lesion of" in sentence
+
+
 def test_without_masks_or_with_few_patients_nothing_is_claimed(tmp_path: Path) -> None:
     study, runs = study_of(tmp_path, [], unscored=["p1"])
     assert (

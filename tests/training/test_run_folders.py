@@ -11,6 +11,8 @@ from small_study import run_stage2, write_scans, write_study
 
 from modeling_rasalore import RasaloreImageProcessor
 from modeling_rasalore.cli import main
+from modeling_rasalore.data.layouts import find_patients
+from modeling_rasalore.data.splits import split_patients, write_split
 from modeling_rasalore.recipes import load_recipe
 from modeling_rasalore.training import loop
 from modeling_rasalore.training.run import RunFolder
@@ -104,6 +106,37 @@ def test_corrected_labels_are_read_when_a_failed_run_is_started_again(tmp_path: 
     write_labels(scans, ["healthy", "unhealthy"])
     train_stage1(recipe)
     assert json.loads((tmp_path / "run" / "run.json").read_text())["label_counts"]["1"] > 0
+
+
+def test_a_finished_run_refuses_other_patients_masks_and_labels(tmp_path: Path) -> None:
+    folder, out = write_study(tmp_path / "study"), tmp_path / "run"
+    words = stage2_words(folder, out, "loop.max_steps=1")
+    run_stage2(words)
+    split = (out / "split.json").read_bytes()
+    weights = (out / "model.safetensors").read_bytes()
+
+    def refusal() -> str:
+        with pytest.raises(ValueError, match=r"give out=<another folder>, or delete it") as error:
+            run_stage2(words)
+        assert (out / "split.json").read_bytes() == split
+        assert (out / "model.safetensors").read_bytes() == weights
+        return str(error.value)
+
+    masks = folder / "masks"
+    parts = json.loads((masks / "split.json").read_text())
+    table = masks / "masks" / f"{parts['train'][0]}.parquet"
+    kept = table.read_bytes(), (masks / "split.json").read_bytes()
+    table.write_bytes((masks / "masks" / f"{parts['train'][1]}.parquet").read_bytes())
+    assert "of other pseudo-masks or initial weights than there are now" in refusal()
+    table.write_bytes(kept[0])
+    patients = find_patients(folder / "scans")
+    write_split(split_patients(patients, 1, validation=2, test=1), masks / "split.json")
+    assert "of other patients than there are now" in refusal()
+    (masks / "split.json").write_bytes(kept[1])
+    write_labels(folder / "scans", ["healthy", "unhealthy"])
+    assert "begun before slice_labels.csv changed, at slice" in refusal()
+    (folder / "scans" / "slice_labels.csv").unlink()
+    run_stage2(words)
 
 
 def write_labels(scans: Path, labels: list[str]) -> None:

@@ -182,3 +182,9 @@ def test_a_last_batch_too_small_for_its_pieces_joins_the_one_before() -> None:
     assert batch_bounds(3, 8, pieces=2).tolist() == [0, 3]
     with pytest.raises(ValueError, match="computed in 4 pieces, but there are 3 slices"):
         batch_bounds(3, 8, pieces=4)
+
+
+def test_a_batch_of_fewer_slices_than_pieces_is_refused() -> None:
+    for batch, pieces in ((3, 4), (0, 1), (-1, 2)):
+        with pytest.raises(ValueError, match=rf"must be at least {pieces}, .* got {batch}\."):
+            batch_bounds(20, batch, pieces)

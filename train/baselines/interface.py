@@ -149,9 +149,9 @@ class LearnedSystem(ABC):
         write_json(folder / "system.json", numbers)
 
     @classmethod
-    def load(cls, folder: Path, settings: Any, view: str = "slice") -> Self:
-        """The system that `save` wrote, built with the same settings and view."""
-        system = cls(settings, view=view)
+    def load(cls, folder: Path, settings: Any, seed: int = 0, view: str = "slice") -> Self:
+        """The system that `save` wrote, built with the same settings, seed and view."""
+        system = cls(settings, seed, view)
         system.networks.load_state_dict(load_file(folder / "model.safetensors"))
         numbers = json.loads((folder / "system.json").read_text())
         system.weights = numbers.pop("weights")
