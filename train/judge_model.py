@@ -5,13 +5,12 @@ r"""Judge a finished model as its users meet it, beside maps that learn nothing.
         out=runs/judged
 
 Every patient with a scan of the sequence and a mask is scored as `rasalore predict` does it, and
-cut at the model's own threshold; parts of any size count. The rows `smoothed_rank` and `mirror` get
-theirs from the same healthy scans, in the same way. Without model=FOLDER the package's own model is
-judged, which has learned from nobody. With rates=[0.002,0.005,0.01,0.02] it is judged at the
-thresholds of those rates, too: on synthetic patients, whose lesions are known, that chooses a rate.
-Writes judged.json and judged.md: average precision and Dice of slices with a lesion, healthy brain
-marked, and paired
-differences, with 95 % intervals over patients.
+cut at the model's own threshold, without its smallest parts. The rows `smoothed_rank` and `mirror`
+get theirs from the same healthy scans, in the same way. Without model=FOLDER the package's own
+model is judged, which has learned from nobody. With rates=[0.002,0.005,0.01,0.02] it is judged at
+the thresholds of those rates, too: on synthetic patients, whose lesions are known, that chooses a
+rate. Writes judged.json and judged.md: average precision and Dice of slices with a lesion, healthy
+brain marked, and paired differences, with 95 % intervals over patients.
 """
 
 from collections.abc import Callable, Iterator
@@ -28,7 +27,11 @@ from modeling_rasalore import recipes  # first, so that an interrupt is one line
 from modeling_rasalore.data.layouts import find_patients
 from modeling_rasalore.data.patient import Patient
 from modeling_rasalore.data.slices import read_patient
-from modeling_rasalore.evaluation.intervals import bootstrap_interval, paired_bootstrap
+from modeling_rasalore.evaluation.intervals import (
+    bootstrap_interval,
+    paired_bootstrap,
+    pooled_interval,
+)
 from modeling_rasalore.evaluation.metrics import average_precision, dice
 from modeling_rasalore.evaluation.scan_thresholds import (
     USUAL_SHARE,
@@ -41,7 +44,7 @@ from modeling_rasalore.prediction.free_map import free_map, polarity_of, smoothe
 from modeling_rasalore.prediction.loading import load_model
 from modeling_rasalore.prediction.options import PredictionOptions
 from modeling_rasalore.prediction.saved_options import complete_options
-from modeling_rasalore.prediction.volume import predict_volume
+from modeling_rasalore.prediction.volume import mask_above, predict_volume
 from modeling_rasalore.provenance import provenance
 from modeling_rasalore.recipes import DataRecipe
 from modeling_rasalore.scans.background import BrainSlices
@@ -77,11 +80,16 @@ class JudgeRecipe:
 
 @dataclass
 class Tally:
-    """What one row is worth on one patient: of slices with a lesion, and of healthy ones."""
+    """What one row is worth on one patient: of slices with a lesion, and of healthy ones.
+
+    Attributes:
+        precisions, dices: of each slice with a lesion.
+        healthy: voxels of brain in healthy slices, those that are marked first.
+    """
 
     precisions: list[float] = field(default_factory=list)
     dices: list[float] = field(default_factory=list)
-    marked: list[float] = field(default_factory=list)
+    healthy: list[int] = field(default_factory=lambda: [0, 0])
 
 
 def main(recipe: JudgeRecipe) -> None:
@@ -104,8 +112,10 @@ def main(recipe: JudgeRecipe) -> None:
         volume = read_patient(patient, data.modality)
         truth = read_mask(patient.mask, volume) > 0
         scores = {name: make(volume) for name, make in makers.items()}
+        smallest = options.smallest_ml / (volume.geometry.voxel_mm3 / 1000)
         for (row, name), threshold in thresholds.items():
-            tallies[row].append(tally(scores[name], truth, volume, threshold, recipe))
+            mask = mask_above(scores[name], threshold, smallest if name == "model" else 0.0)
+            tallies[row].append(tally(scores[name], mask > 0, truth, volume, recipe.least_pixels))
     rows = [make_row(row, tallies, found, recipe.seed) for (row, _), found in thresholds.items()]
     facts = {"data": Path(data.root).name, "modality": data.modality, "patients": len(patients)}
     write_json(out / "judged.json", {**provenance(), **facts, "rows": rows})
@@ -165,32 +175,44 @@ def healthy_scans(recipe: JudgeRecipe) -> Iterator[Volume]:
 
 
 def tally(
-    scores: np.ndarray, truth: np.ndarray, volume: Volume, threshold: float, recipe: JudgeRecipe
+    scores: np.ndarray, mask: np.ndarray, truth: np.ndarray, volume: Volume, least_pixels: int
 ) -> Tally:
-    """Return what scores (S, H, W) are worth in each slice with brain."""
+    """Return what scores and mask (S, H, W) are worth in each slice with brain."""
     result = Tally()
     brains = BrainSlices(volume.slices).foreground()
-    for plane, lesion, brain in zip(scores, truth, brains, strict=True):
-        if lesion.sum() > recipe.least_pixels and brain.any():
+    for plane, found, lesion, brain in zip(scores, mask & brains, truth, brains, strict=True):
+        if lesion.sum() > least_pixels and brain.any():
             result.precisions.append(average_precision(plane[brain], lesion[brain]))
-            result.dices.append(dice((plane > threshold) & brain, lesion))
-        elif not lesion.any() and brain.any():
-            result.marked.append(float((plane[brain] > threshold).mean()))
+            result.dices.append(dice(found, lesion))
+        elif not lesion.any():
+            result.healthy[0] += int(found.sum())
+            result.healthy[1] += int(brain.sum())
     return result
 
 
 def make_row(
     name: str, tallies: dict[str, list[Tally]], threshold: float, seed: int
 ) -> dict[str, Any]:
-    """Return a row: means over patients in %, intervals, and differences to the free maps."""
+    """Return a row in %: means over patients, differences to the free maps, and a share of voxels.
+
+    The share is that of the healthy brain of all patients together that is marked.
+    """
     row: dict[str, Any] = {"row": name, "threshold": threshold}
-    for measure in ("precisions", "dices", "marked"):
+    for measure in ("precisions", "dices"):
         means = {key: patient_means(parts, measure) for key, parts in tallies.items()}
         row[measure] = [float(np.nanmean(means[name])), *bootstrap_interval(means[name], seed)]
-        for other in FREE:
-            if name == "model" and measure != "marked":
-                row[f"{measure}_above_{other}"] = paired_bootstrap(means[name], means[other], seed)
+        for other in FREE if name == "model" else ():
+            row[f"{measure}_above_{other}"] = paired_bootstrap(means[name], means[other], seed)
+    counts = np.array([part.healthy for part in tallies[name]], np.float64)
+    share = float(marked_share(counts.sum(0)))
+    row["marked"] = [share, *pooled_interval(counts, marked_share, seed)]
     return row
+
+
+def marked_share(counts: np.ndarray) -> np.ndarray:
+    """Return counts (..., 2) of `Tally.healthy` as %; NaN without healthy brain."""
+    with np.errstate(invalid="ignore"):
+        return np.asarray(100 * counts[..., 0] / counts[..., 1])
 
 
 def patient_means(tallies: list[Tally], measure: str) -> list[np.ndarray]:

@@ -53,14 +53,15 @@ def test_patients_without_the_sequence_are_one_clear_error(tmp_path: Path) -> No
 
 def test_a_slice_counts_by_its_lesion(tmp_path: Path) -> None:
     (patient,) = find_patients(write_scans(tmp_path, 1))
-    volume, _ = judge_model.read_patient(patient, "t2")
+    volume = judge_model.read_patient(patient, "t2")
     brain = volume.slices[:3] > 0
     volume = replace(volume, slices=volume.slices[:3])
     truth = np.zeros(brain.shape, bool)
     truth[0, 12:16, 12:16] = truth[1, 12, 12] = True  # 16 pixels; one, too few; none
     scores = np.where(truth, 0.9, 0.1)
     scores[2, 14, 12:16] = 0.8
-    recipe = judge_model.JudgeRecipe(least_pixels=5)
-    found = judge_model.tally(scores, truth, volume, 0.5, recipe)
+    found = judge_model.tally(scores, scores > 0.5, truth, volume, least_pixels=5)
     assert (found.precisions, found.dices) == ([1.0], [1.0])
-    assert found.marked == pytest.approx([4 / brain[2].sum()])
+    assert found.healthy == [4, brain[2].sum()]
+    twice = judge_model.make_row("mirror", {"mirror": [found, found]}, 0.5, seed=0)
+    assert twice["marked"] == pytest.approx([100 * 4 / brain[2].sum()] * 3)
