@@ -7,6 +7,7 @@ import io
 import os
 import sys
 from collections.abc import Callable, Sequence
+from typing import Annotated
 
 import typer
 
@@ -23,7 +24,6 @@ from .commands.train import train
 
 app = typer.Typer(
     name="rasalore",
-    help="Anomaly segmentation in brain MRI, trained from slice labels alone.",
     epilog="Research software, not a medical device.",
     no_args_is_help=True,
     rich_markup_mode=None,  # plain help; drawing boxes costs half a second
@@ -41,6 +41,24 @@ EXAMPLES: dict[Callable[..., None], str] = {
     "Decoder_Model.pth --location-embeddings Candidate_Prompt_Embedding.pt --out runs/released",
     export: "rasalore export --model runs/stage2 --out rasalore.onnx",
 }
+
+
+def tell_version(asked: bool) -> None:
+    """Print the version and end, where that is asked for."""
+    if asked:
+        print(modeling_rasalore.__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def rasalore(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=tell_version, help="print it")
+    ] = False,
+) -> None:
+    """Anomaly segmentation in brain MRI, trained from slice labels alone."""
+
+
 for command, example in EXAMPLES.items():
     app.command(epilog=f"Example: {example}")(command)
 

@@ -314,7 +314,7 @@ def test_the_house_in_the_readme_names_every_floor_and_what_it_may_use() -> None
     assert told.keys() == FLOORS.keys()
     for floor, cell in told.items():
         if cell != "all above":
-            assert set(filter(None, cell.strip("–").split(", "))) == FLOORS[floor], floor
+            assert set(filter(None, cell.strip("\u2013").split(", "))) == FLOORS[floor], floor
 
 
 def test_versions_agree() -> None:

@@ -31,36 +31,66 @@ def choose_package_model(
         brain_mask, strip: as for `read_brain`.
 
     Raises:
-        ValueError: no model in the package, none for these scans, or files of several sequences.
+        ValueError: no model in the package, none for these scans, files of several sequences, or
+            of a known and of an unknown one.
     """
     known = packaged_sequences()
     modality = reading[1]
     if modality or not known:
         return packaged_model(modality), find_scans(inputs, *reading[1:]), False
+    told, found = find_told(inputs, reading)
+    if told:
+        return packaged_model(told), found, True
+    looked = look_at_first(found.scans, reading, brain_mask, strip)
+    return packaged_model(looked), found, False
+
+
+def find_told(inputs: Sequence[Path], reading: Reading) -> tuple[str | None, FoundScans]:
+    """Return the sequence that names and headers tell, None where none does, and its scans.
+
+    Raises:
+        ValueError: as `choose_package_model`.
+    """
+    known = packaged_sequences()
     try:
         found = find_scans(inputs, *reading[1:])
     except SeveralSequencesError as error:
         best = next((s for s in known if s in error.sequences), error.sequences[0])
-        return packaged_model(best), find_scans(inputs, *reading[1:], trained_on=best), True
-    told = sorted({said for path in found.scans if (said := tell_sequence_of(path))})
+        found = find_scans(inputs, *reading[1:], trained_on=best)
+        tell_sequences(found.scans)
+        return best, found
+    told = tell_sequences(found.scans)
     if len(fitting := [sequence for sequence in known if sequence in told]) > 1:
         raise ValueError(
             f"the package has one model for each of {', '.join(fitting)}, and the scans are of "
             "several; choose those to segment with --modality."
         )
-    if told:
-        return packaged_model(fitting[0] if fitting else told[0]), found, True
-    looked = look_at_first(found.scans, reading, brain_mask, strip)
-    return packaged_model(looked), found, False
+    return next(iter([*fitting, *told]), None), found
 
 
-def tell_sequence_of(path: Path) -> str | None:
-    """Return the sequence that the name and the header of a scan say; None where they do not."""
-    try:
-        with open_scan(path) as scan:
-            return scan.sequence
-    except VolumeError:
-        return None  # it fails when it is read, with its reason
+def tell_sequences(scans: Sequence[Path]) -> list[str]:
+    """Return the sequences that names and headers of scans say, sorted.
+
+    Raises:
+        ValueError: they say those of some scans alone.
+    """
+    told, untold = set(), []
+    for path in scans:
+        try:
+            with open_scan(path) as scan:
+                said = scan.sequence
+        except VolumeError:
+            continue  # it fails when it is read, with its reason
+        if said:
+            told.add(said)
+        else:
+            untold.append(path.name)
+    if told and untold:
+        raise ValueError(
+            f"neither name nor header of {some(untold)} tells its sequence, as those of other "
+            "scans do; say it with --modality, or give scans of unknown sequence by themselves."
+        )
+    return sorted(told)
 
 
 def look_at_first(

@@ -100,8 +100,8 @@ def _look_for_small_skull(volume: Volume, anatomy: Anatomy | None) -> Volume:
 def tell_sequence(volume: Volume, trained_on: str | None = None) -> Volume:
     """Return a brain with the sequence of its image where nothing else tells it.
 
-    A warning says where the image contradicts what else tells it or the model, and where what the
-    model was trained on is left to be assumed.
+    A warning says where the image contradicts what else tells it or the model, where nothing but
+    the image tells a model's sequence, and where what the model was trained on is assumed.
 
     Args:
         trained_on: the sequence that a model knows; None: several, or unknown.
@@ -122,8 +122,11 @@ def tell_sequence(volume: Volume, trained_on: str | None = None) -> Volume:
         )
     sequence = next(iter(image.fits)) if len(image.fits) == 1 else None
     volume = replace(volume, sequence=sequence, sequence_source=image.words)
-    if sequence or trained_on is None or trained_on in image.fits:
+    if trained_on is None:
         return volume
+    if trained_on in image.fits:
+        sentence = f"{image.words}, wrong for 1 in 10, and nothing else tells; give --modality."
+        return _warn(volume, sentence) if sequence else volume
     sentence = (
         f"the model was trained on {trained_on}, but {image.words}; expect nothing of the result, "
         f"and give a {trained_on} scan."

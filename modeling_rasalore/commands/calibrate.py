@@ -2,13 +2,16 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..prediction.options import PredictionOptions, takes_options
-from .saying import describe_computing, one_line_errors, say_left_out
-from .words import SCORING, Device, Per, Precision, Quiet
+from .saying import describe_computing, one_line_errors, say_left_out, say_line
+from .words import SCORING, Device, Per, Precision, Quiet, require_unit
+
+if TYPE_CHECKING:
+    from ..scans.volumes import Volume
 
 
 @takes_options(*SCORING)
@@ -43,6 +46,7 @@ def calibrate(
     same scanner, protocol and kind of people is more marked than --false-alarms.
     """
     with one_line_errors():
+        require_unit(per)
         if not model.is_dir():
             raise ValueError(
                 f"--model needs an existing folder to store the result in, got {model}."
@@ -56,7 +60,6 @@ def calibrate(
         say_left_out(found, quiet)
         require_writable(model, "--model")
         from ..brains.extractors import require_extractor
-        from ..brains.reading import read_brain
         from ..prediction.calibration import calibrate
         from ..prediction.loading import load_network
         from ..prediction.planning import settle_precision
@@ -69,10 +72,7 @@ def calibrate(
         options = complete_options(options, {*given, "threshold"}, network, model)
         if options.strip:
             require_extractor(options.strip)
-        healthy = (
-            read_brain(path, *options.reading, trained_on=trained_on, strip=options.strip)
-            for path in found.scans
-        )
+        healthy = (read_healthy(path, options, trained_on, quiet) for path in found.scans)
         result = calibrate(network, processor, healthy, false_alarms, per, options, scans_above)
         path = save_calibration(model, result)
     for entry in [] if quiet else result["thresholds"]:
@@ -83,3 +83,25 @@ def calibrate(
         )
     if not quiet:
         print(f"{ASSUMPTION}\nstored in {path}")
+
+
+def read_healthy(
+    path: Path, options: PredictionOptions, trained_on: str | None, quiet: bool
+) -> "Volume":
+    """Return a healthy scan, and say what is odd about it.
+
+    Raises:
+        ValueError: it is of another sequence than the model's; or as `read_brain`.
+    """
+    from ..brains.reading import read_brain
+
+    volume = read_brain(path, *options.reading, trained_on=trained_on, strip=options.strip)
+    if trained_on and volume.sequence not in (None, trained_on):
+        raise ValueError(
+            f"{path}: the model was trained on {trained_on}, but {volume.sequence_source}, so its "
+            f"thresholds would serve no scan; give healthy {trained_on} scans, or say "
+            f"--assume-modality {trained_on} if it is one."
+        )
+    for warning in [] if quiet else volume.warnings:
+        say_line(f"warning: {path}: {warning}")
+    return volume

@@ -17,20 +17,27 @@ def inspect(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Say what predict would do with each scan, and the memory it needs; loads no model.
+    """Say what predict would do with each scan by its header, and the memory it needs.
 
     Of a folder that predict or a script filled, say how and how far: versions, settings, progress,
     recipe, seed, hashes and scores.
     """
     with one_line_errors():
+        from ..brains.choice import find_told
         from ..prediction.journal import describe_run
         from ..provenance import describe_folder, inspect_folder, is_result
-        from ..scans.finding import find_scans
+        from ..scans.finding import SeveralSequencesError, find_scans
         from ..scans.reading import describe_facts, inspect_scan
 
         results = [inspect_folder(path) | describe_run(path) for path in scans if is_result(path)]
         scans = [path for path in scans if not is_result(path)]
-        found = find_scans(scans, *options.reading[1:]) if scans else None
+        found = None
+        try:
+            found = find_scans(scans, *options.reading[1:]) if scans else None
+        except SeveralSequencesError:  # of which predict takes one, too
+            sequence, found = find_told(scans, options.reading)
+            if not (quiet or as_json):
+                print(f"model: of several sequences predict takes {sequence}; choose by --modality")
         say_left_out(found, quiet, as_json)
         facts = [inspect_scan(path, *options.reading) for path in found.scans] if found else []
         left_out = [

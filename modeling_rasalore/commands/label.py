@@ -40,7 +40,7 @@ def label(
     check: Annotated[
         bool, typer.Option("--check", help="compare the tables of two labellers, and end")
     ] = False,
-    port: Annotated[int | None, typer.Option(help="of the page")] = None,
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="of the page")] = None,
     browser: Annotated[bool, typer.Option(help="open the page in the browser")] = True,
 ) -> None:
     """Label slices of scans as healthy or unhealthy, by keyboard, on a page of this machine.
@@ -84,6 +84,9 @@ def label_folder(
         raise ValueError(f"--modality must be one of {', '.join(MODALITIES)}, got {modality}.")
     build_page()  # says what is not installed before anything else is done
     patients = find_scanned_patients(folder)
+    if modality and not any(modality in patient.images for patient in patients):
+        shown = sorted({name for patient in patients for name in patient.images})
+        raise ValueError(f"no scan in {folder} is of {modality}, only of {', '.join(shown)}.")
     table = out or folder / LABELS_FILE
     require_writable(table.parent)
     with labelling(table, patients, labeller or getuser()) as book:
@@ -119,7 +122,8 @@ def choose_next(
 def conclude(session: "LabelSession") -> None:
     """Say what is labelled, what could not be shown, and where the labels are."""
     finished = sum(map(session.is_finished, range(len(session.patients))))
-    print(f"{finished} of {len(session.patients)} scans labelled; they are in {session.book.path}")
+    where = f"; they are in {session.book.path}" if session.book.path.is_file() else ""
+    print(f"{finished} of {len(session.patients)} scans labelled{where}")
     for name, reason in session.skipped.items():
         print(f"not labelled: {printable(f'{name}: {reason}')}")
     if helped := sorted(session.book.history.helped):

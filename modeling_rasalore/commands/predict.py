@@ -15,7 +15,18 @@ from ..prediction.options import PredictionOptions, takes_options
 from .importing import quick_imports
 from .places import make_results_folder
 from .saying import describe_computing, one_line_errors, say_errors, say_left_out, say_line
-from .words import SCORING, Device, Json, Model, Per, Precision, Quiet, Revision, Scans
+from .words import (
+    SCORING,
+    Device,
+    Json,
+    Model,
+    Per,
+    Precision,
+    Quiet,
+    Revision,
+    Scans,
+    require_unit,
+)
 
 
 @takes_options(*SCORING, "brain_mask", "noise_samples", "smallest_ml", "format")
@@ -75,6 +86,11 @@ def predict(
 
         if threshold is not None and false_alarms is not None:
             raise ValueError("--threshold and --false-alarms exclude each other; give one of them.")
+        require_unit(per)
+        if per != "voxels" and false_alarms is None:
+            raise ValueError(f"--per is the unit of --false-alarms; give both, got --per {per}.")
+        if model is None and revision != "main":
+            raise ValueError(f"--revision is that of a --model on the Hub, got {revision} alone.")
         part = pick_shard(shard)
         if out is None and part != (0, 1):
             raise ValueError(
@@ -92,6 +108,7 @@ def predict(
             from ..prediction.loading import load_network, pick_device
             from ..prediction.planning import settle_precision
             from ..prediction.run import predict_scans
+            from ..prediction.saved_options import UNCALIBRATED
 
         open_model = partial(load_network, model, revision, pick_device(device))
         network, processor = open_model()
@@ -100,6 +117,8 @@ def predict(
         options = settle_precision(options, network, out if goes_on else None, shared)
         opened = {"model": network, "source": model, "revision": revision}
         options = settle_threshold(options, given, threshold, false_alarms, per, opened)
+        if options.threshold_source == UNCALIBRATED:
+            say(f"warning: threshold {options.threshold:g} is a {UNCALIBRATED}")
         say(describe_computing(network, options))
         manifest = predict_scans(
             network,

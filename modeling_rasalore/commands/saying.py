@@ -19,6 +19,9 @@ def one_line_errors(go_on: str = "the same command begins anew") -> Iterator[Non
     """
     try:
         yield
+    except BrokenPipeError as error:  # whoever read what was printed has had enough
+        sys.stdout = None  # else Python says so when it ends
+        raise typer.Exit(1) from error
     except (ValueError, OSError, ImportError) as error:
         print(f"error: {first_line(error)}", file=sys.stderr)
         raise typer.Exit(1) from error

@@ -27,3 +27,11 @@ Json = Annotated[bool, typer.Option("--json", help="print one JSON document and 
 
 READING = ("channel", "modality", "assume_modality", "series")
 SCORING = (*READING, "strip", "batch_size", "flips", "smooth_mm", "free_map")
+
+
+def require_unit(per: str) -> None:
+    """Raise ValueError for a unit of false alarms that is none."""
+    from ..evaluation.scan_thresholds import UNITS
+
+    if per not in UNITS:
+        raise ValueError(f"--per must be {', '.join(UNITS)}, got {per}.")

@@ -310,7 +310,8 @@ def _role_by_ending(path: Path, layout: Layout) -> str | None:
 
 def _nothing_found(root: Path) -> str:
     if not root.is_dir():
-        return f"the data root must be a folder, got {root}, which is not there."
+        what = "a file" if root.is_file() else "not there"
+        return f"the data root must be a folder, got {root}, which is {what}."
     names = sorted(path.name for path in root.iterdir())
     patterns = ", ".join(layout.pattern for layout in LAYOUTS)
     return (

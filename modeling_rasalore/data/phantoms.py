@@ -40,6 +40,7 @@ from .phantom_tumours import (
 )
 
 RECIPE = 3  # raised whenever a seed gives other voxels than before: written patients are remade
+PREFIX = "BraTS2021_phantom"  # of a patient's folder, before the number
 RECORD = "phantom.json"
 
 # Range over patients of a tissue's intensity; white matter = 1.
@@ -151,16 +152,26 @@ def write_phantoms(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     grid = {"shape": list(size), "voxel_size": list(voxel)}
-    folders, settings = [], []
-    for index in range(patients):
+
+    def settings_of(index: int) -> dict[str, Any]:
         state = np.random.SeedSequence([seed, index]).generate_state(1, np.uint64)
-        folders.append(folder / f"BraTS2021_phantom{index + 1:03d}")
         ill = index >= healthy_patients
         disease = {
             "tumour": ill and not white_matter_lesions,
             "white_matter_lesions": ill and white_matter_lesions,
         }
-        settings.append({"seed": int(state[0]), **grid, **disease})
+        return {"seed": int(state[0]), **grid, **disease}
+
+    for path in folder.glob(f"{PREFIX}*"):
+        number = path.name.removeprefix(PREFIX)
+        further = number.isdecimal() and int(number) > patients
+        if further and not _is_written(path, settings_of(int(number) - 1)):
+            raise ValueError(
+                f"{folder} holds patients made with other arguments, such as {path.name}; give "
+                "another folder, or delete them."
+            )
+    folders = [folder / f"{PREFIX}{index + 1:03d}" for index in range(patients)]
+    settings = [settings_of(index) for index in range(patients)]
     progress = partial(tqdm, total=patients, desc="phantoms", unit="patient")
     if processes == 1 or all(map(_is_written, folders, settings)):
         return list(progress(map(_write_patient, folders, settings)))

@@ -38,6 +38,9 @@ class BrainAnomalyPipeline(Pipeline):
     A model that sees whole scans takes a scan instead, an array (S, H, W) whose background is 0,
     and gives scores and mask (S, H, W): `pipe(scan, spacing=(slice, row, column) in mm)`.
 
+    Scores are the network's alone. The package's `predict_volume` also blurs them, joins them by
+    the free map and takes the calibrated threshold, where these are saved beside the model.
+
     Keyword arguments, here or in a call: `threshold` in [0, 1], default 0.5; `batch_size`, how
     many slices of a list go through the model at once, scans go one by one.
     """
@@ -143,7 +146,8 @@ def read_image(path: Path) -> Any:
         raise ValueError(f"a slice must be an existing file, got {path}; nothing is downloaded.")
     if path.name.lower().endswith((".nii", ".nii.gz")):
         raise ValueError(
-            f"{path.name} is a volume; pass slices of it, or use predict_volume of the package."
+            f"{path.name} is a volume; pass its array, with spacing= where the model sees whole "
+            "scans, or use predict_volume of the package."
         )
     if path.suffix == ".npy":
         return np.load(path, allow_pickle=False)

@@ -130,8 +130,18 @@ def refuse_missing(name: str, missing: Collection[str]) -> None:
 
 
 def find_device(device: str) -> str:
-    """Return the device; for "auto" an accelerator, where there is one."""
+    """Return the device; for "auto" an accelerator, where there is one.
+
+    Raises:
+        ValueError: there is no such device here.
+    """
     if device != "auto":
+        try:
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError) as error:
+            raise ValueError(
+                f"--device must be auto, cpu or an accelerator of this machine, got {device}."
+            ) from error
         return device
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     return accelerator.type if accelerator else "cpu"

@@ -20,6 +20,7 @@ CALIBRATION_FILE = "calibration.json"
 DEFAULTS_FILE = "prediction.json"
 DEFAULT_RATE = 0.01  # of healthy voxels, where a model has a threshold for it
 INTERVAL_RATES = (0.01, 0.05)  # of healthy voxels, whose thresholds bound a volume
+UNCALIBRATED = "default; the model is calibrated for other flips, smoothing or free map"
 ASSUMPTION = (
     "this holds for new scans like the healthy ones: same scanner, protocol and kind of people"
 )
@@ -67,8 +68,7 @@ def complete_options(
     if entries:
         return _at(options, _default_entry(entries), "the model's default, calibrated")
     if stored:
-        words = "default; the model is calibrated for other flips, smoothing or free map"
-        return replace(options, threshold_source=words)
+        return replace(options, threshold_source=UNCALIBRATED)
     return options
 
 
@@ -184,10 +184,11 @@ def at_false_alarms(
         words = " --flips" * options.flips
         words += f" --smooth-mm {options.smooth_mm:g}" * bool(options.smooth_mm)
         words += f" --free-map {options.free_map:g}" * bool(options.free_map)
+        known = ", ".join(f"{share:g}" for share in sorted(entries))
         raise ValueError(
-            f"the model is calibrated for false alarms of {sorted(entries)} of {unit} with "
-            f"these options, not {rate:g}; run `rasalore calibrate --false-alarms {rate:g} --per "
-            f"{unit}{words}`."
+            f"with these options the model is calibrated for {known or 'no share'} of {unit}, not "
+            f"{rate:g}; run `rasalore calibrate HEALTHY_SCANS --model {source} --false-alarms "
+            f"{rate:g} --per {unit}{words}`, on a copy of a model of the package."
         )
     return _at(options, entries[rate], "calibrated")
 

@@ -187,8 +187,9 @@ def _model(manifest: Mapping[str, Any]) -> str:
     """Which model made the results with which settings, and what it cannot do."""
     model, settings = manifest["model"], manifest["settings"]
     refined = (
-        f"mirror images {'averaged' if settings['flips'] else 'not used'}, scores blurred by "
-        f"{settings['smooth_mm']:g} mm, parts below {settings['smallest_ml']:g} mL removed"
+        f"scores {'' if settings['flips'] else 'not '}averaged over flips, blurred by "
+        f"{settings['smooth_mm']:g} mm, joined by smoothed intensity and its mirror image with "
+        f"weight {settings['free_map']:g}, parts below {settings['smallest_ml']:g} mL removed"
     )
     facts = (
         f"Model {model['name']}, trained on {model['modality'] or 'a sequence it does not tell'}, "

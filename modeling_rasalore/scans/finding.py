@@ -349,7 +349,10 @@ def describe_counts(counts: Mapping[str, int]) -> str:
 
 
 def describe_left_out(entries: Sequence[LeftOut]) -> list[str]:
-    """Return a line per file that is not used; files that are plainly no scans share one."""
-    lines = [f"{x.path}: {x.reason}" for x in entries if x.reason != NO_IMAGE]
-    others = [str(x.path) for x in entries if x.reason == NO_IMAGE]
-    return [*lines, *([f"{some(others)}: {NO_IMAGE}"] if others else [])]
+    """Return a line per reason why files are not used, the plainest last."""
+    by_reason: dict[str, list[str]] = {}
+    for entry in entries:
+        by_reason.setdefault(entry.reason, []).append(str(entry.path))
+    if NO_IMAGE in by_reason:
+        by_reason[NO_IMAGE] = by_reason.pop(NO_IMAGE)
+    return [f"{some(paths)}: {reason}" for reason, paths in by_reason.items()]

@@ -145,9 +145,9 @@ class ScanFile:
         if 0 <= (channel or 0) < count and (channel is not None or count == 1):
             return None
         return (
-            f"{self.path}: a 4-D scan with {count} channels needs channel=0 to channel={count - 1} "
-            "(--volume on the command line, or --modality for the scans of MSD Task01), got "
-            f"channel={channel}."
+            f"{self.path}: of a 4-D scan with {count} volumes one must be chosen, --volume 0 to "
+            f"{count - 1} (channel=... in Python; --modality for the scans of MSD Task01), got "
+            f"{'none' if channel is None else channel}."
         )
 
     def read(self, channel: int | None = None) -> Volume:

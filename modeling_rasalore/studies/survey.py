@@ -101,6 +101,12 @@ def survey_scans(data: StudyData) -> Survey:
     everyone = find_patients(data.root, data.same_person)
     patients = [patient for patient in everyone if not patient.left_out]
     modality = data.modality or only_modality(patients)
+    shown = sorted({name for patient in patients for name in patient.images})
+    if modality not in shown:
+        raise ValueError(
+            f"no scan in {data.root} is of {modality}, only of {', '.join(shown)}; name one of "
+            "these with --modality."
+        )
     left_out = {
         p.patient_id: f"who has no {modality} scan" for p in patients if modality not in p.images
     }

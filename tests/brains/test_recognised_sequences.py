@@ -84,6 +84,8 @@ def test_the_image_tells_where_nothing_else_does_and_that_is_said(tmp_path: Path
     told = tell_sequence(brain_of(tmp_path, "t2"))
     assert (told.sequence, told.sequence_source) == ("t2", "its image looks like a t2")
     assert told.warnings == ()
+    (warning,) = tell_sequence(brain_of(tmp_path, "t2"), "t2").warnings
+    assert warning.startswith("its image looks like a t2, wrong for 1 in 10, and nothing else")
 
 
 def test_an_image_that_contradicts_the_name_is_warned_about_and_overrules_nothing(

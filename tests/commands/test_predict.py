@@ -295,9 +295,7 @@ def test_the_free_map_joins_the_scores_and_is_recorded(scan, model, tmp_path, ca
     stored = json.loads((model / "calibration.json").read_text())["thresholds"]
     assert [entry["free_map"] for entry in stored] == [0.5]
     assert predict(scan, model=model, out=tmp_path, options=["--false-alarms", "0.1"]) == 1
-    assert (
-        "calibrated for false alarms of [] of voxels with these options" in capsys.readouterr().err
-    )
+    assert "the model is calibrated for no share of voxels, not 0.1; run" in capsys.readouterr().err
 
 
 def test_device_and_precision_are_chosen_and_said(scan, model, tmp_path, capsys):

@@ -56,8 +56,11 @@ def test_repeating_keeps_patients_and_other_settings_replace_them(tmp_path: Path
     first = record.stat().st_mtime_ns
     write(tmp_path, 2)
     assert record.stat().st_mtime_ns == first
-    write(tmp_path, 1, seed=1)
+    write(tmp_path, 2, seed=1)
     assert record.stat().st_mtime_ns != first
+    write(tmp_path, 1, seed=1)  # the other one is as it would be made
+    with pytest.raises(ValueError, match=r"made with other arguments, such as .*phantom002; give"):
+        write(tmp_path, 1)
 
 
 def test_patients_made_at_once_equal_patients_made_one_by_one(tmp_path: Path) -> None:

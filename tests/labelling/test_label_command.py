@@ -55,6 +55,15 @@ def test_words_that_make_no_sense_are_one_line(
     assert capsys.readouterr().err == f"error: {sentence}\n"
 
 
+def test_a_sequence_that_no_scan_shows_and_ports_that_are_none_are_refused(
+    tmp_path: Path, capsys: Any
+) -> None:
+    make_patients(tmp_path)
+    assert main(["label", str(tmp_path), "--modality", "t1"]) == 1
+    assert "is of t1, only of flair" in capsys.readouterr().err
+    assert main(["label", str(tmp_path), "--port", "99999"]) == 2
+
+
 def test_without_gradio_one_line_says_what_to_install(
     tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -165,7 +165,7 @@ def test_stored_thresholds_belong_to_their_weights_rate_and_unit(tmp_path):
     for rate in (0.05, 0.1):
         save_calibration(tmp_path, calibrate(model, PROCESSOR, scans, [rate]))
     assert stored_threshold(tmp_path, model, 0.05) > stored_threshold(tmp_path, model, 0.1)
-    with pytest.raises(ValueError, match=r"\[0.05, 0.1\] of voxels with these options, not 0.2"):
+    with pytest.raises(ValueError, match=r"is calibrated for 0.05, 0.1 of voxels, not 0.2"):
         stored_threshold(tmp_path, model, 0.2)
     model.weight.data += 1
     with pytest.raises(ValueError, match="other weights"):

@@ -20,7 +20,7 @@ from modeling_rasalore.scans.background import BrainSlices
 SETTINGS: dict[str, Any] = {
     **{"threshold": 0.6, "threshold_source": "the model's default, calibrated: in at most 1 of 9"},
     **{"thresholds_at_rates": {"0.01": 0.6, "0.05": 0.25}, "precision": "float32"},
-    **{"flips": False, "smooth_mm": 2.0, "smallest_ml": 0.1},
+    **{"flips": False, "smooth_mm": 2.0, "free_map": 0.5, "smallest_ml": 0.1},
 }
 MANIFEST: dict[str, Any] = {
     "model": {"name": "base", "modality": "t2", "weights_sha256": "0123456789abcdef"},
@@ -69,7 +69,8 @@ def test_the_page_says_what_was_marked_and_what_it_means(tmp_path: Path) -> None
         "2 smaller or fainter findings are in a.json.",
         "most have at most 1 of 100 healthy voxels marked. At 0.25 it would be at most 5 of 100",
         "Model base, trained on t2, weights 0123456789ab, on cpu",
-        "scores blurred by 2 mm, parts below 0.1 mL removed",
+        "scores not averaged over flips, blurred by 2 mm, joined by smoothed intensity and its "
+        "mirror image with weight 0.5, parts below 0.1 mL removed",
     ):
         assert sentence in text
     assert "Warnings" not in text and "<h2>Scans</h2>" not in text
