@@ -11,7 +11,7 @@ from ..scans.volumes import Unfit, Volume
 from .anatomy import JUDGED_ML, SURE_SKULL, Anatomy, measure_anatomy
 from .extractors import EXTRACTORS, NO_STRIP, extract_brain
 from .masks import find_brain_mask, keep_brain, read_brain_mask
-from .sequences import recognise_sequence
+from .sequences import CERTAIN, SURE, recognise_sequence
 
 MUST_BE_ALONE = "a scan must show the brain alone"
 WAYS_OUT = (
@@ -106,7 +106,7 @@ def tell_sequence(volume: Volume, trained_on: str | None = None) -> Volume:
     Args:
         trained_on: the sequence that a model knows; None: several, or unknown.
     """
-    image = recognise_sequence(volume)
+    image = recognise_sequence(volume, CERTAIN if volume.sequence else SURE)
     if volume.sequence is not None:
         if image is None or volume.sequence not in MODALITIES or volume.sequence in image.fits:
             return volume
