@@ -72,8 +72,10 @@ def settle_threshold(
         number: that is chosen; None: its field was emptied, or a program gave none.
 
     Raises:
-        ValueError: the number lies outside [0, 1].
+        ValueError: the number is none, or lies outside [0, 1].
     """
+    if number is not None and (isinstance(number, bool) or not isinstance(number, int | float)):
+        raise ValueError(f"threshold must be a number in [0, 1], got {number!r}.")
     if words is not None:
         same = (preset.threshold for preset in presets if preset.words == words)
         return next(same, options.threshold)

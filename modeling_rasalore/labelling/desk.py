@@ -1,5 +1,6 @@
 """Answer the page: scans and their pictures, key presses, suggestions; errors as sentences."""
 
+import secrets
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -37,14 +38,17 @@ class LabelDesk:
         self.session, self.modality = session, modality
         self._open_adviser = open_adviser
         self._adviser: Adviser | None = None
-        self._window = 0  # the page that was opened last; only it may mark
+        self._window = ""  # of the page that was opened last; only it may mark
         self._painter = ThreadPoolExecutor(1)
         self._drawn: dict[int, Future[ScanPictures]] = {}
         self._lock = threading.Lock()
 
     def open_page(self) -> Answer:
-        """Return where a page begins, and the number that its key presses carry."""
-        self._window += 1
+        """Return where a page begins, and the word that its key presses carry.
+
+        No other page has it, those of earlier starts included, whose scans may be others.
+        """
+        self._window = secrets.token_hex(8)
         first = self.session.next_after(len(self.session.patients) - 1)
         return {
             "window": self._window,
@@ -125,7 +129,7 @@ class LabelDesk:
         Args:
             content: `window`, and `action`; for a mark also `number` and `slice`.
         """
-        if content.get("window") != self._window:
+        if not self._window or content.get("window") != self._window:
             return {"error": MOVED}
         try:
             if content.get("action") == UNDO:

@@ -35,7 +35,7 @@ def check_model(model: Any, processor: Any, folder: Path) -> list[str]:
     if model.config.model_type == "rasalore":
         scores = predict_slices(model, processor, list(images), views=views)
         ours["scores"] = torch.from_numpy(np.stack(scores))
-    theirs = outputs_without_package(folder, images)
+    theirs = outputs_without_package(folder.resolve(), images)
     for name, expected in ours.items():
         if not torch.allclose(expected, theirs[name], rtol=1e-4, atol=1e-5):
             raise ValueError(

@@ -1,7 +1,7 @@
 """Find the scans that a command line means, and say what was left out."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -171,7 +171,7 @@ def _scans_in(
         return _scans_in(folder, trained_on, False, series, None)
     if modality is None and len(known) > 1:
         raise SeveralSequencesError(folder, known)
-    inside = [entry for path, look in scans.items() for entry in look.left_out_of(path)]
+    inside = [entry for path, look in scans.items() for entry in look.left_out_of(path, own)]
     used = sum(candidates[path] for path in scans) - sum(entry.files for entry in inside)
     left_out += inside
     left_out.sort(key=lambda entry: entry.path)
@@ -282,11 +282,12 @@ class _Look:
     series: str = ""
     geometry: Geometry | None = None
 
-    def left_out_of(self, path: Path) -> list[LeftOut]:
-        """Return one entry per reason; files of a zip count as one with it."""
+    def left_out_of(self, path: Path, own: Collection[Path]) -> list[LeftOut]:
+        """Return one entry per reason, without own results; files of a zip count as one with it."""
         names: dict[str, list[str]] = {}
         for entry in self.left_out:
-            names.setdefault(entry.reason, []).append(entry.path.name)
+            if entry.path not in own:
+                names.setdefault(entry.reason, []).append(entry.path.name)
         return [
             LeftOut(path, f"{some(inside)} in it: {reason}", len(inside) * path.is_dir())
             for reason, inside in names.items()

@@ -25,7 +25,8 @@ from .naming import (
     sequence_of,
     times_in,
 )
-from .series_files import OTHER_SERIES, is_dicom
+from .series_files import OTHER_SERIES, dicom_files, is_dicom
+from .volume_writing import is_marked
 from .volumes import (
     ScanFacts,
     ScanFile,
@@ -226,8 +227,13 @@ def _require_target(path: Path) -> None:
 
 
 def hash_scan(path: Path) -> str:
-    """Return the SHA-256 of a scan's file, or of all files that it consists of."""
-    files = [path] if path.is_dir() else files_of(path)
+    """Return the SHA-256 of a scan's file, or of all files that it consists of.
+
+    Of a DICOM series these are its folder's, without results of this software.
+    """
+    if path.is_dir():
+        return sha256_of_files([file for file in dicom_files(path) if not is_marked(file)])
+    files = files_of(path)
     return sha256_of(path) if len(files) == 1 else sha256_of_files(files)
 
 

@@ -13,7 +13,8 @@ from modeling_rasalore.cli import main
 from modeling_rasalore.formats import dicom_segmentation
 from modeling_rasalore.formats.dicom_segmentation import Algorithm
 from modeling_rasalore.formats.stored_voxels import FormatError
-from modeling_rasalore.scans.reading import read_scan
+from modeling_rasalore.scans.finding import find_scans
+from modeling_rasalore.scans.reading import hash_scan, read_scan
 from modeling_rasalore.scans.volume_writing import write_nifti, write_segmentation
 from modeling_rasalore.scans.volumes import Volume, VolumeError, read_volume
 
@@ -139,6 +140,20 @@ def phantom() -> np.ndarray:
     data = np.zeros((40, 36, 12), np.int16)
     data[6:33, 5:30, 1:11] = np.random.default_rng(0).integers(50, 400, (27, 25, 10))
     return data
+
+
+def test_results_and_notes_beside_the_slices_are_no_part_of_their_series(
+    tmp_path: Path, model: Path
+) -> None:
+    folder = write_series(tmp_path / "s", phantom(), TURNED)
+    slices, before = len(list(folder.iterdir())), hash_scan(folder)
+    (folder / "notes.txt").write_text("of somebody")
+    words = ("--format", "dicom-seg", "--threshold", "0.45")
+    code, entry = predict(model, folder, folder, *words)
+    assert (code, entry["input_sha256"], hash_scan(folder)) == (0, before, before)
+    found = find_scans([folder])
+    assert (folder / "s_mask.dcm").is_file() and found.used == slices
+    assert [each.path.name for each in found.left_out] == ["notes.txt"]
 
 
 @pytest.mark.parametrize("preamble", [True, False])

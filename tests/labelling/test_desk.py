@@ -22,7 +22,11 @@ def desk(tmp_path: Path) -> Iterator[LabelDesk]:
         yield LabelDesk(LabelSession(book, patients))
 
 
-def press(desk: LabelDesk, action: str, number: int, index: int, window: int = 1) -> dict[str, Any]:
+def press(
+    desk: LabelDesk, action: str, number: int, index: int, window: str | None = None
+) -> dict[str, Any]:
+    """The answer to a key on the page with this word; None: on that which was opened last."""
+    window = desk._window if window is None else window
     answer = desk.press({"window": window, "action": action, "number": number, "slice": index})
     json.dumps(answer)
     return answer
@@ -87,16 +91,29 @@ def test_a_key_that_makes_no_sense_is_answered_with_a_sentence(desk: LabelDesk) 
     assert press(desk, "begin", 0, 99)["error"].startswith("slices 2 to 11 can be marked")
     assert press(desk, "begin", 7, 4)["error"].startswith("scans have numbers below 3")
     assert "was not" in press(desk, "begin", 2, 4)["error"]  # not shown yet
-    assert "error" in desk.press({"window": 1, "action": "begin"})
-    assert desk.press({"window": 1, "action": "undo"})["error"].startswith("Z takes back")
+    assert "error" in desk.press({"window": desk._window, "action": "begin"})
+    undone = desk.press({"window": desk._window, "action": "undo"})
+    assert undone["error"].startswith("Z takes back")
 
 
 def test_only_the_page_that_was_opened_last_marks(desk: LabelDesk) -> None:
-    desk.open_page()
+    first = desk.open_page()["window"]
     desk.show_scan(0)
-    assert desk.open_page()["window"] == 2
-    assert "opened again elsewhere" in press(desk, "begin", 0, 4)["error"]
-    assert press(desk, "begin", 0, 4, window=2)["marks"]["begun"] == 4
+    second = desk.open_page()["window"]
+    assert "opened again elsewhere" in press(desk, "begin", 0, 4, window=first)["error"]
+    assert press(desk, "begin", 0, 4, window=second)["marks"]["begun"] == 4
+
+
+def test_a_page_of_an_earlier_start_marks_nothing(desk: LabelDesk) -> None:
+    left_open = desk.open_page()["window"]
+    session = desk.session
+    again = LabelDesk(session)
+    again.show_scan(0)
+    for opened in (False, True):  # before and after a page of this start
+        assert "opened again elsewhere" in press(again, "begin", 0, 4, window=left_open)["error"]
+        assert "opened again elsewhere" in press(again, "begin", 0, 4, window="")["error"]
+        if not opened:
+            again.open_page()
 
 
 def test_a_full_disk_is_said_and_the_mark_can_be_made_again(
@@ -120,7 +137,7 @@ def test_undo_leads_back_to_the_scan_of_the_last_mark(desk: LabelDesk) -> None:
     desk.show_scan(0)
     press(desk, "healthy", 0, 4)
     desk.show_scan(1)
-    assert desk.press({"window": 1, "action": "undo"}) == {"number": 0}
+    assert desk.press({"window": desk._window, "action": "undo"}) == {"number": 0}
     assert desk.show_scan(0)["marks"]["complete"] is False
 
 

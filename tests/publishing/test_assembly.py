@@ -3,8 +3,12 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import small_rasalore
 
+from modeling_rasalore import RasaloreImageProcessor
+from modeling_rasalore.publishing import checks
 from modeling_rasalore.publishing.assembly import (
     PushRecipe,
     public_results,
@@ -59,3 +63,21 @@ def test_one_thing_is_published_at_a_time_and_says_where_its_scans_come_from(
         with pytest.raises(ValueError, match=message):
             what_to_publish(recipe)
     assert what_to_publish(PushRecipe(space=folder)) == "space"
+
+
+def test_a_folder_named_from_here_is_loaded_from_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = small_rasalore.make_model()
+    processor = RasaloreImageProcessor(model.config.image_size, 1)
+    monkeypatch.chdir(tmp_path)
+    asked = []
+
+    def refuse(source: Path, images: np.ndarray) -> None:
+        asked.append(source)
+        raise ValueError("enough")
+
+    monkeypatch.setattr(checks, "outputs_without_package", refuse)
+    with pytest.raises(ValueError, match="enough"):
+        checks.check_model(model, processor, Path("published"))
+    assert asked == [tmp_path / "published"]  # else it would be a repo id of the Hub

@@ -56,6 +56,9 @@ def test_presets_are_those_of_the_calibration_that_fits_the_scores(
     assert settle("marks 5 in 100 healthy voxels", 0.9) == 0.4
     assert settle("score 0.5, not calibrated", 0.9) == 0.7  # a preset of another model
     assert (settle(None, None), settle(None, 0.9)) == (0.7, 0.9)
+    for word in ("0.3", [0.3], True):
+        with pytest.raises(ValueError, match="threshold must be a number in"):
+            settle(None, word)
 
 
 def test_masks_are_made_as_the_models_folder_says(model: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ const STEPS = {
 };
 const WHITE = 1 / 1.5;  // pictures have greys for what is up to 1.5 times as bright as white
 
-const page = { window: 0, suggestions: false };
+const page = { window: '', suggestions: false };
 let scan = null;  // what is shown, with its pictures
 let slice = 0;
 let grey = { low: 0, high: WHITE };  // shares of the pictures' range that are black and white
