@@ -17,6 +17,8 @@ BENCHMARK_FACTS = (
     *("flips", "size", "view", "settings", "weights", "training_slices"),
     *("false_alarm_rate", "scans_above"),
 )
+# And those that say who is scored, which differ by fold.
+SCORED_FACTS = (*("split_sha256", "truth_sha256", "cross", "cross_patients", "cross_truth_sha256"),)
 # What folds and seeds may differ in: who is in them, where files lie, what chance decides.
 FREE = (
     *(".out", ".model", ".pseudo_masks", ".initial_weights", ".data.root", ".loop.seed"),
@@ -173,7 +175,7 @@ def comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return what must be the same in all folds and seeds of a system, by dotted name."""
     facts: dict[str, Any] = {key: settings[key] for key in BENCHMARK_FACTS if key in settings}
     facts["data"] = settings["data"]
-    others = {"seed", "data", "split_sha256", "cross", "cross_patients", *BENCHMARK_FACTS}
+    others = {"seed", "data", *SCORED_FACTS, *BENCHMARK_FACTS}
     models = [key for key in settings if key not in others]
     for number, folder in enumerate(models):
         facts[f"model {number + 1}"] = facts_of_model(Path(folder), json.loads(settings[folder]))
