@@ -149,8 +149,8 @@ class LearnedSystem(ABC):
         write_json(folder / "system.json", numbers)
 
     @classmethod
-    def load(cls, folder: Path, settings: Any, seed: int = 0, view: str = "slice") -> Self:
-        """The system that `save` wrote, built with the same settings, seed and view."""
+    def load(cls, folder: Path, settings: Any, view: str = "slice", seed: int = 0) -> Self:
+        """The system that `save` wrote, built with the same settings, view and seed."""
         system = cls(settings, seed, view)
         system.networks.load_state_dict(load_file(folder / "model.safetensors"))
         numbers = json.loads((folder / "system.json").read_text())

@@ -43,7 +43,7 @@ class LearnedRow:
         return self.system(self.settings(recipe), recipe.seed, recipe.view)
 
     def restore(self, folder: Path, recipe: BenchmarkRecipe) -> LearnedSystem:
-        return self.system.load(folder, self.settings(recipe), recipe.seed, recipe.view)
+        return self.system.load(folder, self.settings(recipe), recipe.view, recipe.seed)
 
     def settings(self, recipe: BenchmarkRecipe) -> Any:
         """Return the settings of the recipe's size and view; ValueError for an unknown size."""
