@@ -72,7 +72,7 @@ def test_a_pair_without_a_place_in_space_is_said_to_be_guessed(tmp_path: Path) -
 def test_several_volumes_are_chosen_from(tmp_path: Path) -> None:
     data = np.stack([voxels(), voxels() + 1], -1).astype(np.float32)
     path = write_mgz(tmp_path / "a.mgz", data, np.diag([-2.0, -2, 3, 1]))
-    with pytest.raises(VolumeError, match="needs channel=0 to channel=1"):
+    with pytest.raises(VolumeError, match="one must be chosen, --volume 0 to 1"):
         read_scan(path)
     assert np.array_equal(read_scan(path, 1).slices, read_scan(path, 0).slices + 1)
 

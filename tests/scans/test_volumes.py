@@ -163,7 +163,7 @@ def test_a_4d_file_with_one_volume_needs_no_channel(tmp_path):
 @pytest.mark.parametrize("channel", [None, 2, -1])
 def test_a_4d_file_asks_for_its_channel(tmp_path, channel):
     path = save(tmp_path / "four.nii.gz", np.ones((2, 3, 4, 2), np.float32))
-    with pytest.raises(VolumeError, match="2 channels needs channel=0 to channel=1"):
+    with pytest.raises(VolumeError, match="with 2 volumes one must be chosen, --volume 0 to 1"):
         read_volume(path, channel=channel)
 
 
