@@ -33,6 +33,7 @@ from modeling_rasalore.evaluation.intervals import (
     pooled_interval,
 )
 from modeling_rasalore.evaluation.metrics import average_precision, dice
+from modeling_rasalore.evaluation.row_scores import marked_share
 from modeling_rasalore.evaluation.scan_thresholds import (
     USUAL_SHARE,
     attainable_share,
@@ -204,15 +205,9 @@ def make_row(
         for other in FREE if name == "model" else ():
             row[f"{measure}_above_{other}"] = paired_bootstrap(means[name], means[other], seed)
     counts = np.array([part.healthy for part in tallies[name]], np.float64)
-    share = float(marked_share(counts.sum(0)))
-    row["marked"] = [share, *pooled_interval(counts, marked_share, seed)]
+    found = (marked_share(counts.sum(0)), *pooled_interval(counts, marked_share, seed))
+    row["marked"] = [None if share is None else 100 * float(share) for share in found]
     return row
-
-
-def marked_share(counts: np.ndarray) -> np.ndarray:
-    """Return counts (..., 2) of `Tally.healthy` as %; NaN without healthy brain."""
-    with np.errstate(invalid="ignore"):
-        return np.asarray(100 * counts[..., 0] / counts[..., 1])
 
 
 def patient_means(tallies: list[Tally], measure: str) -> list[np.ndarray]:

@@ -18,7 +18,7 @@ BENCHMARK_FACTS = (
     *("false_alarm_rate", "scans_above"),
 )
 # And those that say who is scored, which differ by fold.
-SCORED_FACTS = (*("split_sha256", "truth_sha256", "cross", "cross_patients", "cross_truth_sha256"),)
+SCORED_FACTS = ("split_sha256", "truth_sha256", "cross", "cross_patients", "cross_truth_sha256")
 # What folds and seeds may differ in: who is in them, where files lie, what chance decides.
 FREE = (
     *(".out", ".model", ".pseudo_masks", ".initial_weights", ".data.root", ".loop.seed"),

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -75,14 +75,19 @@ def calibrate(
         healthy = (read_healthy(path, options, trained_on, quiet) for path in found.scans)
         result = calibrate(network, processor, healthy, false_alarms, per, options, scans_above)
         path = save_calibration(model, result)
-    for entry in [] if quiet else result["thresholds"]:
-        print(
-            f"{entry['rate']:g} of {entry['unit']}: threshold {entry['threshold']:.4g}: "
-            f"{entry['promise']} (from {entry['scans']} scans, {entry['slices']} slices, "
-            f"{entry['voxels']} voxels)"
-        )
     if not quiet:
+        for entry in result["thresholds"]:
+            print(describe_threshold(entry))
         print(f"{ASSUMPTION}\nstored in {path}")
+
+
+def describe_threshold(entry: dict[str, Any]) -> str:
+    """Return a stored threshold, its promise and what it stems from, as a line."""
+    return (
+        f"{entry['rate']:g} of {entry['unit']}: threshold {entry['threshold']:.4g}: "
+        f"{entry['promise']} (from {entry['scans']} scans, {entry['slices']} slices, "
+        f"{entry['voxels']} voxels)"
+    )
 
 
 def read_healthy(

@@ -84,13 +84,7 @@ def predict(
             from ..remote_files import read_model_config
             from ..scans.finding import find_scans
 
-        if threshold is not None and false_alarms is not None:
-            raise ValueError("--threshold and --false-alarms exclude each other; give one of them.")
-        require_unit(per)
-        if per != "voxels" and false_alarms is None:
-            raise ValueError(f"--per is the unit of --false-alarms; give both, got --per {per}.")
-        if model is None and revision != "main":
-            raise ValueError(f"--revision is that of a --model on the Hub, got {revision} alone.")
+        refuse_contradictions(model, revision, threshold, false_alarms, per)
         part = pick_shard(shard)
         if out is None and part != (0, 1):
             raise ValueError(
@@ -141,6 +135,23 @@ def predict(
     # A launch ends all its processes when one fails, so the last one tells.
     others_work = "WORLD_SIZE" in os.environ and len(manifest["scans"]) < len(found.scans)
     raise typer.Exit(int(bool(failed) and not others_work))
+
+
+def refuse_contradictions(
+    model: str | None,
+    revision: str,
+    threshold: float | None,
+    false_alarms: float | None,
+    per: str,
+) -> None:
+    """Raise ValueError for options of the command that exclude each other, or change nothing."""
+    if threshold is not None and false_alarms is not None:
+        raise ValueError("--threshold and --false-alarms exclude each other; give one of them.")
+    require_unit(per)
+    if per != "voxels" and false_alarms is None:
+        raise ValueError(f"--per is the unit of --false-alarms; give both, got --per {per}.")
+    if model is None and revision != "main":
+        raise ValueError(f"--revision is that of a --model on the Hub, got {revision} alone.")
 
 
 def take_package_model(

@@ -35,7 +35,7 @@ def threshold_scores(tallies: Sequence[Tally], view: str, threshold: str, seed: 
         row["healthy_scans"] = sum(o["ml_per_healthy_scan"].size for o in outcomes)
         # The false-alarm rate that a label-free threshold promises, as observed.
         counts = np.stack([o[HEALTHY_BRAIN] for o in outcomes])[:, None]  # (patients, 1, 2)
-        row |= _pooled("healthy_brain_marked", counts, _share, seed)
+        row |= _pooled("healthy_brain_marked", counts, marked_share, seed)
     row["dice_by_patient"] = _patient_means(dices)
     return row
 
@@ -107,7 +107,7 @@ def _pooled(
     return Estimate(mean, *pooled_interval(tables, over_seeds, seed)).columns(name)
 
 
-def _share(counts: np.ndarray) -> np.ndarray:
+def marked_share(counts: np.ndarray) -> np.ndarray:
     """First of two counts (..., 2) as a share of the second; NaN of nothing."""
     with np.errstate(invalid="ignore"):
         return np.asarray(counts[..., 0] / counts[..., 1])

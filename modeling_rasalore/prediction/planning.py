@@ -24,6 +24,7 @@ from .journal import (
     read_journals,
     same_list,
     same_origin,
+    same_results,
 )
 from .loading import describe_model
 from .options import FORMATS, PredictionOptions
@@ -58,6 +59,7 @@ class Task:
         finished: what a journal says of it; None: nothing that still counts.
         listed: whether that was said by a run of the same scans.
         files: what an earlier run wrote for it, below the run's folder.
+        otherwise: whether that was with another model or other settings.
     """
 
     key: str
@@ -65,6 +67,7 @@ class Task:
     finished: Entry | None = None
     listed: bool = False
     files: tuple[str, ...] = ()
+    otherwise: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -219,7 +222,8 @@ def plan_task(run: Run, key: str, scan: Path, record: Record | None, anew: bool)
     files = tuple(record.entry.get("outputs", {}).values())
     done = record.entry["status"] == "done" and same_origin(record.facts, run.facts)
     finished = record.entry if done and not anew else None
-    return Task(key, scan, finished, same_list(record.facts, run.facts), files)
+    otherwise = not same_results(record.facts, run.facts)
+    return Task(key, scan, finished, same_list(record.facts, run.facts), files, otherwise)
 
 
 def _require_own_views(out: Path) -> None:

@@ -21,7 +21,7 @@ from ..scans.bids import DESCRIPTION, bids_stem, write_description
 from ..scans.finding import FoundScans
 from ..scans.reading import hash_scan
 from ..scans.volumes import Volume
-from .journal import WHOLE, Entry, Record, open_journal, read_journals, same_results
+from .journal import WHOLE, Entry, Record, open_journal, read_journals
 from .options import DEFAULT_OPTIONS, PredictionOptions
 from .outputs import (
     FILES,
@@ -88,7 +88,7 @@ def predict_scans(
     found = scans if isinstance(scans, FoundScans) else FoundScans([*scans], used=len(scans))
     run = plan_run(model, found.scans, out, options, files)
     tasks = plan_tasks(run, found.scans, shard, resume)
-    if resume and (changed := made_otherwise(run, tasks)):
+    if resume and (changed := [task.key for task in tasks if task.otherwise]):
         say(f"made before with other settings, and made again: {some(changed)}")
     segment_tasks = segment_tasks or partial(segment_here, model, processor)
     outcomes = segment_tasks(run, tasks[shard[0] :: shard[1]])
@@ -99,16 +99,6 @@ def predict_scans(
             for line in outcome.lines:
                 say(printable(line))
     return conclude(run, tasks, found, shard, parquet)
-
-
-def made_otherwise(run: Run, tasks: Sequence[Task]) -> list[str]:
-    """Return the scans that were finished before with another model or other settings."""
-    records = read_journals(run.out).records
-    return [
-        task.key
-        for task in tasks
-        if (record := records.get(task.key)) and not same_results(record.facts, run.facts)
-    ]
 
 
 def segment_here(model: Any, processor: Any, run: Run, tasks: Sequence[Task]) -> Iterator[Outcome]:

@@ -35,11 +35,12 @@ def make_pseudo_masks(recipe: PseudoMaskRecipe) -> Path:
     for folder in sources:
         refuse_other_split(folder, split)
     patients = [*split["train"], *split["validation"]]
-    if ended_before(recipe, split_hash(split), patients):
+    settings, split_sha256 = settings_of(recipe), split_hash(split)
+    if ended_before(out, settings, split_sha256, patients):
         print(f"done before: {out}")
         return out
     make = build_maker(recipe, split["train"])
-    claim_folder(out, settings_of(recipe), "masks")
+    claim_folder(out, settings, "masks")
     if isinstance(make, ScoreMaker) and make.segmenter:
         make.facts |= make.settle_margin(split["train"])
     write_split(split, out / "split.json", sources)
@@ -53,7 +54,7 @@ def make_pseudo_masks(recipe: PseudoMaskRecipe) -> Path:
         "source": "teacher" if recipe.teacher else recipe.source,
         "modality": recipe.data.modality,
         "seed": recipe.seed,
-        "split_sha256": split_hash(split),
+        "split_sha256": split_sha256,
     }
     write_json(out / "run.json", summary)
     count = sum(count_masks(out, patient.patient_id) for patient in patients)
@@ -74,15 +75,16 @@ def sources_of(recipe: PseudoMaskRecipe) -> list[str]:
     return list(filter(None, (recipe.stage1, recipe.appearance, recipe.teacher, *recipe.fuse)))
 
 
-def ended_before(recipe: PseudoMaskRecipe, split_sha256: str, patients: Sequence[Patient]) -> bool:
-    """Return whether the recipe's folder holds its masks of all patients of this split."""
-    out = Path(recipe.out)
+def ended_before(
+    out: Path, settings: dict[str, Any], split_sha256: str, patients: Sequence[Patient]
+) -> bool:
+    """Return whether a folder holds the masks of these settings of all patients of this split."""
     files = [out / "settings.json", out / "run.json"]
     if not all(file.is_file() for file in files):
         return False
-    settings, made = (json.loads(file.read_text(encoding="utf-8")) for file in files)
+    stored, made = (json.loads(file.read_text(encoding="utf-8")) for file in files)
     whole = all(table_path(out, patient.patient_id).exists() for patient in patients)
-    return whole and settings == settings_of(recipe) and made["split_sha256"] == split_sha256
+    return whole and stored == settings and made["split_sha256"] == split_sha256
 
 
 def build_maker(recipe: PseudoMaskRecipe, training: Sequence[Patient]) -> ScoreMaker | TruthMaker:
